@@ -1,0 +1,75 @@
+"""What feeds a consumer: records with an origin, in order within a partition, and the sources they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+OUTBOX_TOPIC = "outbox"
+"""The topic part of an embedded partition's name, `outbox/<source_id>`."""
+
+
+class SourceRecord(NamedTuple):
+    """One record with its origin. `next_offset` is a name, so that nobody writes `offset + 1`: in an outbox it is not."""
+
+    partition: str
+    """`<topic>/<number>`, or `outbox/<source_id>`."""
+    offset: int
+    next_offset: int
+    received_us: int
+    """The broker's append time, integer microseconds; 0 where there is none (embedded)."""
+    key: bytes | None
+    value: bytes | None
+    """The bytes; None for a Kafka tombstone, which is malformed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPosition:
+    """How far a partition was consumed, with the identity of the last record, so that another log under the same name
+    (a recreated topic, a truncated log) is noticed.
+    """
+
+    next_offset: int
+    last_offset: int = -1
+    last_digest: str = ""
+    """SHA-256 of the last consumed record's value, hex; empty where none was consumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """What one poll gave. `ends` are, per assigned partition, the known end offsets when the poll returned; a partition
+    whose stored position reaches its end is read to its end.
+    """
+
+    records: Sequence[SourceRecord] = ()
+    ends: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+class RecordSource(Protocol):
+    """An ordered source of records that can be read again from any stored position.
+
+    The consumer calls `open` once with what the database holds, then `poll` and, after the batch is committed to the
+    database, `commit`; `close` at the end. All calls come from one task. A source never skips: a partition it knows of
+    and the positions do not is read from its beginning. Raises `HistoryLostError` when a stored position no longer
+    points at the record it was stored for, `UnreachableError` when the other side does not answer within its bound.
+    """
+
+    identity: str
+    """Names the other side for as long as it holds this history: Kafka's cluster id, or the outbox's own id."""
+
+    async def open(self, positions: Mapping[str, StoredPosition]) -> None:
+        """Start reading after `positions`; partitions that appear later join by themselves."""
+        ...
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        """The next records, at most `records_max`; an empty batch after `timeout_ms` without any. Cancelling is safe."""
+        ...
+
+    async def commit(self, positions: Mapping[str, int]) -> None:
+        """The database holds everything before these offsets. Advisory: Kafka shows it as lag, an outbox frees space."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything; safe to call again, and after an error."""
+        ...
