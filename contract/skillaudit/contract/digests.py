@@ -153,3 +153,8 @@ class RunDigest:
         manifest = self._manifest.copy()
         manifest.update(b"%b %b\n" % (header, digest.encode()))
         return manifest.hexdigest()
+
+
+def run_hash(run_id: str) -> int:
+    """A stable 64-bit hash of a run id (first 8 bytes of its SHA-256, big endian): what run rows are found by."""
+    return int.from_bytes(sha256(run_id.encode()).digest()[:8])
