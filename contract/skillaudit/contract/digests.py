@@ -1,4 +1,4 @@
-"""The bytes of tags and heads. The golden vectors in `tests/vectors/` are their specification.
+r"""The bytes of tags and heads. The golden vectors in `tests/vectors/` are their specification.
 
 Everything hashed is text, UTF-8, LF, reproducible with `sha256sum`, in SQL and in any language. `T(x)` is
 `<byte length>:<x>`, so that no two field lists share an encoding (the length prefix of DSSE's PAE); NULL is `-`.
@@ -8,14 +8,14 @@ Everything hashed is text, UTF-8, LF, reproducible with `sha256sum`, in SQL and 
             finish  "finish " seq " " at_us " " T(status) " " tool_calls " " runtime_us " " in " " out " " thinking
                     " " T(lost)
     salt    hex half (seq even: first 32 digits, odd: last 32) of
-            SHA-256("skillaudit salt 1\\n" run_salt_hex "\\n" (seq div 2) "\\n")
-    digest  SHA-256("skillaudit event 1\\n" salt "\\n" header "\\n" body)
-    body    log: the payload's bytes; start and finish: a line `name hex\\n` per redactable field in fixed order
-            (caller_id, channel_id, inputs, attributes | output, error), hex = SHA-256("skillaudit field 1\\n" salt
-            "\\n" name "\\n" T(value)), that salt the first 32 digits of SHA-256("skillaudit salt 1\\n" run_salt_hex
-            "\\n" <seq>.<name> "\\n")
+            SHA-256("skillaudit salt 1\n" run_salt_hex "\n" (seq div 2) "\n")
+    digest  SHA-256("skillaudit event 1\n" salt "\n" header "\n" body)
+    body    log: the payload's bytes; start and finish: a line `name hex\n` per redactable field in fixed order
+            (caller_id, channel_id, inputs, attributes | output, error), hex = SHA-256("skillaudit field 1\n" salt
+            "\n" name "\n" T(value)), that salt the first 32 digits of SHA-256("skillaudit salt 1\n" run_salt_hex
+            "\n" <seq>.<name> "\n")
     tag     the first 16 hex digits of the digest
-    manifest "skillaudit run 1\\n" T(run_id) "\\n", then per event in sequence order: header " " digest "\\n"
+    manifest "skillaudit run 1\n" T(run_id) "\n", then per event in sequence order: header " " digest "\n"
     head_k  SHA-256 of the manifest through event k
 """
 
@@ -78,7 +78,7 @@ def start_header(at_us: int, parent_run_id: str, skill_id: str, source_id: str, 
     )
 
 
-def finish_header(  # noqa: PLR0913  the header's fields, one by one
+def finish_header(  # noqa: PLR0913, PLR0917  the header's fields, one by one
     seq: int,
     at_us: int,
     status: str,

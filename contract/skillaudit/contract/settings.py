@@ -148,18 +148,7 @@ class Settings:
                         f"unknown setting {name!r} in {origin}; `skillaudit settings` lists all"
                     )
                 values[name] = _convert(name, raw, str(known[name].type), known[name].metadata, origin)
-        return cls(**values)._with_secrets()
-
-    def _with_secrets(self) -> Settings:
-        if self.kafka_sasl_password_file is None or self.kafka_sasl_password:
-            return self
-        try:
-            secret = self.kafka_sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(
-                f"can't read kafka_sasl_password_file {self.kafka_sasl_password_file}: {exc}"
-            ) from exc
-        return replace(self, kafka_sasl_password=secret)
+        return _with_secrets(cls(**values))
 
     @property
     def database(self) -> Path:
@@ -194,6 +183,17 @@ class Settings:
             else _text(getattr(self, f.name))
             for f in fields(self)
         }
+
+
+def _with_secrets(settings: Settings) -> Settings:
+    path = settings.kafka_sasl_password_file
+    if path is None or settings.kafka_sasl_password:
+        return settings
+    try:
+        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"can't read kafka_sasl_password_file {path}: {exc}") from exc
+    return replace(settings, kafka_sasl_password=secret)
 
 
 def _text(value: object) -> str:
