@@ -1,0 +1,7 @@
+"""`python -m skillaudit.cli`."""
+
+import sys
+
+from skillaudit.cli.app import main
+
+sys.exit(main())
