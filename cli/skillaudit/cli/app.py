@@ -83,7 +83,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
     help="Show the version.",
 )
 def cli() -> None:
-    """The audit pipeline for fleets of LLM agents that can prove it lost nothing.
+    r"""The audit pipeline for fleets of LLM agents that can prove it lost nothing.
 
     \b
     Examples:
@@ -97,25 +97,27 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Data goes to stdout, everything else to stderr."""
     try:
-        code = cli.main(args=arguments, standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="skillaudit", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except click.ClickException as exc:
-        exc.show()
-        return exc.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except SkillauditError as exc:
-        click.echo(f"skillaudit: {exc}", err=True)
-        return exc.exit_code
     except BrokenPipeError:
         # The reader went away (`| head -1`): silent, and stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as exc:
-        return _missing_extra(exc)
+    except (click.ClickException, SkillauditError, ModuleNotFoundError) as exc:
+        return _explain(exc)
     return code if isinstance(code, int) else 0
+
+
+def _explain(exc: click.ClickException | SkillauditError | ModuleNotFoundError) -> int:
+    if isinstance(exc, click.ClickException):
+        exc.show()
+        return exc.exit_code
+    if isinstance(exc, SkillauditError):
+        click.echo(f"skillaudit: {exc}", err=True)
+        return exc.exit_code
+    return _missing_extra(exc)
 
 
 _EXTRA_OF: Final = {
