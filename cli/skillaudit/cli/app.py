@@ -83,7 +83,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
     help="Show the version.",
 )
 def cli() -> None:
-    r"""The audit pipeline for fleets of LLM agents that can prove it lost nothing.
+    """The audit pipeline for fleets of LLM agents that can prove it lost nothing.
 
     \b
     Examples:

@@ -42,7 +42,7 @@ def runs(  # noqa: PLR0913  the filter's fields
     top_level_only: bool,
     include_dry_run: bool,
 ) -> None:
-    r"""List runs, newest first.
+    """List runs, newest first.
 
     \b
     Examples:
