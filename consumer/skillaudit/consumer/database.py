@@ -1,0 +1,232 @@
+"""The database file and its one owner.
+
+DuckDB lets one process open a file that is being written. That process is the owner; everybody else asks it. The
+owner's address is written beside the file (`<file>.owner`), so that a command that finds the file locked can name who
+has it, or ask them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final, Self
+
+import duckdb
+
+from skillaudit.consumer.statements import migrations, sql_text
+from skillaudit.contract.errors import DatabaseError, FencedError, LockedError, SchemaVersionError
+
+STORAGE_VERSION: Final = "v1.5.0"
+"""The file format: the oldest that compresses payloads with zstd."""
+WAL_AUTOCHECKPOINT: Final = "1TB"
+"""Out of reach: an automatic checkpoint compresses hot rows for nothing and stops the writer for seconds."""
+READERS_MAX: Final = 64
+"""Cursors that readers may hold at once."""
+
+_HOLDER: Final = re.compile(r"\(PID (\d+)\)")
+_open_here: set[Path] = set()
+_open_guard = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who has the file open, as they wrote it beside it."""
+
+    pid: int
+    host: str
+    url: str = ""
+
+
+@contextlib.contextmanager
+def engine_errors(doing: str) -> Iterator[None]:
+    """Map DuckDB's exceptions to ours; `doing` completes "can't ..."."""
+    try:
+        yield
+    except duckdb.TransactionException as exc:
+        raise FencedError(f"can't {doing}: another writer was faster ({_first_line(exc)})") from exc
+    except duckdb.Error as exc:
+        raise DatabaseError(f"can't {doing}: {_first_line(exc)}") from exc
+
+
+class Database:
+    """The file, open for writing. Every thread uses a cursor of its own; `close` closes what is left of them."""
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        self.path = path
+        self.database_id = ""
+        self._connection = connection
+        self._closed = False
+
+    def __repr__(self) -> str:
+        """Path and state."""
+        return f"Database({str(self.path)!r}, {'closed' if self._closed else 'open'})"
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same database; the caller closes it."""
+        cursor = self._connection.cursor()
+        cursor.execute("SET TimeZone = 'UTC'")  # it is the session's, and a cursor is a session
+        return cursor
+
+    def close(self) -> None:
+        """Let go of the file; safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._connection.close()
+        with _open_guard:
+            _open_here.discard(self.path)
+
+    def __enter__(self) -> Self:
+        """Enter; leaving closes."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close."""
+        self.close()
+
+
+def open_database(path: Path, *, memory_limit: str = "", threads: int = 0) -> Database:
+    """Open the file as its owner, make it if it is missing, and bring its schema up to date.
+
+    Raises `LockedError` naming who holds it, `SchemaVersionError` (nothing changed) where a newer release wrote it,
+    `DatabaseError` where it is damaged or something else.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _open_guard:
+        if path in _open_here:
+            raise LockedError(f"{path} is already open in this process ({os.getpid()}); use that one")
+        _open_here.add(path)
+    try:
+        database = Database(path, _connect(path, memory_limit, threads))
+    except BaseException:
+        with _open_guard:
+            _open_here.discard(path)
+        raise
+    try:
+        database.database_id = migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "storage_compatibility_version": STORAGE_VERSION,
+        "wal_autocheckpoint": WAL_AUTOCHECKPOINT,
+    }
+    if memory_limit:
+        config["memory_limit"] = memory_limit
+    if threads:
+        config["threads"] = threads
+    try:
+        return duckdb.connect(str(path), config=config)
+    except duckdb.IOException as exc:
+        if "lock" in str(exc):
+            raise LockedError(locked_text(path, str(exc))) from exc
+        raise DatabaseError(f"can't open {path}: {_first_line(exc)}") from exc
+    except duckdb.Error as exc:
+        raise DatabaseError(f"can't open {path}: {_first_line(exc)}") from exc
+
+
+def locked_text(path: Path, words: str = "") -> str:
+    """Who holds the file, from the engine's words and from what the owner wrote beside it."""
+    found = _HOLDER.search(words)
+    owner = read_owner(path)
+    pid = int(found[1]) if found else owner.pid if owner else 0
+    who = f"process {pid}" if pid else "another process"
+    ask = f", which answers at {owner.url}" if owner and owner.url and owner.pid == pid else ""
+    return f"{path} is held by {who}{ask}; ask it over HTTP, or end it"
+
+
+def owner_file(path: Path) -> Path:
+    """Where the owner of a database file writes its address."""
+    return path.with_name(path.name + ".owner")
+
+
+def read_owner(path: Path) -> Owner | None:
+    """The owner's note; None where there is none or it can't be read. It may be stale: the lock is what counts."""
+    try:
+        note = json.loads(owner_file(path).read_text(encoding="utf-8"))
+        return Owner(int(note["pid"]), str(note["host"]), str(note["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_owner(path: Path, owner: Owner) -> None:
+    """Write the owner's note, whole or not at all."""
+    target = owner_file(path)
+    draft = target.with_name(target.name + ".new")
+    draft.write_text(json.dumps({"pid": owner.pid, "host": owner.host, "url": owner.url}), encoding="utf-8")
+    draft.replace(target)
+
+
+def remove_owner(path: Path) -> None:
+    """Remove the note if it is this process's."""
+    owner = read_owner(path)
+    if owner is not None and owner.pid == os.getpid():
+        owner_file(path).unlink(missing_ok=True)
+
+
+def migrate(database: Database) -> str:
+    """Bring the schema up to date, a transaction a step; returns the database's id."""
+    cursor = database.cursor()
+    try:
+        with engine_errors(f"prepare {database.path}"):
+            version = _schema_version(cursor)
+            steps = migrations()
+            if version > steps[-1][0]:
+                raise SchemaVersionError(
+                    f"{database.path} has schema {version}, this release knows {steps[-1][0]}; "
+                    "upgrade skillaudit. Nothing was changed"
+                )
+            for number, _, text in steps:
+                if number > version:
+                    _step(cursor, number, text)
+            row = cursor.execute("SELECT value FROM store.meta WHERE name = 'database_id'").fetchone()
+            return str(row[0]) if row else ""
+    finally:
+        cursor.close()
+
+
+def _schema_version(cursor: duckdb.DuckDBPyConnection) -> int:
+    """0 where nothing was made yet."""
+    found = cursor.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database()"
+        " AND schema_name = 'store' AND table_name = 'meta'"
+    ).fetchone()
+    if not found or not found[0]:
+        return 0
+    row = cursor.execute("SELECT value FROM store.meta WHERE name = 'schema_version'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str) -> None:
+    cursor.execute("BEGIN")
+    try:
+        if number == 1:
+            cursor.execute("CREATE SCHEMA IF NOT EXISTS store")
+            cursor.execute("CREATE TABLE store.meta (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)")
+            cursor.execute(
+                "INSERT INTO store.meta VALUES ('schema_version', '0'), ('database_id', ?)",
+                [secrets.token_hex(16)],
+            )
+        cursor.execute(text)
+        cursor.execute(sql_text("schema/views.sql"))
+        cursor.execute("UPDATE store.meta SET value = ? WHERE name = 'schema_version'", [str(number)])
+        cursor.execute("COMMIT")
+    except BaseException:
+        cursor.execute("ROLLBACK")
+        raise
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).partition("\n")[0]
