@@ -55,6 +55,12 @@ class NotYetMaterializedError(RetryableError):
     exit_code = 8
 
 
+class QueryTimeoutError(RetryableError):
+    """A read took longer than `query_timeout_ms` and was interrupted; ask for less, or allow more time."""
+
+    exit_code = 8
+
+
 class InvalidRecordError(RejectedError):
     """A record, argument or response breaks the format; the text names the field and the remedy."""
 

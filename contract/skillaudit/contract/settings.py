@@ -112,6 +112,8 @@ class Settings:
     query_timeout_ms: int = field(default=30_000, metadata=_bounds(10, 3_600_000))
     http_listen: str = "127.0.0.1:8765"
     """`host:port`; port 0 takes a free one."""
+    http_allow_hosts: str = ""
+    """Comma-separated names a request may address this server by, besides loopback and `http_listen`'s own; `*`: any."""
     http_allow_unauthenticated: bool = False
     """Serve off loopback without a token: only behind something that authenticates."""
     url: str = ""
