@@ -23,12 +23,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol, Self
 
 START_FIELDS: Final = ("caller_id", "channel_id", "inputs", "attributes")
 FINISH_FIELDS: Final = ("output", "error")
 TAG_DIGITS: Final = 16
 SALT_BYTES: Final = 16
+
+
+class _Hash(Protocol):
+    """What is used of hashlib's objects."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def copy(self) -> Self: ...
+
+    def hexdigest(self) -> str: ...
 
 
 def T(value: bytes) -> bytes:  # noqa: N802  the format's own name
@@ -108,32 +118,50 @@ def event_digest(salt: bytes, header: bytes, body: bytes) -> str:
     return sha256(b"skillaudit event 1\n%b\n%b\n%b" % (salt, header, body)).hexdigest()
 
 
+def manifest_line(header: bytes, digest: str) -> bytes:
+    """What one event adds to its run's manifest."""
+    return b"%b %b\n" % (header, digest.encode())
+
+
+def lost_line(first: int, last: int) -> bytes:
+    """What stands in the manifest in the place of the events `first` to `last` that the agent declared lost."""
+    return b"lost %d\n" % first if first == last else b"lost %d-%d\n" % (first, last)
+
+
+_LINES_MAX: Final = 64
+"""Manifest lines kept unhashed: hashing them together costs a tenth of hashing them one by one."""
+
+
 class RunDigest:
     """The manifest of one run as it grows: digests events and knows the head of any prefix reached.
 
     Not safe for threads: the Writer calls it under the run's lock. Costs one SHA-256 per event, one salt per two
-    events, and one update of the manifest.
+    events, and one update of the manifest per 64 events.
+
+    `lines` holds what is not hashed yet. An event becomes part of the manifest by one `lines.append`, so that whatever
+    a signal handler raises, it is in or out as a whole; `fold` replaces hash and lines together.
     """
 
-    __slots__ = ("_manifest", "_salt_pair", "_salts", "events", "run_salt")
+    __slots__ = ("_manifest", "_salt_pair", "_salt_prefix", "_salts", "events", "lines", "run_salt")
 
     def __init__(self, run_id: str, run_salt: str) -> None:
         """`run_salt`: 32 hex digits, fresh for each run."""
         self.run_salt = run_salt
         self.events = 0
-        """Events added so far."""
-        self._manifest = sha256(b"skillaudit run 1\n%b\n" % T(run_id.encode()))
+        """Numbers covered so far: events added, and those declared lost."""
+        self.lines: list[bytes] = []
+        self._manifest: _Hash = sha256(b"skillaudit run 1\n%b\n" % T(run_id.encode()))
+        self._salt_prefix = b"skillaudit salt 1\n%b\n" % run_salt.encode()
         self._salts = b""
         self._salt_pair = -1
 
     def salt(self, seq: int) -> bytes:
         """As `event_salt`, remembering the pair."""
-        pair = seq // 2
+        pair = seq >> 1
         if pair != self._salt_pair:
-            text = b"skillaudit salt 1\n%b\n%d\n" % (self.run_salt.encode(), pair)
-            self._salts = sha256(text).hexdigest().encode()
+            self._salts = sha256(b"%b%d\n" % (self._salt_prefix, pair)).hexdigest().encode()
             self._salt_pair = pair
-        return self._salts[32:] if seq % 2 else self._salts[:32]
+        return self._salts[32:] if seq & 1 else self._salts[:32]
 
     def digest(self, seq: int, header: bytes, body: bytes) -> str:
         """The event's 64 hex digits; the manifest is unchanged."""
@@ -141,18 +169,36 @@ class RunDigest:
 
     def add(self, header: bytes, digest: str) -> None:
         """Append an event to the manifest. Call it once the event has its number for good."""
-        self._manifest.update(b"%b %b\n" % (header, digest.encode()))
         self.events += 1
+        self.lines.append(manifest_line(header, digest))
+        self.fold()
+
+    def add_lost(self, first: int, last: int) -> None:
+        """Put a whole unbroken range of events declared lost in its place; call it once the range has ended."""
+        self.events += last - first + 1
+        self.lines.append(lost_line(first, last))
+
+    def fold(self) -> None:
+        """Hash the lines that wait, if there are many."""
+        if len(self.lines) >= _LINES_MAX:
+            manifest = self._with(b"")
+            self._manifest, self.lines = manifest, []
 
     def head(self) -> str:
         """The head through the last added event, 64 hex digits."""
-        return self._manifest.hexdigest()
+        return self._with(b"").hexdigest()
 
-    def head_with(self, header: bytes, digest: str) -> str:
-        """The head as it would be with one more event: what a finish carries, itself included."""
+    def head_with(self, header: bytes, digest: str, lost: tuple[int, int] | None = None) -> str:
+        """The head as it would be with one more event: what a finish carries, itself included. `lost`: the range of
+        events declared lost right before it.
+        """
+        line = manifest_line(header, digest)
+        return self._with(lost_line(*lost) + line if lost else line).hexdigest()
+
+    def _with(self, more: bytes) -> _Hash:
         manifest = self._manifest.copy()
-        manifest.update(b"%b %b\n" % (header, digest.encode()))
-        return manifest.hexdigest()
+        manifest.update(b"".join(self.lines) + more)
+        return manifest
 
 
 def run_hash(run_id: str) -> int:
