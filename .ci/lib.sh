@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034  # the constants are for the scripts that read this file
 # What the scripts of .ci share: limits with their units, headings with seconds, packages on demand.
 
 readonly KAFKA_VERSION=4.4.0
