@@ -23,7 +23,7 @@ class Owner:
     host: str
     url: str
     """Where its HTTP surface listens; empty where it has none."""
-    started_us: int
+    started_us: int = 0
     database_id: str = ""
     """What `/livez` at `url` answers as `database`, so that a stale file is never taken for a live owner."""
 
@@ -54,7 +54,7 @@ def read_owner(database: Path) -> Owner | None:
             pid=int(found["pid"]),
             host=str(found["host"]),
             url=str(found["url"]),
-            started_us=int(found["started_us"]),
+            started_us=int(found.get("started_us", 0)),
             database_id=str(found.get("database_id", "")),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -29,6 +29,7 @@ from skillaudit.query.rows import (
     instant_us,
     log_of,
     orphan_of,
+    purged_of,
     run_of,
     state_of,
     storable,
@@ -159,11 +160,11 @@ class DuckDBReader:
         return {skill_id: from_us(started_us) for skill_id, started_us in rows}
 
     async def get_run_state(self, run_id: str) -> RunState:
-        """As `list_run_states` for one; `RunNotFoundError` where nothing of the run is stored."""
+        """As `list_run_states` for one; `RunNotFoundError` where nothing of it is or was stored."""
         return found(run_id, (await self.list_run_states([run_id])).get(run_id))
 
     async def list_run_states(self, run_ids: Sequence[str]) -> dict[str, RunState]:
-        """The states of those of these runs and orphans that are stored; the others have no key."""
+        """The states of runs, orphans and purged runs among these ids; the others have no key."""
         wanted = set(storable(run_ids))
         if not wanted:
             return {}
@@ -267,11 +268,19 @@ def _chain(query: Query, run_id: str) -> list[SkillRun]:
 
 def _states(query: Query, run_ids: set[str]) -> dict[str, RunState]:
     hashes = {"run_hashes": [hash_of(run_id) for run_id in run_ids]}
-    rows = query.rows("orphans_of_hashes", hashes)
-    states = {row[0]: orphan_of(row) for row in rows if row[0] in run_ids}
-    rows = query.rows("states_of_hashes", hashes)
-    states.update({row[0]: state_of(row) for row in rows if row[0] in run_ids})
+    states: dict[str, RunState] = {}
+    for statement, state in _STATES:
+        rows = query.rows(statement, hashes)
+        states.update({row[0]: state(row) for row in rows if row[0] in run_ids})
     return states
+
+
+_STATES: Final = (
+    ("purged_of_hashes", purged_of),
+    ("orphans_of_hashes", orphan_of),
+    ("states_of_hashes", state_of),
+)
+"""In this order: what is stored speaks louder than what once was."""
 
 
 def _count(query: Query, statement: str, parameters: Mapping[str, Any]) -> int:

@@ -11,13 +11,18 @@ WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 ORDER BY run_key DESC
 
 -- fragment: orphan_columns
-id, events_stored, epoch_us(last_event_at)
+id, events_stored, epoch_us(last_event_at), received, lost, conflicts
 
 -- name: orphans_of_hashes
 SELECT {orphan_columns}
 FROM orphans
 WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 ORDER BY run_key DESC
+
+-- name: purged_of_hashes
+SELECT id, source_id
+FROM tombstones
+WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 
 -- name: orphans
 -- run_key is given in order of arrival.
