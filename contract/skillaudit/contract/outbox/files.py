@@ -1,0 +1,59 @@
+"""Writing small files so that a crash leaves either the old content or the new, and reading them back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def sync_directory(directory: Path) -> None:
+    """Make created, renamed and deleted names in `directory` survive the death of the machine."""
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Replace `path`: temporary file, fsync, rename, directory fsync. A reader sees the old content or the new."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    write_new(temporary, content, sync=sync)
+    temporary.replace(path)
+    if sync:
+        sync_directory(path.parent)
+
+
+def create_exclusively(path: Path, content: bytes) -> bytes:
+    """Create `path` with `content` unless it exists; returns what it holds. Of several creators one wins whole."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    write_new(temporary, content)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_directory(path.parent)
+    return path.read_bytes()
+
+
+def write_new(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Create or overwrite `path` and, by default, wait until its content is on the disk."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_optional(path: Path) -> bytes | None:
+    """The content of `path`; None where it does not exist."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
