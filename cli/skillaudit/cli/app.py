@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Data goes to stdout, everything else to stderr."""
+    _log_to_stderr()
     try:
         code = cli.main(args=arguments, prog_name="skillaudit", standalone_mode=False)
         sys.stdout.flush()
@@ -108,6 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.ClickException, SkillauditError, ModuleNotFoundError) as exc:
         return _explain(exc)
     return code if isinstance(code, int) else 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("skillaudit: %(message)s"))
+    ours = logging.getLogger("skillaudit")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    # What the Kafka client has to say while it retries is said by us, once, when it matters.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
 def _explain(exc: click.ClickException | SkillauditError | ModuleNotFoundError) -> int:
