@@ -8,12 +8,10 @@ has it, or ask them.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -22,6 +20,7 @@ import duckdb
 
 from skillaudit.consumer.statements import migrations, sql_text
 from skillaudit.contract.errors import DatabaseError, FencedError, LockedError, SchemaVersionError
+from skillaudit.contract.owner import read_owner
 
 STORAGE_VERSION: Final = "v1.5.0"
 """The file format: the oldest that compresses payloads with zstd."""
@@ -33,15 +32,6 @@ READERS_MAX: Final = 64
 _HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 _open_here: set[Path] = set()
 _open_guard = Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who has the file open, as they wrote it beside it."""
-
-    pid: int
-    host: str
-    url: str = ""
 
 
 @contextlib.contextmanager
@@ -145,35 +135,6 @@ def locked_text(path: Path, words: str = "") -> str:
     who = f"process {pid}" if pid else "another process"
     ask = f", which answers at {owner.url}" if owner and owner.url and owner.pid == pid else ""
     return f"{path} is held by {who}{ask}; ask it over HTTP, or end it"
-
-
-def owner_file(path: Path) -> Path:
-    """Where the owner of a database file writes its address."""
-    return path.with_name(path.name + ".owner")
-
-
-def read_owner(path: Path) -> Owner | None:
-    """The owner's note; None where there is none or it can't be read. It may be stale: the lock is what counts."""
-    try:
-        note = json.loads(owner_file(path).read_text(encoding="utf-8"))
-        return Owner(int(note["pid"]), str(note["host"]), str(note["url"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_owner(path: Path, owner: Owner) -> None:
-    """Write the owner's note, whole or not at all."""
-    target = owner_file(path)
-    draft = target.with_name(target.name + ".new")
-    draft.write_text(json.dumps({"pid": owner.pid, "host": owner.host, "url": owner.url}), encoding="utf-8")
-    draft.replace(target)
-
-
-def remove_owner(path: Path) -> None:
-    """Remove the note if it is this process's."""
-    owner = read_owner(path)
-    if owner is not None and owner.pid == os.getpid():
-        owner_file(path).unlink(missing_ok=True)
 
 
 def migrate(database: Database) -> str:

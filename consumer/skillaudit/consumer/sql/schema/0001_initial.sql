@@ -43,6 +43,8 @@ CREATE TABLE store.runs (
     finish_seq BIGINT,
     finish_tag UBIGINT,
     head BLOB,
+    known BIGINT NOT NULL,               -- numbers below this one exist, as the run's source said
+    refused BOOLEAN NOT NULL,            -- store.kept holds run.refused records of it
     received VARCHAR                     -- ranges of the numbers stored; NULL: finished, and all of 0 .. finish_seq
 );
 
@@ -52,16 +54,27 @@ CREATE TABLE store.orphans (
     run_hash UBIGINT NOT NULL,
     id VARCHAR NOT NULL,
     topic VARCHAR NOT NULL,
+    plain BOOLEAN NOT NULL,              -- only plain logs of a Writer: nothing in store.kept or store.conflicts
+    bare BOOLEAN NOT NULL,
+    source_id VARCHAR NOT NULL,          -- of the finish, where one is there
+    events_expected BIGINT,
     events_stored BIGINT NOT NULL,
-    received VARCHAR NOT NULL,
+    completeness VARCHAR NOT NULL,
+    liveness VARCHAR NOT NULL,
+    missing VARCHAR NOT NULL,
     lost VARCHAR NOT NULL,
     conflicts BIGINT NOT NULL,
+    received VARCHAR NOT NULL,
+    known VARCHAR NOT NULL,              -- JSON: source_id -> numbers below this one exist
     first_received_at TIMESTAMPTZ NOT NULL,
     last_event_at TIMESTAMPTZ
 );
 
--- Records of orphans that wait for the start to be judged: finishes, and those whose meaning depends on it.
-CREATE TABLE store.waiting (
+-- Records kept as they came because rules need them later: of an orphan everything but plain logs, until the start
+-- tells how to judge it; of any run its run.refused, which hold a number and a tag. `id` counts on with
+-- store.conflicts: together they are in order of arrival.
+CREATE TABLE store.kept (
+    id BIGINT NOT NULL,
     run_key BIGINT NOT NULL,
     record BLOB NOT NULL,
     partition VARCHAR NOT NULL,
@@ -69,7 +82,7 @@ CREATE TABLE store.waiting (
     received_us BIGINT NOT NULL
 );
 
--- The calls of bare Storages that were applied to a run: starts and finishes are deduplicated by them.
+-- The finishing calls of bare Storages that were applied to a run: they are deduplicated by their ids.
 CREATE TABLE store.calls (run_key BIGINT NOT NULL, call_id VARCHAR NOT NULL);
 
 -- Events of kind log. Batches go into one hot table; a full one is moved, sorted, into the sealed table, whose payloads
@@ -143,13 +156,13 @@ CREATE TABLE store.conflicts (
     run_id VARCHAR NOT NULL,
     topic VARCHAR NOT NULL,
     kind VARCHAR NOT NULL,               -- the record's type
-    sequence BIGINT,
+    sequence BIGINT NOT NULL,            -- -1: it has none
     tag UBIGINT NOT NULL,
     reason VARCHAR NOT NULL,
     record BLOB NOT NULL,
     partition VARCHAR NOT NULL,
-    record_offset BIGINT NOT NULL,
-    received_at TIMESTAMPTZ NOT NULL
+    record_offset BIGINT NOT NULL,       -- -1: unknown, the record was made again from its stored event
+    received_us BIGINT NOT NULL
 );
 
 CREATE TABLE store.dead_letters (
@@ -183,8 +196,14 @@ CREATE TABLE store.tombstones (
     topic VARCHAR NOT NULL,
     source_id VARCHAR NOT NULL,
     source_seq BIGINT NOT NULL,
+    liveness VARCHAR NOT NULL,           -- from here on: as it was when the run was purged
+    events_stored BIGINT NOT NULL,
+    missing VARCHAR NOT NULL,
+    lost VARCHAR NOT NULL,
+    conflicts BIGINT NOT NULL,
+    last_event_at TIMESTAMPTZ,
     purge_id BIGINT NOT NULL,
-    records_dropped BIGINT NOT NULL
+    records_dropped BIGINT NOT NULL      -- records that came later
 );
 
 CREATE TABLE store.incidents (

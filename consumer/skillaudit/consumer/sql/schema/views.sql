@@ -14,7 +14,8 @@ UNION ALL
 SELECT run_key, sequence, event_type, payload, created_at, tag FROM store.events_hot_b;
 
 CREATE OR REPLACE VIEW main.orphans AS
-SELECT run_key, id, run_hash, events_stored, first_received_at, last_event_at, topic, received, lost, conflicts
+SELECT run_key, id, run_hash, events_stored, first_received_at, last_event_at, topic, received, lost, conflicts,
+       completeness, liveness, missing, source_id
 FROM store.orphans;
 
 CREATE OR REPLACE VIEW main.sources AS
@@ -30,7 +31,8 @@ SELECT partition, next_offset, cluster, last_offset, last_digest, records,
 FROM store.positions;
 
 CREATE OR REPLACE VIEW main.conflicts AS
-SELECT id, run_key, run_id, topic, kind, sequence, tag, reason, record, partition, record_offset, received_at
+SELECT id, run_key, run_id, topic, kind, CASE WHEN sequence >= 0 THEN sequence END AS sequence, tag, reason, record,
+       partition, record_offset, make_timestamptz(received_us) AS received_at
 FROM store.conflicts;
 
 CREATE OR REPLACE VIEW main.dead_letters AS
@@ -41,7 +43,9 @@ CREATE OR REPLACE VIEW main.purges AS
 SELECT id, purged_at, cutoff, policy, runs, events FROM store.purges;
 
 CREATE OR REPLACE VIEW main.tombstones AS
-SELECT run_key, run_hash, id, topic, source_id, source_seq, purge_id, records_dropped FROM store.tombstones;
+SELECT run_key, run_hash, id, topic, source_id, source_seq, purge_id, records_dropped, liveness, events_stored, missing,
+       lost, conflicts, last_event_at
+FROM store.tombstones;
 
 CREATE OR REPLACE VIEW main.incidents AS
 SELECT id, happened_at, kind, subject, detail FROM store.incidents;
