@@ -15,8 +15,10 @@ _US: Final = timedelta(microseconds=1)
 class Clock(Protocol):
     """Where the product reads time."""
 
-    name: str
-    """What goes into a start event's `clock`: the steady clock's name."""
+    @property
+    def name(self) -> str:
+        """What goes into a start event's `clock`: the steady clock's name."""
+        ...
 
     def wall_us(self) -> int:
         """Wall clock, UTC, integer microseconds since the epoch."""
