@@ -40,7 +40,7 @@ from skillaudit.contract.wire_events import (
     SourceHeartbeat,
     SourceOpened,
 )
-from skillaudit.contract.wire_fast import JSON_DEPTH_MAX, LOG_PREFIX_PATTERN
+from skillaudit.contract.wire_fast import JSON_DEPTH_MAX, LOG_PREFIX_PATTERN, fast_log, fast_logs_sql
 from skillaudit.contract.wire_models import Record
 from skillaudit.contract.wire_scan import Part, Scan, scan
 
@@ -58,6 +58,8 @@ __all__ = [
     "SourceEvent",
     "SourceHeartbeat",
     "SourceOpened",
+    "fast_log",
+    "fast_logs_sql",
     "parse_record",
 ]
 
