@@ -26,6 +26,7 @@ PARTITIONS = 6
 RECORD_BYTES_MAX = 16 * 1024 * 1024
 READY_S_MAX = 90.0
 STOP_S_MAX = 30
+_LOG_LINES_SHOWN = 30
 _ASK_AGAIN_S = 0.2
 _ASK_MS_MAX = 3_000
 _CLUSTER_ID = "c2tpbGxhdWRpdC10ZXN0cw"
@@ -97,14 +98,22 @@ def docker_problem() -> str | None:
         client.close()
 
 
-def wait_until_answering(bootstrap: str, *, brokers: int = 1, timeout_s: float = READY_S_MAX) -> None:
+def wait_until_answering(
+    bootstrap: str,
+    *,
+    brokers: int = 1,
+    timeout_s: float = READY_S_MAX,
+    still_running: Callable[[], bool] = lambda: True,
+) -> None:
     """Return when a client that asks `bootstrap` for the cluster's members is told of `brokers` of them."""
     # In a thread, because the caller may be inside an event loop.
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, _wait_until_answering(bootstrap, brokers, timeout_s)).result()
+        pool.submit(asyncio.run, _wait_until_answering(bootstrap, brokers, timeout_s, still_running)).result()
 
 
-async def _wait_until_answering(bootstrap: str, brokers: int, timeout_s: float) -> None:
+async def _wait_until_answering(
+    bootstrap: str, brokers: int, timeout_s: float, still_running: Callable[[], bool]
+) -> None:
     deadline = time.monotonic() + timeout_s
     seen = "no answer"
     while time.monotonic() < deadline:
@@ -120,6 +129,8 @@ async def _wait_until_answering(bootstrap: str, brokers: int, timeout_s: float) 
             seen = f"{len(members)} of {brokers} brokers"
         finally:
             await admin.close()
+        if not still_running():
+            raise BrokerNotReadyError(f"{bootstrap}: the broker has ended ({seen})")
         await asyncio.sleep(_ASK_AGAIN_S)
     raise BrokerNotReadyError(f"{bootstrap}: not ready after {timeout_s:g} s ({seen})")
 
@@ -185,11 +196,18 @@ class KafkaContainer(DockerContainer):
     def wait_until_ready(self, *, brokers: int = 1, timeout_s: float = READY_S_MAX) -> None:
         """Wait until the broker answers as one of `brokers`."""
         try:
-            wait_until_answering(self.bootstrap, brokers=brokers, timeout_s=timeout_s)
+            wait_until_answering(
+                self.bootstrap, brokers=brokers, timeout_s=timeout_s, still_running=self._runs
+            )
         except BrokerNotReadyError as error:
-            lines = self.get_wrapped_container().logs(tail=20).decode(errors="replace")
+            lines = self.get_wrapped_container().logs(tail=_LOG_LINES_SHOWN).decode(errors="replace")
             self.stop()
             raise BrokerNotReadyError(f"{error}; its last lines:\n{lines}") from error
+
+    def _runs(self) -> bool:
+        container = self.get_wrapped_container()
+        container.reload()
+        return str(container.status) == "running"
 
     def kill(self) -> None:
         """SIGKILL: the broker is gone at once, its data stays."""
