@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class RecordKind(Enum):
@@ -59,7 +59,8 @@ class EventLog(Protocol):
         """Take one record; returns its position once it would survive the death of this process.
 
         Waits at most `wait_ms` for room, then raises `OutboxFullError`; `RecordTooLargeError` at once. When it raises,
-        nothing was taken. Records appended one after the other by one thread keep their order.
+        nothing was taken, unless `taken_at(error)` says so. Records appended one after the other by one thread keep
+        their order.
         """
         ...
 
@@ -74,3 +75,21 @@ class EventLog(Protocol):
     def close(self, timeout_s: float) -> FlushReport:
         """Flush, then release what is held; what is pending stays for the next adopter. Safe to call again."""
         ...
+
+
+_TAKEN: Final = "skillaudit_position"
+
+
+def taken_at(error: BaseException) -> int | None:
+    """Position of the record that was taken although `append` raised `error`; None where nothing was taken.
+
+    Two kinds of errors can come out when it is too late to take a record back: one that a signal handler raises
+    (KeyboardInterrupt), and the disk's while waiting for an fsync. The caller then counts the record as appended.
+    """
+    position = getattr(error, _TAKEN, None)
+    return position if isinstance(position, int) else None
+
+
+def mark_taken(error: BaseException, position: int) -> None:
+    """For implementations: `error` comes out although the record at `position` was taken."""
+    setattr(error, _TAKEN, position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -69,15 +69,13 @@ def _decode(content: bytes) -> Acknowledgement:
     line = take_line(content, 0)
     if line is None or line.end != len(content):
         raise ValueError("its checksum is wrong")
-    value: Mapping[str, object] = orjson.loads(line.record)
-    positions = value["positions"]
-    if not isinstance(positions, dict):
-        raise TypeError("positions is no object")
+    value: Mapping[str, Any] = orjson.loads(line.record)
+    positions: Mapping[str, Any] = value["positions"]
     return Acknowledgement(
         position=_count(value["position"]),
         records=_count(value["records"]),
         refused=_count(value["refused"]),
-        positions={str(name): _count(offset) for name, offset in positions.items()},
+        positions={name: _count(offset) for name, offset in positions.items()},
     )
 
 
