@@ -8,7 +8,7 @@ to recognize everything that the parser accepts; what it leaves goes there:
   digits, `at_us` has exactly 16 and doesn't begin with 0 (the years 2001 to 2286);
 * the payload, from its brace to the one before the record's last, has to be a JSON object by itself, so that no member
   follows it. DuckDB's `json_valid` takes four things that JSON and the parser do not: NaN and infinities in any case,
-  a trailing comma, numbers beyond a double, and any depth (tried on 2.0.0). `LOG_SUSPECT_PATTERNS` match wherever one of
+  a trailing comma, numbers beyond a double, and any depth (tried on 1.5.5 and 2.0.0). `LOG_SUSPECT_PATTERNS` match wherever one of
   the first three could be, inside of strings too, which costs nothing but the way through the parser; depth is bounded
   by counting what opens.
 """
@@ -96,7 +96,8 @@ def fast_logs_sql(source: str, value: str = "value") -> str:
 
     `run_id` VARCHAR, `seq` BIGINT, `at_us` BIGINT, `tag` UBIGINT, `event_type` VARCHAR, `payload` VARCHAR: what
     `wire.parse_record` gives for the record in the column `value` (VARCHAR), or all NULL where it has to judge. No
-    record makes the query fail. `source` is a table's name or a query in parentheses; it has no column named like the
+    record makes the query fail, as long as the column holds valid UTF-8 (Arrow buffers filled by hand may not). The
+    payload is cut from bytes: by characters it takes twice as long. `source` is a table's name or a query in parentheses; it has no column named like the
     six. Build a temporary table of the result before filtering it: DuckDB moves a filter below the columns that it
     reads, and would compute them twice.
 
@@ -122,7 +123,7 @@ FROM (
     FROM (
         SELECT *,
                CASE WHEN _p.run_id <> '' AND strlen(_p.run_id) <= {RUN_ID_BYTES_MAX} AND suffix({value}, '}}}}')
-                    THEN substr({value}, {start} + 1, length({value}) - 1 - ({start})) END AS _body
+                    THEN decode(encode({value})[{start} + 1 : strlen({value}) - 1]) END AS _body
         FROM (
             SELECT *,
                    regexp_extract({value}, {_quoted(_FOUR_GROUPS)}, ['run_id', 'seq', 'stamp', 'event_type']) AS _p
