@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 OUTBOX_TOPIC = "outbox"
@@ -36,6 +37,16 @@ class StoredPosition:
     """SHA-256 of the last consumed record's value, hex; empty where none was consumed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something about a partition that a person should know: damage its source met. Stored as an incident."""
+
+    partition: str
+    offset: int
+    kind: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
     """What one poll gave. `ends` are, per assigned partition, the known end offsets when the poll returned; a partition
@@ -44,6 +55,15 @@ class RecordBatch:
 
     records: Sequence[SourceRecord] = ()
     ends: Mapping[str, int] = field(default_factory=dict[str, int])
+    findings: Sequence[Finding] = ()
+    closed: Sequence[str] = ()
+    """Partitions that are read to their end, in this batch at the latest, and whose writer is gone: an embedded
+    source's dead process. Named once per `open`."""
+
+
+def record_digest(value: bytes | None) -> str:
+    """The identity of a consumed record: SHA-256 of its value, hex."""
+    return sha256(value or b"").hexdigest()
 
 
 class RecordSource(Protocol):

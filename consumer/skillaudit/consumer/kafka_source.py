@@ -1,0 +1,300 @@
+"""Kafka as a `RecordSource`: the one module of the consumer that imports aiokafka.
+
+All partitions are assigned by hand: with one database there is one writer, and a rebalance in the background would read
+offsets twice. Offsets come from the database alone; the group's offsets are written only to show lag. An offset out of
+range is lost history and stops; nothing is ever reset. The last consumed record of each partition is read again at the
+start and every `HISTORY_CHECK_INTERVAL_S` (aiokafka does not tell of reconnections): a recreated or truncated topic
+raises no error by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import Any, Final
+
+# pyright: reportMissingTypeStubs=false
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka_errors
+
+from skillaudit.contract.errors import DatabaseError, HistoryLostError, StopError, UnreachableError
+from skillaudit.contract.kafka_options import connection_options
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch, SourceRecord, StoredPosition, record_digest
+
+_log = logging.getLogger("skillaudit.consumer")
+
+FETCH_BYTES_MAX: Final = 64 * 1024 * 1024
+PARTITION_FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A record of the largest size a topic allows must fit."""
+FETCH_WAIT_MS: Final = 50
+METADATA_AGE_MS: Final = 5_000
+"""After which new partitions are noticed."""
+HISTORY_CHECK_INTERVAL_S: Final = 30.0
+START_ATTEMPTS_MAX: Final = 20
+START_BACKOFF_S: Final = 0.25
+_LOG_APPEND_TIME: Final = 1
+
+
+class KafkaSource:
+    """`RecordSource` over one or more topics; the partitions are `<topic>/<number>`."""
+
+    def __init__(self, settings: Settings, *, group: str = "") -> None:
+        """`group`: where offsets are committed to show lag; none where empty. It takes no part in what is read."""
+        self._settings = settings
+        self._topics = settings.kafka_topics
+        self._group = group
+        self._consumer: Any = None
+        self._positions: dict[str, StoredPosition] = {}
+        self._next: dict[TopicPartition, int] = {}
+        self._begins: dict[TopicPartition, int] = {}
+        self._checked_s = 0.0
+        self.identity = ""
+
+    def __repr__(self) -> str:
+        """Topics and partitions."""
+        return f"KafkaSource({', '.join(self._topics)}, {len(self._next)} partitions)"
+
+    async def open(self, positions: Mapping[str, StoredPosition]) -> None:
+        """As `RecordSource.open`; raises `UnreachableError` after bounded attempts."""
+        self._positions = dict(positions)
+        self._next = {}
+        self._consumer = await self._start(group=self._group or None)
+        try:
+            self.identity = f"kafka:{self._cluster_id()}"
+            await self._assign(await self._partitions())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        """As `RecordSource.poll`."""
+        await self._take_new_partitions()
+        await self._check_now_and_then()
+        with self._mapped("read"):
+            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        records: list[SourceRecord] = []
+        for partition, messages in found.items():
+            if not messages:
+                continue
+            name = f"{partition.topic}/{partition.partition}"
+            records += [
+                SourceRecord(
+                    name,
+                    m.offset,
+                    m.offset + 1,
+                    m.timestamp * 1000 if m.timestamp_type == _LOG_APPEND_TIME else 0,
+                    m.key,
+                    m.value,
+                )
+                for m in messages
+            ]
+            last = messages[-1]
+            self._next[partition] = last.offset + 1
+            self._positions[name] = StoredPosition(last.offset + 1, last.offset, record_digest(last.value))
+        return RecordBatch(records, self._ends())
+
+    async def commit(self, positions: Mapping[str, int]) -> None:
+        """As `RecordSource.commit`: the group's offsets, for people's tools. A failure changes nothing that counts."""
+        offsets = {tp: positions[_name(tp)] for tp in self._next if _name(tp) in positions}
+        if not self._group or not offsets:
+            return
+        try:
+            await asyncio.wait_for(
+                self._consumer.commit(offsets), self._settings.kafka_request_timeout_ms / 1000
+            )
+        except (kafka_errors.KafkaError, TimeoutError) as exc:
+            _log.info("lag is not shown to the broker for now: %s", exc)
+
+    async def close(self) -> None:
+        """As `RecordSource.close`."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await _stop(consumer)
+
+    # starting
+
+    async def _start(self, group: str | None) -> Any:
+        last: Exception | None = None
+        for _ in range(START_ATTEMPTS_MAX):
+            consumer = AIOKafkaConsumer(
+                **connection_options(self._settings),
+                group_id=group,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
+                fetch_max_bytes=FETCH_BYTES_MAX,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
+                metadata_max_age_ms=METADATA_AGE_MS,
+            )
+            try:
+                await consumer.start()
+            except (kafka_errors.KafkaError, OSError) as exc:
+                await _stop(consumer)
+                last = exc
+                await asyncio.sleep(START_BACKOFF_S)
+            except BaseException:
+                await _stop(consumer)
+                raise
+            else:
+                return consumer
+        raise UnreachableError(
+            f"no Kafka broker at {self._settings.kafka_bootstrap_servers}: {last}; check the address and the listener"
+        ) from last
+
+    def _cluster_id(self) -> str:
+        # aiokafka has no accessor for it; without one (old brokers) the bootstrap address has to do.
+        cluster = getattr(self._consumer._client, "cluster", None)  # noqa: SLF001
+        return str(getattr(cluster, "cluster_id", None) or self._settings.kafka_bootstrap_servers)
+
+    async def _partitions(self) -> set[TopicPartition]:
+        for _ in range(START_ATTEMPTS_MAX):
+            with self._mapped("list the partitions"):
+                await self._consumer.topics()
+            found = {topic: self._consumer.partitions_for_topic(topic) for topic in self._topics}
+            if all(found.values()):
+                return {
+                    TopicPartition(topic, number)
+                    for topic, numbers in found.items()
+                    for number in numbers or ()
+                }
+            await asyncio.sleep(START_BACKOFF_S)
+        missing = ", ".join(topic for topic, numbers in found.items() if not numbers)
+        raise UnreachableError(f"the cluster has no topic {missing}; `skillaudit topics` creates it")
+
+    async def _assign(self, partitions: Collection[TopicPartition]) -> None:
+        """Read `partitions` from where the database stands; aiokafka forgets positions when the assignment changes."""
+        await self._check_history(set(partitions) - set(self._next))
+        # Assigned and sought in one go: the client must find no partition without a position.
+        self._consumer.assign(sorted(partitions))
+        for partition in partitions:
+            stored = self._positions.get(_name(partition))
+            offset = self._next.get(partition, stored.next_offset if stored else self._begins[partition])
+            self._next[partition] = offset
+            self._consumer.seek(partition, offset)
+        self._checked_s = time.monotonic()
+
+    async def _take_new_partitions(self) -> None:
+        known = {
+            TopicPartition(topic, number)
+            for topic in self._topics
+            for number in self._consumer.partitions_for_topic(topic) or ()
+        }
+        if known - set(self._next):
+            _log.info("new partitions: %s", ", ".join(sorted(map(_name, known - set(self._next)))))
+            await self._assign(known | set(self._next))
+
+    # history
+
+    async def _check_now_and_then(self) -> None:
+        if time.monotonic() - self._checked_s < HISTORY_CHECK_INTERVAL_S:
+            return
+        self._checked_s = time.monotonic()
+        try:
+            await self._check_history(set(self._next))
+        except UnreachableError as exc:
+            _log.info("the topics' history is checked later: %s", exc)
+
+    @contextlib.asynccontextmanager
+    async def _prober(self) -> AsyncIterator[Any]:
+        """A second client: looking back must not disturb what is being read."""
+        prober = await self._start(group=None)
+        try:
+            yield prober
+        finally:
+            await _stop(prober)
+
+    async def _check_history(self, partitions: Collection[TopicPartition]) -> None:
+        """Raise `HistoryLostError` where a stored position no longer points at what it was stored for."""
+        if not partitions:
+            return
+        with self._mapped("ask for offsets"):
+            begins = await self._consumer.beginning_offsets(sorted(partitions))
+            ends = await self._consumer.end_offsets(sorted(partitions))
+        self._begins.update(begins)
+        again: dict[TopicPartition, StoredPosition] = {}
+        for partition in sorted(partitions):
+            stored = self._positions.get(_name(partition))
+            if stored is not None:
+                _check_bounds(partition, stored, begins[partition], ends[partition])
+                if stored.last_digest and stored.last_offset >= begins[partition]:
+                    again[partition] = stored
+        if again:
+            async with self._prober() as prober:
+                for partition, stored in again.items():
+                    await self._check_last_record(prober, partition, stored)
+
+    async def _check_last_record(
+        self, prober: Any, partition: TopicPartition, stored: StoredPosition
+    ) -> None:
+        prober.assign([partition])
+        prober.seek(partition, stored.last_offset)
+        with self._mapped("read a record again"):
+            try:
+                message = await asyncio.wait_for(
+                    prober.getone(partition), self._settings.kafka_request_timeout_ms / 1000
+                )
+            except TimeoutError as exc:
+                raise UnreachableError(f"{_name(partition)} gave no record in time") from exc
+        if message.offset != stored.last_offset or record_digest(message.value) != stored.last_digest:
+            raise _history_lost(
+                partition, f"holds another record at {stored.last_offset} than was consumed there"
+            )
+
+    def _ends(self) -> dict[str, int]:
+        ends: dict[str, int] = {}
+        for partition in self._next:
+            end = self._consumer.highwater(partition)
+            if end is not None:
+                ends[_name(partition)] = int(end)
+        return ends
+
+    @contextlib.contextmanager
+    def _mapped(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except kafka_errors.OffsetOutOfRangeError as exc:
+            partition = next(iter(exc.args[0]), None) if exc.args and exc.args[0] else None
+            name = partition or TopicPartition(self._topics[0], 0)
+            raise _history_lost(name, "no longer holds the position reached") from exc
+        except (
+            kafka_errors.TopicAuthorizationFailedError,
+            kafka_errors.ClusterAuthorizationFailedError,
+        ) as exc:
+            raise StopError(f"can't {doing}: {exc}; grant this user Read and Describe on the topics") from exc
+        except (kafka_errors.CorruptRecordException, kafka_errors.RecordTooLargeError) as exc:
+            raise DatabaseError(f"can't {doing}: the broker's log holds what can't be read: {exc}") from exc
+        except (kafka_errors.KafkaError, OSError) as exc:
+            raise UnreachableError(
+                f"can't {doing} at {self._settings.kafka_bootstrap_servers}: {exc}"
+            ) from exc
+
+
+def _name(partition: TopicPartition) -> str:
+    return f"{partition.topic}/{partition.partition}"
+
+
+def _check_bounds(partition: TopicPartition, stored: StoredPosition, begin: int, end: int) -> None:
+    if end < stored.next_offset:
+        raise _history_lost(partition, f"ends at {end}, before the stored position {stored.next_offset}")
+    if begin > stored.next_offset:
+        raise _history_lost(
+            partition,
+            f"begins at {begin}, behind the stored position {stored.next_offset}: retention was faster",
+        )
+
+
+def _history_lost(partition: TopicPartition, what: str) -> HistoryLostError:
+    name = _name(partition)
+    return HistoryLostError(
+        f"{name} {what}; was the topic recreated or truncated? `skillaudit consume --accept-history-loss {name}` "
+        "goes on with what is there, and records it"
+    )
+
+
+async def _stop(consumer: Any) -> None:
+    with contextlib.suppress(kafka_errors.KafkaError, OSError):  # it is being thrown away either way
+        await consumer.stop()

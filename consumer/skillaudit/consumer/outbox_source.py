@@ -1,0 +1,286 @@
+"""The embedded source: reads an outbox directory, each source in it a partition of its own, in byte order.
+
+Holds `<outbox>/consumer.lock` for its life, which is how a flushing agent knows that somebody consumes, and the
+`reader` lock of each source from before its first read through every acknowledgement. Files are read in a worker
+thread. Archived segments are read again where the database has not consumed them: a new database rebuilds from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from skillaudit.contract.clock import Clock, SystemClock
+from skillaudit.contract.errors import HistoryLostError, LockedError, UnreachableError
+from skillaudit.contract.outbox.acknowledgement import Acknowledgement, write_acknowledgement
+from skillaudit.contract.outbox.directory import (
+    CONSUMER_LOCK_NAME,
+    READER_LOCK_NAME,
+    claim_reader,
+    list_source_dirs,
+    outbox_id,
+)
+from skillaudit.contract.outbox.locks import FileLock, lock_holder
+from skillaudit.contract.outbox.reader import OutboxLine, SourceReader
+from skillaudit.contract.sources import (
+    OUTBOX_TOPIC,
+    Finding,
+    RecordBatch,
+    SourceRecord,
+    StoredPosition,
+    record_digest,
+)
+
+_log = logging.getLogger("skillaudit.consumer")
+
+READ_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of one source in one round."""
+ROUND_RECORDS_MIN: Final = 256
+"""A source's share of a batch at least, however many sources there are."""
+IDLE_POLL_S: Final = 0.01
+IDLE_POLL_MAX_S: Final = 0.05
+DISCOVERY_INTERVAL_S: Final = 0.1
+
+
+def partition_name(source_id: str) -> str:
+    """`outbox/<source_id>`."""
+    return f"{OUTBOX_TOPIC}/{source_id}"
+
+
+class _Partition:
+    """One source being read; all its methods run in the worker thread."""
+
+    __slots__ = ("_counts", "_lock", "acknowledged", "closed", "directory", "name", "reader")
+
+    def __init__(
+        self, directory: Path, stored: StoredPosition, archive_dir: Path, lock: FileLock, clock: Clock
+    ) -> None:
+        self.directory = directory
+        self.name = partition_name(directory.name)
+        self.reader = SourceReader(directory, stored.next_offset, archive_dir=archive_dir, clock=clock)
+        self.reader.report_copy()
+        self.acknowledged = 0
+        self.closed = False
+        self._lock = lock
+        self._counts: dict[int, int] = {}
+        """Batch's end position -> lines of the source before it, until it is acknowledged."""
+
+    def read(self, records_max: int) -> tuple[list[SourceRecord], list[Finding]]:
+        lines = self.reader.read(records_max, READ_BYTES_MAX)
+        if lines:
+            self._counts[lines[-1].next_position] = lines[-1].line
+        findings = [
+            Finding(
+                partition=self.name,
+                offset=damage.position,
+                kind=f"outbox-{damage.kind}",
+                detail=damage.detail,
+            )
+            for damage in self.reader.take_findings()
+        ]
+        return [self._record(line) for line in lines], findings
+
+    def _record(self, line: OutboxLine) -> SourceRecord:
+        return SourceRecord(self.name, line.position, line.next_position, 0, None, line.record)
+
+    @property
+    def end(self) -> int:
+        """Where the source ends as far as is known; beyond what was read while more may wait."""
+        return self.reader.position if self.reader.at_end else self.reader.position + 1
+
+    def acknowledge(self, position: int) -> None:
+        if position <= self.acknowledged or not self.directory.exists():
+            return
+        records = max((n for at, n in self._counts.items() if at <= position), default=0)
+        write_acknowledgement(self.directory, Acknowledgement(position=position, records=records))
+        self.acknowledged = position
+        self._counts = {at: n for at, n in self._counts.items() if at >= position}
+
+    def close(self) -> None:
+        self.reader.close()
+        self._lock.release()
+
+
+class OutboxSource:
+    """`RecordSource` over an outbox directory; the partitions are `outbox/<source_id>`."""
+
+    def __init__(
+        self, outbox_dir: Path, archive_dir: Path, *, database_id: str, clock: Clock | None = None
+    ) -> None:
+        """`database_id` names the directory's one reader: another database is refused (`OutboxMismatchError`)."""
+        self._outbox_dir = outbox_dir
+        self._archive_dir = archive_dir
+        self._database_id = database_id
+        self._clock = clock or SystemClock()
+        self._consumer_lock: FileLock | None = None
+        self._positions: dict[str, StoredPosition] = {}
+        self._partitions: dict[str, _Partition] = {}
+        self._next = 0
+        self._discovered_s = float("-inf")
+        self.identity = ""
+
+    def __repr__(self) -> str:
+        """Place and partitions."""
+        return f"OutboxSource({str(self._outbox_dir)!r}, {len(self._partitions)} sources)"
+
+    async def open(self, positions: Mapping[str, StoredPosition]) -> None:
+        """As `RecordSource.open`. Raises `LockedError` where another consumer reads this directory."""
+        await asyncio.to_thread(self._open, positions)
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        """As `RecordSource.poll`."""
+        deadline_s = time.monotonic() + timeout_ms / 1000
+        pause_s = IDLE_POLL_S
+        while True:
+            # Shielded: a cancelled poll must not leave a reader advanced past lines that nobody got.
+            reading = asyncio.ensure_future(asyncio.to_thread(self._gather, records_max))
+            try:
+                batch = await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                self._give_back(await reading)
+                raise
+            remaining_s = deadline_s - time.monotonic()
+            if batch.records or batch.findings or batch.closed or remaining_s <= 0:
+                return batch
+            await asyncio.sleep(min(pause_s, remaining_s))
+            pause_s = min(pause_s * 1.5, IDLE_POLL_MAX_S)
+
+    async def commit(self, positions: Mapping[str, int]) -> None:
+        """As `RecordSource.commit`: writes the acknowledgements, archives what is consumed."""
+        await asyncio.to_thread(self._commit, positions)
+
+    async def close(self) -> None:
+        """As `RecordSource.close`."""
+        await asyncio.to_thread(self._close)
+
+    # in the worker thread
+
+    def _open(self, positions: Mapping[str, StoredPosition]) -> None:
+        self._outbox_dir.mkdir(parents=True, exist_ok=True)
+        identity = outbox_id(self._outbox_dir, fresh_id=_fresh_id())
+        claim_reader(self._outbox_dir, f"duckdb:{self._database_id}")
+        lock = FileLock(self._outbox_dir / CONSUMER_LOCK_NAME)
+        if not lock.try_acquire():
+            holder = lock_holder(lock.path)
+            raise LockedError(
+                f"process {holder} already consumes the outbox {self._outbox_dir}; ask it, or end it"
+            )
+        self._consumer_lock = lock
+        self.identity = f"outbox:{identity}"
+        self._positions = dict(positions)
+        try:
+            self._discover()
+        except BaseException:
+            self._close()
+            raise
+
+    def _discover(self) -> None:
+        self._discovered_s = time.monotonic()
+        for directory in self._source_dirs():
+            if partition_name(directory.name) not in self._partitions:
+                self._join(directory)
+
+    def _source_dirs(self) -> Iterable[Path]:
+        live = list_source_dirs(self._outbox_dir)
+        names = {directory.name for directory in live}
+        archived = list_source_dirs(self._archive_dir) if self._archive_dir.exists() else []
+        # Sources of which only the archive is left: a new database rebuilds from them; one that has them skips fast.
+        return [*(self._outbox_dir / a.name for a in archived if a.name not in names), *live]
+
+    def _join(self, directory: Path) -> None:
+        name = partition_name(directory.name)
+        lock = FileLock(directory / READER_LOCK_NAME)
+        if directory.exists() and not lock.try_acquire():
+            holder = lock_holder(lock.path)
+            _log.warning(
+                "process %s still reads the source %s; it joins when that one ends", holder, directory.name
+            )
+            return
+        stored = self._positions.get(name, StoredPosition(0))
+        self._check_history(name, directory, stored)
+        self._partitions[name] = _Partition(directory, stored, self._archive_dir, lock, self._clock)
+
+    def _check_history(self, name: str, directory: Path, stored: StoredPosition) -> None:
+        """The last consumed line must still be what it was, where it still is anywhere."""
+        if not stored.last_digest:
+            return
+        with SourceReader(directory, stored.last_offset, archive_dir=self._archive_dir) as reader:
+            lines = reader.read(1, READ_BYTES_MAX)
+        if (
+            lines
+            and lines[0].position == stored.last_offset
+            and record_digest(lines[0].record) != stored.last_digest
+        ):
+            raise HistoryLostError(
+                f"{name} no longer holds the record that was consumed at {stored.last_offset}: the source under "
+                f"{directory} is another one; `skillaudit consume --accept-history-loss {name}` goes on, recorded"
+            )
+
+    def _gather(self, records_max: int) -> RecordBatch:
+        if time.monotonic() - self._discovered_s >= DISCOVERY_INTERVAL_S:
+            self._discover()
+        order = list(self._partitions.values())
+        order = order[self._next :] + order[: self._next]
+        share = max(records_max // max(len(order), 1), ROUND_RECORDS_MIN)
+        records: list[SourceRecord] = []
+        findings: list[Finding] = []
+        closed: list[str] = []
+        for count, partition in enumerate(order):
+            if len(records) >= records_max:
+                # Whoever got no turn is first in the next round.
+                self._next = (self._next + count) % len(order)
+                break
+            found, damage = self._read(partition, min(share, records_max - len(records)))
+            records += found
+            findings += damage
+            if partition.reader.finished and not partition.closed:
+                partition.closed = True
+                closed.append(partition.name)
+        ends = {partition.name: partition.end for partition in order}
+        return RecordBatch(records, ends, findings, closed)
+
+    def _read(self, partition: _Partition, records_max: int) -> tuple[list[SourceRecord], list[Finding]]:
+        try:
+            return partition.read(records_max)
+        except OSError as exc:
+            raise UnreachableError(
+                f"can't read the source {partition.directory}: {exc.strerror}; check the disk"
+            ) from exc
+
+    def _give_back(self, batch: RecordBatch) -> None:
+        """Start again before the records of a batch that nobody got."""
+        first: dict[str, int] = {}
+        for record in batch.records:
+            first.setdefault(record.partition, record.offset)
+        for name in batch.closed:
+            self._partitions[name].closed = False
+        for name, offset in first.items():
+            partition = self._partitions[name]
+            partition.reader.close()
+            partition.reader = SourceReader(
+                partition.directory, offset, archive_dir=self._archive_dir, clock=self._clock
+            )
+
+    def _commit(self, positions: Mapping[str, int]) -> None:
+        for name, position in positions.items():
+            partition = self._partitions.get(name)
+            if partition is not None:
+                partition.acknowledge(position)
+
+    def _close(self) -> None:
+        for partition in self._partitions.values():
+            partition.close()
+        self._partitions.clear()
+        if self._consumer_lock is not None:
+            self._consumer_lock.release()
+            self._consumer_lock = None
+
+
+def _fresh_id() -> str:
+    import secrets
+
+    return secrets.token_hex(16)
