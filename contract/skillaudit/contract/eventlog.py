@@ -52,8 +52,10 @@ class FlushReport:
 class EventLog(Protocol):
     """A log of encoded events. `append` and `flush` are plain functions, safe from any thread."""
 
-    source_id: str
-    """This process's life in this log, 32 hex digits; begins with the first append."""
+    @property
+    def source_id(self) -> str:
+        """This process's life in this log, 32 hex digits; begins with the first append. Another one after a fork."""
+        ...
 
     def append(self, key: str, record: bytes, kind: RecordKind, *, wait_ms: int) -> int:
         """Take one record; returns its position once it would survive the death of this process.

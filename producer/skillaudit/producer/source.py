@@ -1,0 +1,243 @@
+"""One source: the numbering of the runs that this process starts in one event log.
+
+`runs_started` advances only when a start's append has returned, so that a number stands for a start that is there. Lock
+order: a run's lock, then its source's lock when it starts; the heartbeat takes the source's lock, then those of runs
+that have started. These never meet in a circle: a starting run isn't listed yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from threading import Lock
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from skillaudit.contract import events
+from skillaudit.contract.clock import Clock
+from skillaudit.contract.errors import SkillauditError
+from skillaudit.contract.eventlog import EventLog, RecordKind, taken_at
+from skillaudit.contract.events import OpenRun, SourceCounts
+from skillaudit.producer._version import VERSION
+
+Item = tuple[str, bytes, RecordKind]
+
+CLOSED_RUNS_MAX: Final = 10_000
+"""Open runs that a `source.closed` lists at most."""
+
+
+class Backlog(Protocol):
+    """What a log holds that nobody has acknowledged, for the heartbeat. A log that knows has a method `backlog()`."""
+
+    @property
+    def records(self) -> int:
+        """Records waiting."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Their size."""
+        ...
+
+    @property
+    def oldest_us(self) -> int:
+        """When the oldest of them was appended, 0 where nothing waits or it isn't known."""
+        ...
+
+
+def backlog_of(log: EventLog) -> Backlog | None:
+    """The log's backlog, None where it keeps none."""
+    ask = getattr(log, "backlog", None)
+    return ask() if callable(ask) else None
+
+
+class Numbered(Protocol):
+    """A run as its source sees it."""
+
+    run_id: str
+    source_seq: int
+    """0 until its start is in the log."""
+
+    def encode_start(self, source_id: str, source_seq: int) -> bytes:
+        """The start's record under this number; nothing has happened yet."""
+        ...
+
+    def commit_start(self, source_seq: int) -> None:
+        """The start is in the log. Only plain statements, so that no signal divides it."""
+        ...
+
+    def progress(self) -> OpenRun | None:
+        """What a heartbeat says of the run; None when it has finished meanwhile."""
+        ...
+
+    def release(self, *, forked: bool) -> None:
+        """This process can't write the run any more."""
+        ...
+
+
+class Source:
+    """This process's life in one log, as long as the log keeps its `source_id`."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        *,
+        before: Source | None = None,
+        opened_by: tuple[str, int, str] | None = None,
+    ) -> None:
+        """`before`: the parent's source, before a fork; a log that keeps its `source_id` goes on where that was.
+        `opened_by`: host, pid and boot id for `source.opened`, for a source that is no process's life.
+        """
+        self.log = log
+        self.clock = clock
+        self.source_id = log.source_id
+        self.pid = os.getpid()
+        self.lock = Lock()
+        self.runs_started = 0
+        self.open: dict[int, Numbered] = {}
+        """Runs started and not finished, by their number."""
+        self.lost = 0
+        """Events dropped in best-effort mode, all of them declared in their runs."""
+        self._lost_lock = Lock()
+        self.beats = 0
+        self.opened = False
+        self._closed = False
+        self._opened_by = opened_by
+        self._doubt: tuple[Sequence[Item], Numbered] | None = None
+        if before is not None and before.source_id == self.source_id:
+            self.runs_started, self.beats, self.opened = before.runs_started, before.beats, before.opened
+            self.open = dict(before.open)
+        _SOURCES.add(self)
+
+    def __repr__(self) -> str:
+        """Number of runs started and open."""
+        return f"<Source {self.source_id} started={self.runs_started} open={len(self.open)}>"
+
+    @property
+    def runs_finished(self) -> int:
+        """Finishes in the log."""
+        return self.runs_started - len(self.open)
+
+    def start(self, run: Numbered) -> None:
+        """Give the run its number and append its start. When it raises, no number is taken.
+
+        If what interrupts it is no error of the log (a signal handler's exception), the start is in doubt: the same
+        bytes are appended again, under the same number, before the next start. Readers drop the duplicate.
+        """
+        with self.lock:
+            self._settle()
+            if run.source_seq:  # it was this run's start that was in doubt
+                return
+            source_seq = self.runs_started + 1
+            record = run.encode_start(self.source_id, source_seq)
+            items = [*self._opening(), (run.run_id, record, RecordKind.RESERVED)]
+            self._doubt = (items, run)
+            try:
+                self.log.append_many(items, wait_ms=0)
+            except SkillauditError as exc:
+                self._doubt = None
+                if taken_at(exc) is not None:  # it was taken, and its disk failed after that
+                    self._commit(run)
+                raise
+            self._commit(run)
+
+    def _settle(self) -> None:
+        if self._doubt is not None:
+            items, run = self._doubt
+            self.log.append_many(items, wait_ms=0)
+            self._commit(run)
+
+    def _commit(self, run: Numbered) -> None:
+        source_seq = self.runs_started + 1
+        run.commit_start(source_seq)
+        self.open[source_seq] = run
+        self.runs_started = source_seq
+        self.opened = True
+        self._doubt = None
+
+    def finished(self, source_seq: int) -> None:
+        """The run's finish is in the log."""
+        self.open.pop(source_seq, None)
+
+    def count_lost(self, events_lost: int) -> None:
+        """Events were dropped and declared in their run."""
+        with self._lost_lock:
+            self.lost += events_lost
+
+    def beat(self, now_us: int, runs: Sequence[Numbered], backlog: Backlog | None) -> None:
+        """Append a heartbeat that lists `runs`: composed and appended under the lock, so that every start and every
+        event it counts stands before it. Raises as `append` does, and has then done nothing.
+        """
+        with self.lock:
+            self._settle()
+            counts = SourceCounts(
+                runs_started=self.runs_started,
+                runs_finished=self.runs_finished,
+                open=_progress(runs),
+                backlog_records=backlog.records if backlog else 0,
+                backlog_bytes=backlog.bytes if backlog else 0,
+                oldest_us=backlog.oldest_us if backlog else 0,
+                refused=getattr(backlog, "refused", 0),
+                lost=self.lost,
+            )
+            record = events.encode_heartbeat(self.source_id, now_us, self.beats + 1, counts)
+            self.log.append(self.source_id, record, RecordKind.RESERVED, wait_ms=0)
+            self.beats += 1
+
+    def close(self, now_us: int) -> None:
+        """Append `source.closed`, if the source was ever opened; the open runs become inert. Safe to call again."""
+        with self.lock:
+            if not self.opened or self._closed:
+                return
+            self._closed = True
+            self._settle()
+            runs = list(self.open.values())
+            counts = SourceCounts(
+                runs_started=self.runs_started,
+                runs_finished=self.runs_finished,
+                open=_progress(runs[:CLOSED_RUNS_MAX]),
+            )
+            for run in runs:
+                run.release(forked=False)
+            record = events.encode_source_closed(self.source_id, now_us, "process", counts)
+            self.log.append(self.source_id, record, RecordKind.RESERVED, wait_ms=0)
+
+    def _opening(self) -> list[Item]:
+        if self.opened:
+            return []
+        host, pid, boot_id = self._opened_by or (os.uname().nodename, self.pid, _boot_id())
+        record = events.encode_source_opened(
+            self.source_id, self.clock.wall_us(), host, pid, boot_id, self.clock.name, VERSION
+        )
+        return [(self.source_id, record, RecordKind.RESERVED)]
+
+    def abandon(self) -> None:
+        """In a forked child: nothing here is this process's any more. Locks may be held by threads that aren't here."""
+        self.lock = Lock()
+        self._lost_lock = Lock()
+        for run in list(self.open.values()):
+            run.release(forked=True)
+
+
+def _progress(runs: Sequence[Numbered]) -> list[OpenRun]:
+    return [progress for run in runs if (progress := run.progress()) is not None]
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123  pathlib isn't loaded yet
+            return file.read().strip()
+    except OSError:
+        return ""  # not Linux
+
+
+_SOURCES: Final[WeakSet[Source]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for source in list(_SOURCES):
+        source.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)
