@@ -196,6 +196,9 @@ class TopicInMemory:
     async def abandon(self) -> None:
         self.is_open = False
 
+    def release_inherited(self) -> None:
+        self.is_open = False
+
     @property
     def values(self) -> list[bytes]:
         return [value for log in self.partitions.values() for _, value in log]

@@ -51,7 +51,7 @@ class ProgressListener(Protocol):
     """Who wants to know how far a source is acknowledged; called from the forwarder's thread."""
 
     def __call__(
-        self, source_id: str, acknowledgement: Acknowledgement, refused: Sequence[RefusedRecord]
+        self, source_id: str, acknowledgement: Acknowledgement, refused: Sequence[RefusedRecord], /
     ) -> None:
         """It advanced. Must not block and must not raise."""
         ...
@@ -136,6 +136,11 @@ class Forwarder:
         """Look at all sources now; from the forwarder's own thread."""
         self._nudged = True
         self._wake.set()
+
+    def release_inherited(self) -> None:
+        """In a forked child: close the copies of descriptors and connections; the parent's are not touched."""
+        self._sources.release_all()
+        self._publisher.release_inherited()
 
     async def run(self, stop: asyncio.Event) -> ForwardReport:
         """Forward until `stop` is set, then save what is acknowledged and end within `drain_timeout_ms`.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 import threading
 import time
@@ -210,6 +211,18 @@ class KafkaPublisher:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await producer.client.close()
 
+    def release_inherited(self) -> None:
+        """As `RecordPublisher.release_inherited`: no method of asyncio's, whose epoll is shared with the parent."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        producer._closed = True  # noqa: SLF001
+        for connection in tuple(producer.client._conns.values()):  # noqa: SLF001
+            writer = connection._writer  # noqa: SLF001
+            if writer is not None and (sock := writer.transport.get_extra_info("socket")) is not None:
+                with contextlib.suppress(OSError):
+                    os.close(sock._sock.detach())  # noqa: SLF001  no object is left that would close it again
+
     def _opened(self) -> Any:
         if self._producer is None:
             raise PublisherBrokenError("the publisher is not open")
@@ -376,7 +389,7 @@ class _OncePerInterval(logging.Filter):
 
 _FILTER: Final = _OncePerInterval()
 _AIOKAFKA_LOGGERS: Final = (
-    "aiokafka.client",
+    "aiokafka",  # its client's, whatever the module is called
     "aiokafka.conn",
     "aiokafka.cluster",
     "aiokafka.producer.producer",

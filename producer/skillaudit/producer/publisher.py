@@ -72,6 +72,10 @@ class RecordPublisher(Protocol):
         """Release the connections at once, waiting for nothing; safe to call again, and after `close`."""
         ...
 
+    def release_inherited(self) -> None:
+        """In a forked child: close the copies of the parent's connections, without a word on them."""
+        ...
+
 
 def murmur2(data: bytes) -> int:
     """Kafka's hash of record keys: 32-bit MurmurHash2 with the seed of the Java client."""
