@@ -28,8 +28,6 @@ from skillaudit.query.rows import (
     hash_of,
     instant_us,
     log_of,
-    orphan_of,
-    purged_of,
     run_of,
     state_of,
     storable,
@@ -173,7 +171,7 @@ class DuckDBReader:
     async def list_orphans(self, limit: int) -> list[RunState]:
         """Runs of which events are stored but no start, oldest first by arrival."""
         page = {"limit": list_limit(limit)}
-        return await self._runner.run(lambda query: [orphan_of(row) for row in query.rows("orphans", page)])
+        return await self._runner.run(lambda query: [state_of(row) for row in query.rows("orphans", page)])
 
     async def positions(self) -> dict[str, int]:
         """How far the database has consumed, as of now."""
@@ -269,17 +267,13 @@ def _chain(query: Query, run_id: str) -> list[SkillRun]:
 def _states(query: Query, run_ids: set[str]) -> dict[str, RunState]:
     hashes = {"run_hashes": [hash_of(run_id) for run_id in run_ids]}
     states: dict[str, RunState] = {}
-    for statement, state in _STATES:
+    for statement in _STATES:
         rows = query.rows(statement, hashes)
-        states.update({row[0]: state(row) for row in rows if row[0] in run_ids})
+        states.update({row[0]: state_of(row) for row in rows if row[0] in run_ids})
     return states
 
 
-_STATES: Final = (
-    ("purged_of_hashes", purged_of),
-    ("orphans_of_hashes", orphan_of),
-    ("states_of_hashes", state_of),
-)
+_STATES: Final = ("purged_of_hashes", "orphans_of_hashes", "states_of_hashes")
 """In this order: what is stored speaks louder than what once was."""
 
 

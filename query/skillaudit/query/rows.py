@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 import orjson
 
 from skillaudit.contract.clock import from_us, to_us
-from skillaudit.contract.completeness import RunNumbers, completeness, missing
 from skillaudit.contract.digests import run_hash
 from skillaudit.contract.errors import DatabaseError, InvalidRecordError
 from skillaudit.contract.events import parse_ranges
@@ -104,31 +102,6 @@ def state_of(row: Row) -> RunState:
         conflicts=row[6] or 0,
         source_id=row[7] or "",
         last_event_at=None if row[8] is None else from_us(row[8]),
-    )
-
-
-def orphan_of(row: Row) -> RunState:
-    """The state of `orphan_columns`. Without a start nothing is complete; numbers that prove nothing have no ranges."""
-    numbers = RunNumbers(received=parse_ranges(row[3] or ""), declared=parse_ranges(row[4] or ""))
-    return RunState(
-        run_id=row[0],
-        liveness=Liveness.OPEN,
-        completeness=completeness(replace(numbers, bare=not numbers.received and not numbers.declared)),
-        events=row[1] or 0,
-        missing=missing(numbers),
-        lost=numbers.declared,
-        conflicts=row[5] or 0,
-        last_event_at=None if row[2] is None else from_us(row[2]),
-    )
-
-
-def purged_of(row: Row) -> RunState:
-    """The state of a tombstone, (id, source_id): that the run was there is all that is left of it."""
-    return RunState(
-        run_id=row[0],
-        liveness=Liveness.FINISHED,
-        completeness=Completeness.PURGED,
-        source_id=row[1] or "",
     )
 
 

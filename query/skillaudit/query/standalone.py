@@ -24,7 +24,9 @@ def open_file_reader(path: Path, *, settings: Settings | None = None) -> DuckDBR
     """
     path = path.absolute()
     if not path.exists():
-        raise UnreachableError(f"there is no database at {path}; has anything been recorded and consumed yet?")
+        raise UnreachableError(
+            f"there is no database at {path}; has anything been recorded and consumed yet?"
+        )
     connection = _connect(path)
     try:
         connection.execute("SELECT 1 FROM main.runs LIMIT 0")

@@ -10,23 +10,21 @@ FROM runs
 WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 ORDER BY run_key DESC
 
--- fragment: orphan_columns
-id, events_stored, epoch_us(last_event_at), received, lost, conflicts
-
 -- name: orphans_of_hashes
-SELECT {orphan_columns}
+SELECT {state_columns}
 FROM orphans
 WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 ORDER BY run_key DESC
 
 -- name: purged_of_hashes
-SELECT id, source_id
+SELECT id, liveness, 'purged', events_stored, missing, lost, conflicts, source_id, epoch_us(last_event_at)
 FROM tombstones
 WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
+ORDER BY run_key DESC
 
 -- name: orphans
 -- run_key is given in order of arrival.
-SELECT {orphan_columns}
+SELECT {state_columns}
 FROM orphans
 ORDER BY run_key
 LIMIT $limit
