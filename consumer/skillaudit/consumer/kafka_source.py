@@ -19,6 +19,7 @@ from typing import Any, Final
 # pyright: reportMissingTypeStubs=false
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.protocol.metadata import MetadataRequest
 
 from skillaudit.contract.errors import DatabaseError, HistoryLostError, StopError, UnreachableError
 from skillaudit.contract.kafka_options import connection_options
@@ -64,7 +65,7 @@ class KafkaSource:
         self._next = {}
         self._consumer = await self._start(group=self._group or None)
         try:
-            self.identity = f"kafka:{self._cluster_id()}"
+            self.identity = f"kafka:{(await self._metadata())['cluster_id']}"
             await self._assign(await self._partitions())
         except BaseException:
             await self.close()
@@ -145,25 +146,26 @@ class KafkaSource:
             f"no Kafka broker at {self._settings.kafka_bootstrap_servers}: {last}; check the address and the listener"
         ) from last
 
-    def _cluster_id(self) -> str:
-        # aiokafka has no accessor for it; without one (old brokers) the bootstrap address has to do.
-        cluster = getattr(self._consumer._client, "cluster", None)  # noqa: SLF001
-        return str(getattr(cluster, "cluster_id", None) or self._settings.kafka_bootstrap_servers)
+    async def _metadata(self) -> Any:
+        """The cluster's id and our topics. aiokafka has no accessor for the id, and its own requests would create a
+        missing topic with the broker's defaults.
+        """
+        client = self._consumer._client  # noqa: SLF001
+        request = MetadataRequest(list(self._topics), allow_auto_topic_creation=False)
+        with self._mapped("list the partitions"):
+            return (await client.send(client.get_random_node(), request)).to_object()
 
     async def _partitions(self) -> set[TopicPartition]:
+        missing: set[str] = set(self._topics)
         for _ in range(START_ATTEMPTS_MAX):
-            with self._mapped("list the partitions"):
-                await self._consumer.topics()
-            found = {topic: self._consumer.partitions_for_topic(topic) for topic in self._topics}
-            if all(found.values()):
-                return {
-                    TopicPartition(topic, number)
-                    for topic, numbers in found.items()
-                    for number in numbers or ()
-                }
+            found = {t["topic"]: t["partitions"] for t in (await self._metadata())["topics"]}
+            missing = {topic for topic in self._topics if not found.get(topic)}
+            if not missing:
+                return {TopicPartition(topic, p["partition"]) for topic in self._topics for p in found[topic]}
             await asyncio.sleep(START_BACKOFF_S)
-        missing = ", ".join(topic for topic, numbers in found.items() if not numbers)
-        raise UnreachableError(f"the cluster has no topic {missing}; `skillaudit topics` creates it")
+        raise UnreachableError(
+            f"the cluster has no topic {', '.join(sorted(missing))}; `skillaudit topics` creates it"
+        )
 
     async def _assign(self, partitions: Collection[TopicPartition]) -> None:
         """Read `partitions` from where the database stands; aiokafka forgets positions when the assignment changes."""
