@@ -1,13 +1,16 @@
 """The outbox's appending side: one process writes one source, and what `append` returned from survives the process.
 
-How an append goes. The line is made outside any lock. Under one short lock space is taken in the mapped segment and
-the line is stored there: two integers and one copy, between which the interpreter does not switch threads, so that
-storing under the lock costs other threads nothing and lines are complete in order. Everything else (the first record,
-a full segment, limits, waiting, a file system that can't map) is the long way, `_append_slowly`; it waits outside the
-lock.
+How an append goes. The line is made outside any lock. Under `_lock` space is taken in the mapped segment and the line
+is stored there: a few integers and one copy, between which the interpreter does not switch threads, so that storing
+under the lock costs other threads nothing and lines are complete in order. Nothing that lets go of the interpreter
+happens under this lock: threads queueing for it while its holder waits for the interpreter would hand it round one
+append at a time, for good (measured: a third of the rate).
 
-A call that comes while this very thread is inside the lock (from a signal handler or a finalizer) finds `_busy` set:
-its line is queued, and written before the lock is released. It returns the position behind which that will be.
+Everything else is the long way, one thread at a time under `_slow`: the first record, room, pages, segments, a file
+system that can't map. It takes `_lock` only to decide and to store. Waiting for room holds neither.
+
+A call that comes while this very thread is inside either lock (from a signal handler or a finalizer) is queued, and
+written before the interrupted call returns. It returns the position behind which that will be.
 
 After a fork the child has no source: its first append makes one of its own. Locks are replaced, since another thread
 of the parent may have held them, and what was inherited is closed, which frees nothing of the parent's.
@@ -15,14 +18,13 @@ of the parent may have held them, and what was inherited is closed, which frees 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -31,50 +33,27 @@ from zlib import crc32
 from skillaudit.contract.clock import Clock, SystemClock
 from skillaudit.contract.errors import (
     InvalidRecordError,
-    LockedError,
     OutboxFullError,
     RecordTooLargeError,
     RunStateError,
-    StopError,
 )
 from skillaudit.contract.eventlog import FlushReport, RecordKind, mark_taken
 from skillaudit.contract.outbox.acknowledgement import Acknowledgement
-from skillaudit.contract.outbox.directory import Backlog, ReaderPresence, oldest_us, outbox_id
-from skillaudit.contract.outbox.files import sync_directory
-from skillaudit.contract.outbox.identity import describe_source, write_source
-from skillaudit.contract.outbox.layout import (
-    LINE_OVERHEAD_BYTES,
-    encode_line,
-    list_segments,
-    pack_position,
-    segment_name,
-    unpack_position,
-)
-from skillaudit.contract.outbox.locks import FileLock
-from skillaudit.contract.outbox.reader import WRITER_LOCK_NAME, SourceReader, iter_lines
+from skillaudit.contract.outbox.directory import Backlog, ReaderPresence, oldest_us
+from skillaudit.contract.outbox.layout import LINE_OVERHEAD_BYTES, encode_line, pack_position
 from skillaudit.contract.outbox.refused import list_refused
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import OUTBOX_TOPIC
-from skillaudit.producer._version import VERSION
-from skillaudit.producer.outbox_files import (
-    FULL_ERRNOS,
-    FileSystem,
-    MappingUnsupportedError,
-    volatile_kind,
-)
+from skillaudit.producer.outbox_files import FileSystem
 from skillaudit.producer.outbox_room import NoRoom, RoomKeeper
-from skillaudit.producer.outbox_segment import (
-    HEADER_BYTES_MAX,
-    OutboxSegment,
-    create_segment,
-    no_segment,
-    round_to_pages,
-)
+from skillaudit.producer.outbox_segment import OutboxSegment, no_segment
+from skillaudit.producer.outbox_source import OutboxSource
 from skillaudit.producer.outbox_sync import GroupSync, IntervalSync
 
 POLL_S: Final = 0.01
 """How often the acknowledgement's file is looked at while waiting, where nobody in this process notifies."""
 
+_CLOSED: Final = "this outbox log is closed; what is recorded after that has nowhere to go"
 _LOG: Final = RecordKind.LOG
 _log = logging.getLogger("skillaudit.outbox")
 _getpid = os.getpid
@@ -93,10 +72,10 @@ class LogState(Enum):
 class _Queued:
     """Lines that came from a signal handler or finalizer while this thread was inside the lock."""
 
-    __slots__ = ("count", "kind", "lines")
+    __slots__ = ("count", "lines")
 
-    def __init__(self, lines: bytes, count: int, kind: RecordKind) -> None:
-        self.lines, self.count, self.kind = lines, count, kind
+    def __init__(self, lines: bytes, count: int) -> None:
+        self.lines, self.count = lines, count
 
 
 class OutboxLog:
@@ -128,11 +107,8 @@ class OutboxLog:
         self._presence = ReaderPresence(self._outbox_dir)
         self._line_bytes_max = settings.record_bytes_max + LINE_OVERHEAD_BYTES
         self._always = settings.outbox_fsync == "always"
-        self._mapped = True
-        self._warned = False
         self._state = LogState.NEW
         self._segment = no_segment()
-        self._writer_lock: FileLock | None = None
         self._interval: IntervalSync | None = None
         self._report = FlushReport(acknowledged=0, pending=0)
         self._begin_process()
@@ -142,14 +118,17 @@ class OutboxLog:
         """Everything that belongs to one process: called at first, and in every forked child."""
         self._pid = _getpid()
         self._source_id = self._given_id or os.urandom(16).hex()
-        self._source_dir = self._outbox_dir / self._source_id
+        self._source = OutboxSource(
+            self.settings, self._clock, self._files, self._source_id, continued=self._given_id is not None
+        )
+        self._keeper = RoomKeeper(self.settings, self._files, self._source.directory)
         self._lock = threading.RLock()
-        self._busy = False
+        self._busy = False  # this thread is inside _lock
+        self._slow = threading.RLock()
+        self._slow_busy = False  # this thread is inside _slow
         self._queue: list[_Queued] = []
         self._room = threading.Condition()
         self._sync = GroupSync(self._files)
-        self._keeper = RoomKeeper(self.settings, self._files, self._source_dir)
-        self._synced_number = 0
 
     def __repr__(self) -> str:
         """State and place."""
@@ -167,7 +146,7 @@ class OutboxLog:
         """Where the source is, once something was appended."""
         if _getpid() != self._pid:
             self.begin_in_child()
-        return self._source_dir
+        return self._source.directory
 
     @property
     def state(self) -> LogState:
@@ -198,23 +177,24 @@ class OutboxLog:
         segment = self._segment
         try:
             with self._lock:
-                if not self._busy:
-                    self._busy = True
-                    try:
-                        segment = self._segment
-                        start = segment.used
-                        end = start + size
-                        if end <= (segment.limit if kind is _LOG else segment.limit_reserved):
-                            segment.mapping[start:end] = line  # type: ignore[index]  # limits are 0 without one
-                            segment.used = end
-                            segment.lines += 1
-                            position = segment.base + start
-                    finally:
-                        self._busy = False
-                    if self._queue:
-                        self._write_queue()
+                if self._busy:
+                    return self._enqueue(line, 1, kind)
+                self._busy = True
+                try:
+                    segment = self._segment
+                    start = segment.used
+                    end = start + size
+                    if end <= (segment.limit if kind is _LOG else segment.limit_reserved):
+                        segment.mapping[start:end] = line  # type: ignore[index]  # limits are 0 without one
+                        segment.used = end
+                        segment.lines += 1
+                        position = segment.base + start
+                finally:
+                    self._busy = False
             if position < 0:
                 return self._append_slowly(line, 1, kind, wait_ms)
+            if self._queue:
+                self._write_queue()
             if self._always:
                 self._sync.sync(segment)
         except BaseException as exc:
@@ -246,27 +226,28 @@ class OutboxLog:
         )
 
     def _append_slowly(self, lines: bytes, count: int, kind: RecordKind, wait_ms: int) -> int:
-        """The long way: opens the source, changes segments, judges the room, and waits for it outside the lock."""
+        """The long way, and waiting for room outside all locks."""
         deadline = time.monotonic() + wait_ms / 1000
         position = -1
         try:
             while True:
-                with self._lock:
-                    if self._busy:
+                reason = ""
+                with self._slow:
+                    if self._slow_busy:
                         return self._enqueue(lines, count, kind)
-                    reason = ""
-                    self._busy = True
+                    self._slow_busy = True
                     try:
                         position = self._place(lines, count, kind)
                     except NoRoom as exc:
                         reason = str(exc)
                     finally:
-                        self._busy = False
+                        self._slow_busy = False
                     segment = self._segment
-                    self._write_queue()
                 if not reason:
                     break
                 self._wait_for_room(deadline, reason)
+            if self._queue:
+                self._write_queue()
             if self._always:
                 self._sync.sync(segment)
         except BaseException as exc:
@@ -282,154 +263,117 @@ class OutboxLog:
         with self._room:
             self._room.wait(min(remaining, POLL_S))
 
-    # --- under the lock, with `_busy` set ---------------------------------------------------------------------------
+    # --- the long way: under `_slow`, with `_slow_busy` set ---------------------------------------------------------
 
     def _place(self, lines: bytes, count: int, kind: RecordKind) -> int:
         """Store `lines` wherever there is room and return their position; raises `NoRoom` with nothing taken."""
         if self._state is LogState.CLOSED:
-            raise RunStateError("this outbox log is closed; what is recorded after that has nowhere to go")
+            raise RunStateError(_CLOSED)
         try:
             if self._state is LogState.NEW:
                 self._open()
-            self._keeper.look_at_acknowledgement()
+            self._look_at_acknowledgement()
             self._keeper.check_bytes(self._segment, len(lines), kind)
             if self._segment.used + len(lines) > self._segment.size:
                 self._change_segment(len(lines), kind)
-            segment = self._segment
-            if segment.mapping is None:
-                self._keeper.check_disk_of_plain(segment, len(lines), kind)
-            start = segment.store(self._files, lines)
-            segment.lines += count
+            position = self._store(lines, count, kind)
         except OSError as exc:
-            raise self._translate(exc) from exc
-        self._keeper.set_limits(segment)
-        return segment.base + start
-
-    def _translate(self, exc: OSError) -> Exception:
-        if exc.errno in FULL_ERRNOS:
-            return NoRoom(f"the file system of {self._outbox_dir} says: {exc.strerror}; free some space")
-        return StopError(
-            f"can't write the outbox {self._outbox_dir}: {exc.strerror}; check the directory's owner and its disk "
-            "(SKILLAUDIT_DATA names the directory above it)"
-        )
+            raise self._source.translate(exc) from exc
+        return position
 
     def _open(self) -> None:
-        """Make the source: directory, lock, first segment, then `source.json`, with which it is there for readers."""
-        self._outbox_dir.mkdir(parents=True, exist_ok=True)
-        outbox_id(self._outbox_dir, fresh_id=os.urandom(16).hex())
-        self._warn_if_volatile()
-        self._source_dir.mkdir(exist_ok=self._given_id is not None)
-        lock = FileLock(self._source_dir / WRITER_LOCK_NAME)
-        if not lock.try_acquire():
-            raise LockedError(f"another process writes the source {self._source_id}; wait for it to end")
-        try:
-            self._open_segment()
-        except BaseException:
-            if self._given_id is None:
-                shutil.rmtree(self._source_dir, ignore_errors=True)
-            self._segment = no_segment()
-            self._keeper = RoomKeeper(self.settings, self._files, self._source_dir)
-            lock.release()
-            raise
-        self._writer_lock = lock
-        self._state = LogState.OPEN
+        segment = self._source.open(self._keeper, self._on_open)
+        with self._deciding():
+            self._segment = segment
+            self._keeper.set_limits(segment)
+            self._state = LogState.OPEN
         if self.settings.outbox_fsync == "interval":
             self._interval = IntervalSync(self._sync_everything, self.settings.outbox_fsync_interval_ms)
 
-    def _open_segment(self) -> None:
-        number, first_line = (1, 1) if self._given_id is None else self._continue_at()
-        self._segment = no_segment()
-        self._segment.number, self._segment.first_line = number - 1, first_line
-        first = b"" if self._on_open is None or number > 1 else encode_line(self._on_open(self._source_id))
-        self._change_segment(len(first), RecordKind.RESERVED if number > 1 else _LOG)
-        if first:
-            self._segment.store(self._files, first)
-            self._segment.lines = 1
-        syncs = self.settings.outbox_fsync != "never"
-        identity = describe_source(
-            self._source_id,
-            self._source_dir,
-            version=VERSION,
-            created_us=self._clock.wall_us(),
-            mapped=self._segment.mapping is not None,
-            continued=self._given_id is not None,
-        )
-        write_source(self._source_dir, identity, sync=syncs)
-        if syncs:
-            sync_directory(self._outbox_dir)
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Hold `_lock`, marked, so that a signal handler's call in here is queued."""
+        with self._lock:
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
-    def _continue_at(self) -> tuple[int, int]:
-        """Segment and line to go on with in a source that was written before."""
-        with SourceReader.resume(self._source_dir).reader as reader:
-            for _ in iter_lines(reader):
-                pass
-            return unpack_position(reader.position)[0] + 1, reader.records + 1
+    def _look_at_acknowledgement(self) -> None:
+        ack = self._keeper.read_acknowledgement()
+        if ack is not None:
+            with self._deciding():
+                self._keeper.acknowledge(ack)
 
     def _change_segment(self, size: int, kind: RecordKind) -> None:
-        """Go on in a new segment that takes `size` bytes and a header; the old one stays current where that fails."""
+        """Go on in a new segment. While it is made nothing is stored in the old one: its header counts the lines."""
         before = self._segment
-        need = round_to_pages(size + HEADER_BYTES_MAX)
-        wanted = max(need, self._keeper.next_segment_bytes(before))
-        self._keeper.check_disk(wanted, kind)
+        self._freeze(before, frozen=True)
         try:
-            segment = self._create_segment(before, wanted)
-        except OSError as exc:
-            if exc.errno not in FULL_ERRNOS or kind is _LOG or need == wanted:
-                raise
-            segment = self._create_segment(before, need)  # the last space is for the ends of runs
-        self._keeper.opened(segment, before)
-        self._segment = segment
+            segment = self._source.next_segment(before, size, kind, self._keeper)
+        except BaseException:
+            self._freeze(before, frozen=False)
+            raise
+        with self._deciding():
+            self._keeper.opened(segment, before)
+            self._segment = segment
+            self._keeper.set_limits(segment)
         before.finish(self._files)
-        if self.settings.outbox_fsync != "never":
-            sync_directory(self._source_dir)
 
-    def _create_segment(self, before: OutboxSegment, size: int) -> OutboxSegment:
-        number, first_line = before.number + 1, before.first_line + before.lines
-        place = (self._files, self._source_dir, self._source_id, number, first_line, size)
-        if self._mapped:
-            try:
-                return create_segment(*place, mapped=True)
-            except MappingUnsupportedError as exc:
-                self._mapped = False
-                _log.warning("the outbox %s can't be mapped (%s): appends are slower", self._outbox_dir, exc)
-        return create_segment(*place, mapped=False)
+    def _freeze(self, segment: OutboxSegment, *, frozen: bool) -> None:
+        with self._deciding():
+            segment.frozen = frozen
+            self._keeper.set_limits(segment)
 
-    def _warn_if_volatile(self) -> None:
-        kind = "" if self._warned else volatile_kind(self._outbox_dir)
-        if kind:
-            self._warned = True
-            _log.warning(
-                "the outbox %s is on %s, which goes with the machine or the container: put SKILLAUDIT_DATA on a volume "
-                "that outlives it",
-                self._outbox_dir,
-                kind,
-            )
+    def _store(self, lines: bytes, count: int, kind: RecordKind) -> int:
+        segment = self._segment
+        if segment.mapping is None:
+            self._keeper.check_disk_of_plain(segment, len(lines), kind)
+            start = segment.store(self._files, lines)  # only the long way stores here
+            segment.lines += count
+            return segment.base + start
+        start = -1
+        while start < 0:
+            segment.prepare(self._files, segment.used + len(lines))
+            with self._deciding():  # others may have stored here meanwhile
+                if segment.used + len(lines) > segment.size:
+                    break
+                if segment.used + len(lines) <= segment.prepared:
+                    start = segment.store(self._files, lines)
+                    segment.lines += count
+                    self._keeper.set_limits(segment)
+        if start < 0:
+            self._change_segment(len(lines), kind)
+            return self._store(lines, count, kind)
+        return segment.base + start
 
     def _enqueue(self, lines: bytes, count: int, kind: RecordKind) -> int:
-        """This thread is inside the lock already: keep the lines for when it comes out, if there will be room."""
+        """This thread is inside a lock already: keep the lines for when it comes out, if there will be room."""
         if self._state is LogState.CLOSED:
-            raise RunStateError("this outbox log is closed; what is recorded after that has nowhere to go")
+            raise RunStateError(_CLOSED)
         waiting = sum(len(queued.lines) for queued in self._queue)
         try:
             self._keeper.check_bytes(self._segment, waiting + len(lines), kind)
         except NoRoom as exc:
             raise OutboxFullError(f"the outbox is full: {exc}") from exc
-        self._queue.append(_Queued(lines, count, kind))
+        self._queue.append(_Queued(lines, count))
         return self._segment.position
 
     def _write_queue(self) -> None:
-        """Write what was queued; what finds no room stays for the next append. Called under the lock, not busy."""
-        while self._queue and not self._busy:
-            self._busy = True
-            try:
-                queued = self._queue[0]
-                self._place(queued.lines, queued.count, RecordKind.RESERVED)
-                del self._queue[0]
-            except NoRoom as exc:
-                _log.warning("a record from a signal handler waits for room in the outbox: %s", exc)
-                return
-            finally:
-                self._busy = False
+        """Write what was queued; what finds no room stays for the next append."""
+        with self._slow:
+            while self._queue and not self._slow_busy:
+                self._slow_busy = True
+                try:
+                    queued = self._queue[0]
+                    self._place(queued.lines, queued.count, RecordKind.RESERVED)
+                    del self._queue[0]
+                except NoRoom as exc:
+                    _log.warning("a record from a signal handler waits for room in the outbox: %s", exc)
+                    return
+                finally:
+                    self._slow_busy = False
 
     # --- what became of it ------------------------------------------------------------------------------------------
 
@@ -445,10 +389,10 @@ class OutboxLog:
     @property
     def acknowledgement(self) -> Acknowledgement:
         """How far this source is acknowledged, as of now."""
-        with self._lock:
-            if not self._busy:
-                self._keeper.look_at_acknowledgement()
-            return self._keeper.ack
+        with self._slow:
+            if not self._slow_busy:
+                self._look_at_acknowledgement()
+        return self._keeper.ack
 
     def backlog(self) -> Backlog:
         """What waits to be acknowledged, for a heartbeat: one small read at most."""
@@ -456,17 +400,18 @@ class OutboxLog:
         with self._lock:
             waiting = self._keeper.unacknowledged_bytes(self._segment)
             records = self.records - ack.records if ack.position < self.position else 0
-        oldest = oldest_us(self._source_dir, ack.position or pack_position(1, 0)) if records else 0
+        oldest = oldest_us(self._source.directory, ack.position or pack_position(1, 0)) if records else 0
         return Backlog(records=records, bytes=waiting if records else 0, oldest_us=oldest)
 
     def flush(self, timeout_s: float) -> FlushReport:
         """As `EventLog.flush`. Embedded and nobody consumes: everything is synced to the disk and reported at once."""
         if _getpid() != self._pid:
             self.begin_in_child()
-        with self._lock:
-            if self._state is not LogState.OPEN:
-                return self._report
+        if self._state is not LogState.OPEN:
+            return self._report
+        if self._queue:
             self._write_queue()
+        with self._lock:
             target, records = self.position, self.records
         deadline = time.monotonic() + timeout_s
         while True:
@@ -486,7 +431,7 @@ class OutboxLog:
         self, ack: Acknowledgement, target: int, records: int, *, synced: bool = False
     ) -> FlushReport:
         pending = 0 if ack.position >= target else max(records - ack.records, 1)
-        refused = list_refused(self._source_dir) if ack.refused else ()
+        refused = list_refused(self._source.directory) if ack.refused else ()
         mine = {f"{OUTBOX_TOPIC}/{self._source_id}": target}
         return FlushReport(
             acknowledged=max(records - pending - ack.refused, 0),
@@ -497,26 +442,12 @@ class OutboxLog:
         )
 
     def _sync_everything(self) -> None:
-        """Get all segments that are there, and their names, onto the disk."""
-        with self._lock:
-            current = self._segment
-        for number in list_segments(self._source_dir):
-            if self._synced_number <= number < current.number:
-                self._sync_closed(number)
+        """Get all that is there, and the names, onto the disk."""
+        current = self._segment
         self._sync.sync(current)
-        sync_directory(self._source_dir)
-        sync_directory(self._outbox_dir)
-        self._synced_number = current.number
-
-    def _sync_closed(self, number: int) -> None:
-        with contextlib.suppress(FileNotFoundError):  # acknowledged and deleted meanwhile
-            fd = os.open(self._source_dir / segment_name(number), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                self._files.sync(fd, None)
-            except OSError as exc:
-                raise StopError(f"the disk of {self._source_dir} failed: {exc.strerror}; check it") from exc
-            finally:
-                os.close(fd)
+        with self._slow:
+            if not self._slow_busy:
+                self._source.sync_closed(current)
 
     def close(self, timeout_s: float) -> FlushReport:
         """As `EventLog.close`. The source then counts as dead: whoever reads it may finish it.
@@ -524,37 +455,38 @@ class OutboxLog:
         From a signal handler that interrupted an append it only flushes: the append is still under way.
         """
         report = self.flush(timeout_s)
-        with self._lock:
-            if self._state is LogState.CLOSED or self._busy:
+        with self._slow:
+            if self._state is LogState.CLOSED or self._slow_busy or self._busy:
                 return report
-            self._write_queue()
             interval, self._interval = self._interval, None
-            lock, self._writer_lock = self._writer_lock, None
             if self._state is LogState.OPEN:
-                self._segment.finish(self._files)
-                if self.settings.outbox_fsync != "never":
-                    self._sync_everything()
+                self._end_segment()
             self._state = LogState.CLOSED
-            self._segment = self._segment.epitaph()
             self._report = report
         if interval is not None:
             interval.stop()
-        if lock is not None:
-            lock.release()
+        self._source.release()
         return report
+
+    def _end_segment(self) -> None:
+        segment = self._segment
+        self._freeze(segment, frozen=True)
+        if self.settings.outbox_fsync != "never":
+            self._sync_everything()
+        segment.finish(self._files)
+        self._segment = segment.epitaph()
 
     # --- forks ------------------------------------------------------------------------------------------------------
 
     def begin_in_child(self) -> None:
         """In a forked child, at its first call at the latest: let go of what was inherited, and begin anew."""
-        segment, lock = self._segment, self._writer_lock
-        self._segment, self._writer_lock, self._interval = no_segment(), None, None
+        segment, source = self._segment, self._source
+        self._segment, self._interval = no_segment(), None
         if self._state is LogState.OPEN:
             self._state = LogState.NEW
         self._begin_process()
         segment.release()
-        if lock is not None:
-            lock.release()
+        source.release()
 
 
 _logs: Final[weakref.WeakSet[OutboxLog]] = weakref.WeakSet()

@@ -13,7 +13,7 @@ FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNSUPPORTED_ERRNOS: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "overlay", "aufs", "fuse-overlayfs"})
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-_ZEROS: Final = bytes(1 << 20)
+_ZEROS: Final = bytes(256 * 1024)
 
 
 class MappingUnsupportedError(Exception):
@@ -26,7 +26,6 @@ class FileSystem:
     def allocate(self, fd: int, size: int) -> None:
         """Give the file `size` bytes of NUL that are really there, so that no store into a mapping of it can fault.
 
-        The NULs are written, too: a page that is already in the cache costs the first store into it a tenth.
         Raises `MappingUnsupportedError` where it can't be done.
         """
         reserve = getattr(os, "posix_fallocate", None)
@@ -38,9 +37,14 @@ class FileSystem:
             if exc.errno in _UNSUPPORTED_ERRNOS:
                 raise MappingUnsupportedError(str(exc)) from exc
             raise
-        at = 0
-        while at < size:
-            at += os.pwrite(fd, _ZEROS[: size - at], at)
+
+    def prepare(self, fd: int, byte: int, size: int) -> None:
+        """Write `size` NULs from `byte` on, where NULs are: a store into a page that is in the cache and has its block
+        costs a fifth of one that has to get both (0.5 instead of 2.1 us per KiB, ext4).
+        """
+        end = byte + size
+        while byte < end:
+            byte += os.pwrite(fd, _ZEROS[: end - byte], byte)
 
     def map(self, fd: int, size: int) -> mmap.mmap:
         """Map the file shared and writable. Raises `MappingUnsupportedError` where it can't be done."""

@@ -29,7 +29,11 @@ class NoRoom(Exception):  # noqa: N818  an answer, not an error: the caller deci
 
 
 class RoomKeeper:
-    """Counts one source's unacknowledged bytes and judges whether a record may be taken. Used under the log's lock."""
+    """Counts one source's unacknowledged bytes and judges whether a record may be taken.
+
+    Counting happens under the log's lock; what does input or output (`read_...`, `check_disk...`) is called without it,
+    one thread at a time.
+    """
 
     def __init__(self, settings: Settings, files: FileSystem, source_dir: Path) -> None:
         """For the source in `source_dir`."""
@@ -54,22 +58,21 @@ class RoomKeeper:
         for number in [n for n in self._offsets if n < acknowledged]:
             del self._offsets[number]
 
-    def look_at_acknowledgement(self) -> None:
-        """Read the acknowledgement if its file changed since the last look."""
+    def read_acknowledgement(self) -> Acknowledgement | None:
+        """The acknowledgement if its file changed since the last look, else None. Input only: nothing is noted yet."""
         try:
             stat = (self._source_dir / ACKNOWLEDGEMENT_NAME).stat()
         except OSError:
-            return
+            return None
         stamp = (stat.st_mtime_ns, stat.st_ino)
         if stamp == self._ack_stamp:
-            return
+            return None
         try:
             ack = read_acknowledgement(self._source_dir)
         except OutboxCorruptError:
-            return  # the reader reports it and begins again; until then nothing counts as acknowledged
+            return None  # the reader reports it and begins again; until then nothing counts as acknowledged
         self._ack_stamp = stamp
-        if ack is not None:
-            self.acknowledge(ack)
+        return ack
 
     def unacknowledged_bytes(self, segment: OutboxSegment) -> int:
         """Bytes written and not acknowledged, `segment` being the current one."""
@@ -83,7 +86,7 @@ class RoomKeeper:
         if segment.mapping is None:
             return
         spare = self._settings.outbox_bytes_max - self.unacknowledged_bytes(segment)
-        segment.limit = min(segment.size, segment.used + spare)
+        segment.limit = min(segment.prepared, segment.used + spare)
         segment.limit_reserved = min(segment.size, segment.used + spare + self._settings.outbox_reserve_bytes)
 
     def check_bytes(self, segment: OutboxSegment, size: int, kind: RecordKind) -> None:

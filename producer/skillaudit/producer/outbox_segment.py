@@ -14,12 +14,14 @@ from skillaudit.producer.outbox_files import FileSystem, MappingUnsupportedError
 
 PAGE_BYTES: Final = 4096
 HEADER_BYTES_MAX: Final = 128
+PREPARE_BYTES: Final = 256 * 1024
+"""How much of a segment's pages is brought in at a time, half of it ahead of need: bounds what one append waits for."""
 
 _log = logging.getLogger("skillaudit.outbox")
 
 
 class OutboxSegment:
-    """The segment that is written to. All stores happen under the log's lock; nothing here takes it.
+    """The segment that is written to. Stores into a mapping happen under the log's lock; nothing here takes it.
 
     `limit` and `limit_reserved` are offsets up to which the short way may write logs, or starts, finishes and
     heartbeats; both are 0 where every record has to take the long way (a plain segment, none open).
@@ -29,12 +31,15 @@ class OutboxSegment:
         "base",
         "fd",
         "first_line",
+        "frozen",
         "limit",
         "limit_reserved",
         "lines",
         "mapping",
         "number",
         "path",
+        "prepared",
+        "ready",
         "size",
         "used",
     )
@@ -48,6 +53,12 @@ class OutboxSegment:
         self.mapping = mapping
         self.base = pack_position(number, 0)
         self.used = 0
+        self.prepared = 0
+        """Offset up to which the pages are in the cache: the short way goes no further."""
+        self.ready = 0
+        """Offset at which the next pages should be brought in; `prepared` while that is being done."""
+        self.frozen = False
+        """Its successor is being made: nothing is stored here meanwhile."""
         self.limit = 0
         self.limit_reserved = 0
         self.first_line = 1
@@ -79,19 +90,28 @@ class OutboxSegment:
             self.fd = -1
 
     def store(self, files: FileSystem, lines: bytes) -> int:
-        """Write `lines` behind what is there and return their offset. They fit.
+        """Write `lines` behind what is there and return their offset. They fit, and the pages are prepared.
 
         A plain write that comes out short is undone; where not even that works, the segment takes nothing more
         (`size` becomes `used`), and the reader reports the rest.
         """
         start = self.used
         end = start + len(lines)
-        if self.mapping is not None:
-            self.mapping[start:end] = lines
-        else:
+        if self.mapping is None:
             self._append(files, lines)
+        else:
+            self.mapping[start:end] = lines
         self.used = end
         return start
+
+    def prepare(self, files: FileSystem, end: int) -> None:
+        """Bring in the pages up to `end` and some more. Touches nothing that may be stored to meanwhile."""
+        if self.mapping is None or end <= self.prepared == self.size:
+            return
+        size = min(self.size, max(end, self.prepared) + PREPARE_BYTES) - self.prepared
+        files.prepare(self.fd, self.prepared, size)
+        self.prepared += size
+        self.ready = self.size if self.prepared == self.size else self.prepared - PREPARE_BYTES // 2
 
     def _append(self, files: FileSystem, lines: bytes) -> None:
         done = 0
@@ -108,6 +128,7 @@ class OutboxSegment:
 
     def finish(self, files: FileSystem) -> None:
         """Cut it to what is used; nothing is written to it any more."""
+        self.frozen = True
         self.limit = self.limit_reserved = 0
         if self.mapping is None:
             return
@@ -152,6 +173,7 @@ def create_segment(
         if mapped:
             files.allocate(fd, size)
             segment.mapping = files.map(fd, size)
+            segment.prepare(files, HEADER_BYTES_MAX)
         segment.store(files, encode_line(header_record(source_id, number, first_line)))
         segment.first_line = first_line
         temporary.replace(path)
