@@ -250,8 +250,7 @@ class Forwarder:
             if records <= 0 or size <= 0:
                 return False
             entries = self._read_feed(feed, records, size)
-            for entry in entries:
-                self._put(entry)
+            self._put(entries)
             if entries and not feed.at_end:
                 more = True
             else:
@@ -267,17 +266,17 @@ class Forwarder:
             self._say_outage(f"{feed.source_dir} can't be read: {exc}")
             return []
 
-    def _put(self, entry: Entry) -> None:
-        self._in_flight_records += 1
-        self._in_flight_bytes += entry.size_bytes
-        self._lane(entry).put(entry)
-
-    def _lane(self, entry: Entry) -> Lane:
-        partition = partition_for(entry.key, entry.window.partitions)
-        lane = self._lanes.get(partition)
-        if lane is None:
-            lane = self._lanes[partition] = Lane(partition, self._limits)
-        return lane
+    def _put(self, entries: Sequence[Entry]) -> None:
+        lanes, size = self._lanes, 0
+        for entry in entries:
+            partition = partition_for(entry.key, entry.window.partitions)
+            lane = lanes.get(partition)
+            if lane is None:
+                lane = lanes[partition] = Lane(partition, self._limits)
+            lane.put(entry)
+            size += entry.size_bytes
+        self._in_flight_records += len(entries)
+        self._in_flight_bytes += size
 
     def _dispatch(self, lane: Lane) -> None:
         """Send the lane's next batch, where it has one and none is under way."""
@@ -352,7 +351,7 @@ class Forwarder:
     def _settle_feed(self, feed: SourceFeed) -> None:
         closing = feed.begin_closing()
         if closing is not None:
-            self._put(closing)
+            self._put([closing])
             self._nudged = True
             self._wake.set()
         feed.save()

@@ -103,15 +103,28 @@ _PREFIX: Final = re.compile(
     rb'\{"v":\d+,"type":"([a-z]+\.[a-z]+)","(?:run_id|source_id)":("[^"\\]*(?:\\.[^"\\]*)*")'
 )
 
+_TYPES: Final = {
+    kind.encode(): kind
+    for kind in (
+        events.STARTED,
+        events.LOG,
+        events.FINISHED,
+        events.REFUSED,
+        events.SOURCE_OPENED,
+        events.SOURCE_HEARTBEAT,
+        events.SOURCE_CLOSED,
+    )
+}
+
 
 def classify(record: bytes) -> tuple[str, bytes]:
     """(type, key) of a record: its run_id, or its source_id, as UTF-8. Raises `ValueError` where there is none."""
     match = _PREFIX.match(record)
     if match is None:
         return _classify_by_parsing(record)
-    text = match[2]
+    kind, text = match.groups()
     key = orjson.loads(text).encode() if b"\\" in text else text[1:-1]
-    return match[1].decode(), key
+    return _TYPES.get(kind) or kind.decode(), key
 
 
 def is_bare_start(record: bytes) -> bool:
@@ -182,11 +195,10 @@ class SourceWindow:
         """Records read and not acknowledged."""
         return len(self._outstanding)
 
-    def admit(self, line: int, position: int, next_position: int, key: bytes, value: bytes) -> Entry:
-        """Take the next record of the source; `line` counts from 1."""
+    def admit(self, line: int, position: int, key: bytes, value: bytes) -> Entry:
+        """Take the next record of the source; `line` counts from 1. `reach` is to follow, once for several."""
         self._outstanding[line] = position
-        self.reached_position, self.reached_records = next_position, line
-        return make_entry(self, line, position, key, value)
+        return Entry(self, line, position, key, value, len(key) + len(value) + RECORD_OVERHEAD_BYTES)
 
     def reach(self, position: int, records: int) -> None:
         """Nothing between the last admitted record and this place is to be sent."""

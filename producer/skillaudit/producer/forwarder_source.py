@@ -14,7 +14,6 @@ import contextlib
 import logging
 import re
 import shutil
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from enum import Enum
@@ -97,7 +96,7 @@ class SourceFeed:
         self.window.positions.update(ack.positions)
         self._written = ack
         self._written_us = clock.steady_us()
-        self._pending: deque[OutboxLine] = deque()
+        self._pending: list[OutboxLine] = []
         self._last_type = ""
         self._runs = OpenRuns()
         self._tally = self._read_tally()
@@ -137,30 +136,33 @@ class SourceFeed:
     def _read(self, records_max: int, bytes_max: int) -> list[Entry]:
         if self.state not in (FeedState.FOLLOWING, FeedState.GATED):
             return []
-        if not self._pending:
-            self._pending.extend(self._reader.read(records_max, bytes_max))
+        lines = self._pending
+        if not lines:
+            lines = self._reader.read(records_max, bytes_max)
             self._report_findings()
-        entries: list[Entry] = []
-        while self._pending:
-            entry = self._admit(self._pending[0])
-            if entry is None:
-                break
-            self._pending.popleft()
-            entries.append(entry)
-        if not self._pending:
+        entries, self._pending = self._admit(lines)
+        if self._pending:
+            first = self._pending[0]
+            self.window.reach(first.position, first.line - 1)
+        else:
             self.window.reach(self._reader.position, self._reader.records)
         return entries
 
-    def _admit(self, line: OutboxLine) -> Entry | None:
-        """The line's entry; None where it has to wait."""
-        kind, key = self._classify(line.record)
-        if kind in GATED_TYPES and len(self.window):
-            self.state = FeedState.GATED
-            return None
+    def _admit(self, lines: list[OutboxLine]) -> tuple[list[Entry], list[OutboxLine]]:
+        """The entries of the lines that may go, and the lines that have to wait, beginning with a gated one."""
+        entries: list[Entry] = []
+        admit = self.window.admit
+        for number, (position, _, record, line) in enumerate(lines):
+            kind, key = self._classify(record)
+            if kind != events.LOG:
+                if kind in GATED_TYPES and len(self.window):
+                    self.state = FeedState.GATED
+                    return entries, lines[number:]
+                self._runs.see(kind, key, record, unpack_position(position)[0])
+            self._last_type = kind
+            entries.append(admit(line, position, key, record))
         self.state = FeedState.FOLLOWING
-        self._last_type = kind
-        self._runs.see(kind, key, line.record, unpack_position(line.position)[0])
-        return self.window.admit(line.line, line.position, line.next_position, key, line.record)
+        return entries, []
 
     def _classify(self, record: bytes) -> tuple[str, bytes]:
         try:
