@@ -3,30 +3,34 @@
 **A storage of your own.** Subclass the suite and supply the fixture `storage`, an initialized `Storage` that reads its
 own writes; nothing else. All cases go through the seventeen methods.
 
-One storage for all cases, for one that is slow to start (it needs pytest-asyncio, one event loop for the class)::
+One storage for all cases, for one that is slow to start: cases and fixture share one event loop, by pytest-asyncio::
 
     import pytest, pytest_asyncio
     from skillaudit.contract.testing.storage import StorageConformance
 
-    @pytest.mark.asyncio(loop_scope="class")
+    pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def storage():
+        async with MyStorage(...) as storage:
+            await storage.initialize()
+            yield storage
+
     class TestMyStorage(StorageConformance):
-        @pytest_asyncio.fixture(scope="class", loop_scope="class")
-        async def storage(self):
-            async with MyStorage(...) as storage:
-                await storage.initialize()
-                yield storage
+        pass
 
-A fresh storage for each case, with `asyncio_mode = "auto"` (else mark the class with `pytest.mark.asyncio`)::
+A fresh storage for each case (`loop_scope="function"` is the default)::
 
+    @pytest.mark.asyncio
     class TestMyStorage(StorageConformance):
         @pytest_asyncio.fixture
         async def storage(self):
             ...
 
-The scopes `module` and `session` work as `class` does. Cases use fresh names and fixed times, so other runs in the
-storage don't disturb them, with one exception: **the suite purges everything that started before the year 2000**, and
-expects that nobody else writes meanwhile. Leave out the base classes of `StorageConformance` that don't apply (a
-read-only composition, say) by inheriting from the others.
+The scopes `class` (a class's own fixture then is a `@classmethod`) and `session` work as `module` does. Cases use fresh
+names and fixed times, so other runs in the storage don't disturb them, with one exception: **the suite purges
+everything that started before the year 2000**. It expects that nobody else writes meanwhile. A composition that lacks a
+part of the seventeen methods inherits from those bases of `StorageConformance` that apply.
 
 `testing.audit.AuditReaderConformance` does the same for the other half of this project's readers, `testing.writer`
 for a Sink and whatever reads behind it, `testing.stateful.StorageStateMachine` drives a storage at random beside the
@@ -49,9 +53,8 @@ an event loop, a file or a thread::
 import pkgutil
 import sys
 
-if (
-    "pytest" in sys.modules
-):  # so that a failed case of the suites shows its values; who has no pytest needs none
+# So that a failed case of the suites shows its values. Who has no pytest needs none.
+if "pytest" in sys.modules:
     import pytest
 
     pytest.register_assert_rewrite(

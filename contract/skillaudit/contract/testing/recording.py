@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from skillaudit.contract.memory import MemoryStorage
 from skillaudit.contract.records import Completeness, RunFilter, RunState, SkillRun, SkillRunLog
 from skillaudit.contract.testing.support import PAGE_MAX, in_pages
 
-S = TypeVar("S")
+
+class Closable(Protocol):
+    """What a Sink is here: it can be closed."""
+
+    def close(self, timeout_s: float) -> object:
+        """End it."""
+        ...
+
+
+S = TypeVar("S", bound=Closable)
 _T = TypeVar("_T")
+_CLOSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +69,15 @@ class Recording(Generic[S]):
 def recorded(sink_of: Callable[[MemoryStorage], S]) -> Generator[Recording[S]]:
     """Record into memory: `recorded(Sink)`, or any function that makes a Sink of a MemoryStorage.
 
-    The recording can be read inside the block and after it.
+    The Sink is closed at the end of the block: a run that is unfinished then reads `abandoned`. The recording can be read
+    inside the block and after it.
     """
     storage = MemoryStorage()
-    yield Recording(sink_of(storage), storage)
+    sink = sink_of(storage)
+    try:
+        yield Recording(sink, storage)
+    finally:
+        sink.close(timeout_s=_CLOSE_S)
 
 
 def _id(run: SkillRun | str) -> str:
