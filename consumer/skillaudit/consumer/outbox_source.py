@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from skillaudit.contract.clock import Clock, SystemClock
-from skillaudit.contract.errors import HistoryLostError, LockedError, UnreachableError
-from skillaudit.contract.outbox.acknowledgement import Acknowledgement, write_acknowledgement
+from skillaudit.contract.errors import HistoryLostError, LockedError, OutboxCorruptError, UnreachableError
+from skillaudit.contract.outbox.acknowledgement import (
+    Acknowledgement,
+    read_acknowledgement,
+    write_acknowledgement,
+)
 from skillaudit.contract.outbox.directory import (
     CONSUMER_LOCK_NAME,
     READER_LOCK_NAME,
@@ -26,6 +31,12 @@ from skillaudit.contract.outbox.directory import (
 )
 from skillaudit.contract.outbox.locks import FileLock, lock_holder
 from skillaudit.contract.outbox.reader import OutboxLine, SourceReader
+from skillaudit.contract.outbox.retire import (
+    list_archived_sources,
+    prune_archive,
+    remove_source,
+    retire_segments,
+)
 from skillaudit.contract.sources import (
     OUTBOX_TOPIC,
     Finding,
@@ -44,6 +55,7 @@ ROUND_RECORDS_MIN: Final = 256
 IDLE_POLL_S: Final = 0.01
 IDLE_POLL_MAX_S: Final = 0.05
 DISCOVERY_INTERVAL_S: Final = 0.1
+PRUNE_INTERVAL_S: Final = 3_600.0
 
 
 def partition_name(source_id: str) -> str:
@@ -54,7 +66,17 @@ def partition_name(source_id: str) -> str:
 class _Partition:
     """One source being read; all its methods run in the worker thread."""
 
-    __slots__ = ("_counts", "_lock", "acknowledged", "closed", "directory", "name", "reader")
+    __slots__ = (
+        "_archive_dir",
+        "_counts",
+        "_last",
+        "_lock",
+        "acknowledged",
+        "closed",
+        "directory",
+        "name",
+        "reader",
+    )
 
     def __init__(
         self, directory: Path, stored: StoredPosition, archive_dir: Path, lock: FileLock, clock: Clock
@@ -65,14 +87,18 @@ class _Partition:
         self.reader.report_copy()
         self.acknowledged = 0
         self.closed = False
+        self._archive_dir = archive_dir
         self._lock = lock
+        self._last = stored.next_offset
+        """Where the last line returned ends."""
         self._counts: dict[int, int] = {}
         """Batch's end position -> lines of the source before it, until it is acknowledged."""
 
     def read(self, records_max: int) -> tuple[list[SourceRecord], list[Finding]]:
         lines = self.reader.read(records_max, READ_BYTES_MAX)
         if lines:
-            self._counts[lines[-1].next_position] = lines[-1].line
+            self._last = lines[-1].next_position
+            self._counts[self._last] = lines[-1].line
         findings = [
             Finding(
                 partition=self.name,
@@ -93,12 +119,30 @@ class _Partition:
         return self.reader.position if self.reader.at_end else self.reader.position + 1
 
     def acknowledge(self, position: int) -> None:
+        """The database holds everything before `position`: say so on the disk, then archive whole segments."""
         if position <= self.acknowledged or not self.directory.exists():
             return
         records = max((n for at, n in self._counts.items() if at <= position), default=0)
-        write_acknowledgement(self.directory, Acknowledgement(position=position, records=records))
-        self.acknowledged = position
+        self._write(Acknowledgement(position=position, records=records))
         self._counts = {at: n for at, n in self._counts.items() if at >= position}
+
+    def retire(self) -> bool:
+        """Archive a dead source that is consumed to its end; False where that is not so, or not safe."""
+        if not self.closed or self.acknowledged < self._last:
+            return False
+        if not self.directory.exists():
+            return True
+        # Behind the last line there is only what was reported as damage: it needs no reading again.
+        ack = Acknowledgement(position=self.reader.position, records=self.reader.records)
+        if ack.position > self.acknowledged:
+            self._write(ack)
+        self.reader.close()
+        return remove_source(self.directory, ack, self._archive_dir)
+
+    def _write(self, ack: Acknowledgement) -> None:
+        write_acknowledgement(self.directory, ack)
+        self.acknowledged = ack.position
+        retire_segments(self.directory, ack, self._archive_dir)
 
     def close(self) -> None:
         self.reader.close()
@@ -109,9 +153,17 @@ class OutboxSource:
     """`RecordSource` over an outbox directory; the partitions are `outbox/<source_id>`."""
 
     def __init__(
-        self, outbox_dir: Path, archive_dir: Path, *, database_id: str, clock: Clock | None = None
+        self,
+        outbox_dir: Path,
+        archive_dir: Path,
+        *,
+        database_id: str,
+        keep_days: int,
+        clock: Clock | None = None,
     ) -> None:
-        """`database_id` names the directory's one reader: another database is refused (`OutboxMismatchError`)."""
+        """`database_id` names the directory's one reader: another database is refused (`OutboxMismatchError`).
+        `keep_days`: how long consumed segments stay in the archive, where a new database can read them again.
+        """
         self._outbox_dir = outbox_dir
         self._archive_dir = archive_dir
         self._database_id = database_id
@@ -119,7 +171,10 @@ class OutboxSource:
         self._consumer_lock: FileLock | None = None
         self._positions: dict[str, StoredPosition] = {}
         self._partitions: dict[str, _Partition] = {}
+        self._retired: set[str] = set()
         self._next = 0
+        self._keep_days = keep_days
+        self._pruned_s = float("-inf")
         self._discovered_s = float("-inf")
         self.identity = ""
 
@@ -161,7 +216,7 @@ class OutboxSource:
 
     def _open(self, positions: Mapping[str, StoredPosition]) -> None:
         self._outbox_dir.mkdir(parents=True, exist_ok=True)
-        identity = outbox_id(self._outbox_dir, fresh_id=_fresh_id())
+        identity = outbox_id(self._outbox_dir, fresh_id=secrets.token_hex(16))
         claim_reader(self._outbox_dir, f"duckdb:{self._database_id}")
         lock = FileLock(self._outbox_dir / CONSUMER_LOCK_NAME)
         if not lock.try_acquire():
@@ -184,12 +239,25 @@ class OutboxSource:
             if partition_name(directory.name) not in self._partitions:
                 self._join(directory)
 
-    def _source_dirs(self) -> Iterable[Path]:
+    def _source_dirs(self) -> list[Path]:
+        """The sources there are: those of which only the archive is left first, where the database lacks something."""
         live = list_source_dirs(self._outbox_dir)
-        names = {directory.name for directory in live}
-        archived = list_source_dirs(self._archive_dir) if self._archive_dir.exists() else []
-        # Sources of which only the archive is left: a new database rebuilds from them; one that has them skips fast.
-        return [*(self._outbox_dir / a.name for a in archived if a.name not in names), *live]
+        skipped = {directory.name for directory in live} | self._retired
+        archived = list_archived_sources(self._archive_dir) if self._archive_dir.exists() else []
+        lacking = [a for a in archived if a.name not in skipped and self._lacks(a)]
+        return [*(self._outbox_dir / a.name for a in lacking), *live]
+
+    def _lacks(self, archived: Path) -> bool:
+        """Whether the database has not consumed all of an archived source; asked once, since an archive doesn't grow."""
+        stored = self._positions.get(partition_name(archived.name))
+        try:
+            ack = read_acknowledgement(archived)
+        except OutboxCorruptError:
+            ack = None
+        if stored is not None and ack is not None and stored.next_offset >= ack.position:
+            self._retired.add(archived.name)
+            return False
+        return True
 
     def _join(self, directory: Path) -> None:
         name = partition_name(directory.name)
@@ -270,6 +338,16 @@ class OutboxSource:
             partition = self._partitions.get(name)
             if partition is not None:
                 partition.acknowledge(position)
+        for partition in [p for p in self._partitions.values() if p.retire()]:
+            partition.close()
+            del self._partitions[partition.name]
+            self._retired.add(partition.directory.name)
+        self._prune()
+
+    def _prune(self) -> None:
+        if self._archive_dir.exists() and time.monotonic() - self._pruned_s >= PRUNE_INTERVAL_S:
+            self._pruned_s = time.monotonic()
+            prune_archive(self._archive_dir, self._keep_days, self._clock.wall_us())
 
     def _close(self) -> None:
         for partition in self._partitions.values():
@@ -278,9 +356,3 @@ class OutboxSource:
         if self._consumer_lock is not None:
             self._consumer_lock.release()
             self._consumer_lock = None
-
-
-def _fresh_id() -> str:
-    import secrets
-
-    return secrets.token_hex(16)
