@@ -64,6 +64,13 @@ class Database:
         cursor.execute("SET TimeZone = 'UTC'")  # it is the session's, and a cursor is a session
         return cursor
 
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        try:
+            return self.path.with_name(self.path.name + ".wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def close(self) -> None:
         """Let go of the file; safe to call again."""
         if self._closed:

@@ -1,0 +1,432 @@
+"""What one batch changes, collected as rows and written set-wise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from skillaudit.consumer.books import Book
+from skillaudit.consumer.lookup import KeptRecord
+from skillaudit.consumer.sources import SourceBook
+from skillaudit.consumer.statements import statements
+from skillaudit.contract.events import format_ranges
+from skillaudit.contract.records import Liveness, Status
+from skillaudit.contract.wire import RunFinished, RunLog, RunStarted
+
+_SQL: Final = statements("writes.sql")
+_STAGING: Final = statements("staging.sql")
+
+EVENT_TABLES: Final = ("store.events_hot_a", "store.events_hot_b", "store.events_sealed")
+
+_I64, _U64, _TEXT, _BLOB, _BOOL = pa.int64(), pa.uint64(), pa.large_string(), pa.large_binary(), pa.bool_()
+_TIME: Final = pa.timestamp("us", "UTC")
+
+Columns = Mapping[str, Any]
+
+_PROGRESS: Final[Columns] = {
+    "run_key": _I64,
+    "events_stored": _I64,
+    "completeness": _TEXT,
+    "liveness": _TEXT,
+    "missing": _TEXT,
+    "lost": _TEXT,
+    "conflicts": _I64,
+    "last_event_at": _TIME,
+    "events_expected": _I64,
+    "finish_seq": _I64,
+    "finish_tag": _U64,
+    "known": _I64,
+    "refused": _BOOL,
+    "received": _TEXT,
+}
+_FINISH: Final[Columns] = {
+    "finished_at": _TIME,
+    "status": _TEXT,
+    "output": _TEXT,
+    "error": _TEXT,
+    "tool_calls_count": _I64,
+    "runtime_us": _I64,
+    "total_input_tokens": _I64,
+    "total_output_tokens": _I64,
+    "total_thinking_tokens": _I64,
+    "head": _BLOB,
+}
+_START: Final[Columns] = {
+    "run_hash": _U64,
+    "id": _TEXT,
+    "topic": _TEXT,
+    "skill_id": _TEXT,
+    "caller_id": _TEXT,
+    "channel_id": _TEXT,
+    "inputs": _TEXT,
+    "started_at": _TIME,
+    "parent_run_id": _TEXT,
+    "attributes": _TEXT,
+    "source_id": _TEXT,
+    "source_seq": _I64,
+    "received_at": _TIME,
+    "by_storage": _BOOL,
+    "clock": _TEXT,
+    "salt": _BLOB,
+    "start_tag": _U64,
+}
+TABLES: Final[Mapping[str, Columns]] = {
+    "new_runs": {**_PROGRESS, **_FINISH, **_START},
+    "touched_runs": _PROGRESS,
+    "finished_runs": {**_PROGRESS, **_FINISH},
+    "gone_orphans": {"run_key": _I64},
+    "orphans": {
+        "run_key": _I64,
+        "run_hash": _U64,
+        "id": _TEXT,
+        "topic": _TEXT,
+        "plain": _BOOL,
+        "bare": _BOOL,
+        "source_id": _TEXT,
+        "events_expected": _I64,
+        "events_stored": _I64,
+        "completeness": _TEXT,
+        "liveness": _TEXT,
+        "missing": _TEXT,
+        "lost": _TEXT,
+        "conflicts": _I64,
+        "received": _TEXT,
+        "known": _TEXT,
+        "first_received_at": _TIME,
+        "last_event_at": _TIME,
+    },
+    "gone_kept": {"run_key": _I64},
+    "kept": {
+        "id": _I64,
+        "run_key": _I64,
+        "record": _BLOB,
+        "partition": _TEXT,
+        "record_offset": _I64,
+        "received_us": _I64,
+    },
+    "gone_conflicts": {"run_key": _I64},
+    "conflicts": {
+        "id": _I64,
+        "run_key": _I64,
+        "run_id": _TEXT,
+        "topic": _TEXT,
+        "kind": _TEXT,
+        "sequence": _I64,
+        "tag": _U64,
+        "reason": _TEXT,
+        "record": _BLOB,
+        "partition": _TEXT,
+        "record_offset": _I64,
+        "received_us": _I64,
+    },
+    "calls": {"run_key": _I64, "call_id": _TEXT},
+    "dropped": {"run_key": _I64, "records": _I64},
+    "dead_letters": {
+        "id": _I64,
+        "partition": _TEXT,
+        "record_offset": _I64,
+        "next_offset": _I64,
+        "key": _BLOB,
+        "record": _BLOB,
+        "received_us": _I64,
+        "stored_at": _TIME,
+        "error": _TEXT,
+        "state": _TEXT,
+        "changed_at": _TIME,
+    },
+    "incidents": {"id": _I64, "happened_at": _TIME, "kind": _TEXT, "subject": _TEXT, "detail": _TEXT},
+    "new_sources": {
+        "source_id": _TEXT,
+        "topic": _TEXT,
+        "partition": _TEXT,
+        "host": _TEXT,
+        "pid": _I64,
+        "boot_id": _TEXT,
+        "version": _TEXT,
+        "clock": _TEXT,
+        "opened_at": _TIME,
+        "heard_us": _I64,
+        "beat": _I64,
+        "beat_at": _TIME,
+        "runs_started": _I64,
+        "runs_finished": _I64,
+        "backlog_records": _I64,
+        "backlog_bytes": _I64,
+        "oldest_us": _I64,
+        "refused": _I64,
+        "lost": _I64,
+        "closed_by": _TEXT,
+        "closed_at": _TIME,
+        "state": _TEXT,
+    },
+    "turned_sources": {"source_id": _TEXT, "liveness": _TEXT},
+    "removed_logs": {"run_key": _I64, "sequence": _I64},
+    "odd_logs": {
+        "run_key": _I64,
+        "sequence": _I64,
+        "event_type": _TEXT,
+        "created_at": _TIME,
+        "tag": _U64,
+        "payload": _BLOB,
+    },
+    "plain_runs": {"run_id": _TEXT, "run_key": _I64},
+    "judged_runs": {"run_id": _TEXT},
+    "judged_logs": {"idx": _I64, "run_key": _I64},
+    "positions": {
+        "partition": _TEXT,
+        "expected": _I64,
+        "cluster": _TEXT,
+        "next_offset": _I64,
+        "last_offset": _I64,
+        "last_digest": _TEXT,
+        "records": _I64,
+        "received_us": _I64,
+        "read_to_us": _I64,
+        "end_offset": _I64,
+    },
+}
+_ALIASES: Final = {
+    "changed_sources": "new_sources",
+    "new_positions": "positions",
+    "moved_positions": "positions",
+}
+
+_INSERTS: Final = (
+    ("plain_runs", _STAGING["insert_plain"]),
+    ("judged_logs", _STAGING["insert_judged"]),
+    ("odd_logs", _SQL["odd_logs"]),
+)
+
+Row = tuple[Any, ...]
+
+
+def write_rows(
+    cursor: duckdb.DuckDBPyConnection, statement: str, rows: Sequence[Row], text: str | None = None
+) -> int:
+    """Run a statement of `writes.sql` over rows; returns how many rows it changed. Nothing to do for no rows."""
+    if not rows:
+        return 0
+    columns = TABLES[_ALIASES.get(statement, statement)]
+    arrays = [
+        pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), columns.values(), strict=True)
+    ]
+    cursor.register(statement, pa.table(dict(zip(columns, arrays, strict=True))))
+    changed = cursor.execute(text or _SQL[statement]).fetchone()
+    cursor.unregister(statement)
+    return int(changed[0]) if changed else 0
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows to write, by table; see `writes.sql`. Rows are tuples in the order of `TABLES`."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict[str, list[Row]])
+    touched: dict[int, Book] = field(default_factory=dict[int, Book])
+    """Started runs whose bookkeeping changed."""
+    new_runs: dict[int, tuple[Book, RunStarted, RunFinished | None, str, int]] = field(default_factory=dict)
+    finishes: dict[int, RunFinished] = field(default_factory=dict[int, RunFinished])
+    orphans: dict[int, tuple[Book, str]] = field(default_factory=dict[int, tuple[Book, str]])
+    dropped: Counter[int] = field(default_factory=Counter[int])
+    sources: dict[str, SourceBook] = field(default_factory=dict[str, SourceBook])
+
+    def add(self, table: str, *row: Any) -> None:
+        """One more row."""
+        self.rows.setdefault(table, []).append(row)
+
+    def add_odd_log(self, run_key: int, log: RunLog) -> None:
+        """A log whose payload is in hand."""
+        self.add("odd_logs", run_key, log.seq, log.event_type, log.at_us, log.tag, log.payload_json)
+
+    def add_kept(self, run_key: int, record_id: int, kept: KeptRecord) -> None:
+        """A record to be kept as it came."""
+        self.add("kept", record_id, run_key, kept.record, kept.partition, kept.offset, kept.received_us)
+
+    def write_events(self, cursor: duckdb.DuckDBPyConnection, hot: str) -> int:
+        """Write the logs of what `staged` holds now, and before them delete what has to go; returns rows inserted."""
+        removed = self.rows.pop("removed_logs", [])
+        for table in EVENT_TABLES:
+            write_rows(cursor, "removed_logs", removed, _SQL["removed_logs"].format(table=table))
+        inserted = 0
+        for name, text in _INSERTS:
+            inserted += write_rows(cursor, name, self.rows.pop(name, []), text.format(hot=hot))
+        return inserted
+
+    def write_rest(self, cursor: duckdb.DuckDBPyConnection, gone: Iterable[str]) -> None:
+        """Write everything else; `gone`: the sources whose open runs count as abandoned."""
+        gone = frozenset(gone)
+        self._collect_runs(gone)
+        self._collect_orphans(gone)
+        self._collect_sources()
+        self.rows["dropped"] = list(self.dropped.items())
+        for table in _ORDER:
+            write_rows(cursor, table, self.rows.get(table, ()))
+
+    def _collect_runs(self, gone: frozenset[str]) -> None:
+        for book, start, finish, topic, received_us in self.new_runs.values():
+            row = _progress(book, gone) + _finish_row(finish) + _start_row(book, start, topic, received_us)
+            self.add("new_runs", *row)
+        for run_key, book in self.touched.items():
+            if run_key in self.new_runs:
+                continue
+            finish = self.finishes.get(run_key)
+            if finish is None:
+                self.add("touched_runs", *_progress(book, gone))
+            else:
+                self.add("finished_runs", *_progress(book, gone), *_finish_row(finish))
+
+    def _collect_orphans(self, gone: frozenset[str]) -> None:
+        for run_key, (book, topic) in self.orphans.items():
+            self.add("gone_orphans", run_key)
+            self.add("orphans", *_orphan_row(book, topic, gone))
+
+    def _collect_sources(self) -> None:
+        for book in self.sources.values():
+            self.add("changed_sources" if book.stored else "new_sources", *source_row(book))
+
+
+_ORDER: Final = (
+    "new_runs",
+    "touched_runs",
+    "finished_runs",
+    "gone_orphans",
+    "orphans",
+    "gone_kept",
+    "kept",
+    "gone_conflicts",
+    "conflicts",
+    "calls",
+    "dropped",
+    "dead_letters",
+    "incidents",
+    "new_sources",
+    "changed_sources",
+    "turned_sources",
+)
+
+
+def _progress(book: Book, gone: frozenset[str]) -> Row:
+    completeness, missing = book.verdict()
+    return (
+        book.run_key,
+        book.logs,
+        completeness,
+        liveness_of(book, gone),
+        missing,
+        format_ranges(book.declared),
+        book.conflicts,
+        _time(book.last_us),
+        None if book.bare else book.events,
+        book.finish_seq,
+        book.finish_tag if book.finish_seq is not None else None,
+        book.known,
+        book.refused,
+        None if book.whole else format_ranges(book.received),
+    )
+
+
+def liveness_of(book: Book, gone: frozenset[str]) -> str:
+    """The word for it."""
+    if book.finished:
+        return Liveness.FINISHED
+    return Liveness.ABANDONED if book.source_id in gone else Liveness.OPEN
+
+
+def _finish_row(finish: RunFinished | None) -> Row:
+    if finish is None:
+        return (None, Status.RUNNING, "", "", 0, 0, 0, 0, 0, None)
+    return (
+        finish.at_us,
+        finish.status,
+        finish.output,
+        finish.error,
+        finish.tool_calls,
+        finish.runtime_us,
+        finish.input_tokens,
+        finish.output_tokens,
+        finish.thinking_tokens,
+        bytes.fromhex(finish.head) if finish.head else None,
+    )
+
+
+def _start_row(book: Book, start: RunStarted, topic: str, received_us: int) -> Row:
+    return (
+        book.run_hash,
+        book.run_id,
+        topic,
+        start.skill_id,
+        start.caller_id,
+        start.channel_id,
+        start.inputs_json.decode(),
+        start.at_us,
+        start.parent_run_id,
+        start.attributes_json.decode(),
+        start.source_id,
+        start.source_seq,
+        received_us,
+        start.is_bare,
+        start.clock,
+        bytes.fromhex(start.salt) if start.salt else None,
+        start.tag,
+    )
+
+
+def _orphan_row(book: Book, topic: str, gone: frozenset[str]) -> Row:
+    completeness, missing = book.verdict()
+    return (
+        book.run_key,
+        book.run_hash,
+        book.run_id,
+        topic,
+        book.plain,
+        book.bare,
+        book.source_id,
+        (book.events or 0) if book.finished else None,
+        book.logs,
+        completeness,
+        liveness_of(book, gone),
+        missing,
+        format_ranges(book.declared),
+        book.conflicts,
+        format_ranges(book.received),
+        orjson.dumps(book.heard).decode(),
+        book.first_received_us,
+        _time(book.last_us),
+    )
+
+
+def source_row(book: SourceBook) -> Row:
+    """The row of `store.sources`."""
+    return (
+        book.source_id,
+        book.topic,
+        book.partition,
+        book.host,
+        book.pid,
+        book.boot_id,
+        book.version,
+        book.clock,
+        book.opened_us,
+        book.heard_us,
+        book.beat,
+        book.beat_us,
+        book.runs_started,
+        book.runs_finished,
+        book.backlog_records,
+        book.backlog_bytes,
+        book.oldest_us,
+        book.refused,
+        book.lost,
+        book.closed_by,
+        book.closed_us,
+        book.state,
+    )
+
+
+def _time(us: int) -> int | None:
+    return us if us >= 0 else None

@@ -1,0 +1,286 @@
+"""From batches of records to rows: one transaction a batch, set-wise, exactly once.
+
+A batch goes through these steps, all in one transaction:
+
+1. Records below the stored positions were consumed before and are skipped.
+2. The engine decodes plain logs (`staging`); everything else goes through the strict parser.
+3. Runs that are not remembered are looked up, all at once, before they count as new (`lookup`).
+4. A run whose numbers are new and distinct is taken as a whole (`books`), any other record by record (`judging`).
+5. Logs are inserted by joins with what the batch decoded; everything else as rows (`changes`).
+6. Positions move by compare-and-set (`positions`), which fences a second writer off.
+
+What is remembered between batches is a cache of the database; after a failed transaction it is thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import duckdb
+
+from skillaudit.consumer.changes import Changes
+from skillaudit.consumer.database import Database, engine_errors
+from skillaudit.consumer.poison import PoisonPolicy, exceeded
+from skillaudit.consumer.positions import (
+    BrokerClock,
+    PartitionBook,
+    advance,
+    by_partition,
+    confirm,
+    topic_of,
+    write_positions,
+)
+from skillaudit.consumer.remembered import Remembered
+from skillaudit.consumer.sealing import Sealer, SealState
+from skillaudit.consumer.sources import SourceState
+from skillaudit.consumer.statements import statements
+from skillaudit.consumer.taking import Tally, TopicTaker, turn_source
+from skillaudit.contract.clock import Clock, SystemClock
+from skillaudit.contract.errors import PoisonLimitError
+from skillaudit.contract.runrecord import Outcome
+from skillaudit.contract.sources import SourceRecord, StoredPosition
+
+_STATE: Final = statements("state.sql")
+
+
+@dataclass(slots=True)
+class ApplyReport:
+    """What became of a batch's records."""
+
+    records: int = 0
+    skipped: int = 0
+    """Below the stored positions: consumed before."""
+    outcomes: Counter[Outcome] = field(default_factory=Counter[Outcome])
+    runs_started: int = 0
+    runs_finished: int = 0
+    positions: dict[str, int] = field(default_factory=dict[str, int])
+    """The positions that moved, as committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaterializerPolicy:
+    """Bounds; see the settings of the same names."""
+
+    poison: PoisonPolicy = field(default_factory=PoisonPolicy)
+    seal_rows: int = 400_000
+    abandon_after_ms: int = 300_000
+
+
+class _SealInFlightError(Exception):
+    """The batch has to delete rows of events, and a seal is copying them."""
+
+
+class Materializer:
+    """Writes one database. Safe from any thread: it holds the writer's lock itself.
+
+    `identity` names where the records come from (Kafka's cluster id, an outbox's id); it is stored with the positions.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        identity: str = "",
+        policy: MaterializerPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.database = database
+        self.identity = identity
+        self.policy = policy or MaterializerPolicy()
+        self.clock = clock or SystemClock()
+        self.sealer = Sealer(database, seal_rows=self.policy.seal_rows)
+        if self.sealer.state is SealState.MOVING:
+            self.sealer.move()
+        self._cursor = database.cursor()
+        with engine_errors("read what is stored"):
+            self._remembered = Remembered(self._cursor)
+        newest_us = max((book.received_us for book in self._remembered.partitions.values()), default=0)
+        self._broker_clock = BrokerClock(newest_us, self.clock.steady_us())
+
+    def __repr__(self) -> str:
+        """How far it is."""
+        return f"<Materializer {self.database.path.name} next_run_key={self._remembered.next_run_key}>"
+
+    def positions(self) -> dict[str, StoredPosition]:
+        """How far each partition was consumed, as committed."""
+        books = self._remembered.partitions
+        return {name: book.stored_position() for name, book in books.items() if book.stored}
+
+    def clusters(self) -> dict[str, str]:
+        """The identity that each partition's position was stored with."""
+        return {name: book.cluster for name, book in self._remembered.partitions.items() if book.stored}
+
+    def apply(self, records: Sequence[SourceRecord], ends: Mapping[str, int] | None = None) -> ApplyReport:
+        """Take a batch: all of it is committed, or nothing is.
+
+        `ends`: known ends of partitions; one whose position reaches its end has been read up to now. Raises
+        `PoisonLimitError` and `FencedError`, `DatabaseError` where the engine refuses.
+        """
+        with self.sealer.writing:
+            try:
+                return self._apply(records, ends or {})
+            except _SealInFlightError:
+                self.sealer.wait_moved()  # no other can begin: a swap needs the writer's lock
+                return self._apply(records, ends or {})
+
+    def tick(self, ends: Mapping[str, int] | None = None) -> int:
+        """Let time pass where nothing arrives: partitions read to their ends are read up to now, and sources silent
+        beyond the limit are gone. Returns how many went. To be called every few seconds.
+        """
+        with self.transaction("judge the silence of sources") as cursor:
+            for book in self._remembered.partitions.values():
+                if book.stored and self._read_on(book, ends or {}):
+                    parameters = {"partition": book.partition, "read_to_us": book.read_to_us}
+                    cursor.execute(_STATE["read_to"], parameters)
+            return self._judge_silence(cursor)
+
+    def record_incident(self, kind: str, subject: str, detail: str) -> None:
+        """Keep what a person has to know, in a transaction of its own."""
+        with self.transaction("record an incident") as cursor:
+            changes = Changes()
+            number = self._remembered.take_incident_id()
+            changes.add("incidents", number, self.clock.wall_us(), kind, subject, detail)
+            changes.write_rest(cursor, ())
+
+    @contextlib.contextmanager
+    def transaction(self, doing: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A transaction on the writer's cursor, under its lock. What is remembered is thrown away if it fails."""
+        with self.sealer.writing, engine_errors(doing):
+            self._cursor.execute("BEGIN")
+            try:
+                yield self._cursor
+                self._cursor.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):  # the first error is the one to tell
+                    self._cursor.execute("ROLLBACK")
+                self.forget()
+                raise
+
+    def forget(self) -> None:
+        """Throw away what is remembered; it is read again."""
+        self._remembered = Remembered(self._cursor)
+
+    def close(self) -> None:
+        """Let go of the cursor. Nothing is pending between batches."""
+        self._cursor.close()
+
+    def _apply(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
+        fresh = self._fresh(records)
+        if not fresh:
+            return ApplyReport(len(records), len(records))
+        tally, changes = Tally(), Changes()
+        with self.transaction(f"apply {len(fresh)} records") as cursor:
+            rows = self._take(cursor, fresh, changes, tally)
+            self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
+            moved = self._move(fresh, ends)
+            changes.write_rest(cursor, self._remembered.gone)
+            write_positions(cursor, moved)
+        confirm(moved)
+        for book in changes.sources.values():
+            book.stored = True
+        self.sealer.note(rows, sum(len(r.value or b"") for r in fresh))
+        return ApplyReport(
+            records=len(records),
+            skipped=len(records) - len(fresh),
+            outcomes=tally.outcomes,
+            runs_started=tally.runs_started,
+            runs_finished=tally.runs_finished,
+            positions={book.partition: book.next_offset for book in moved},
+        )
+
+    def _fresh(self, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
+        """Those that were not consumed before."""
+        books = self._remembered.partitions
+        next_offsets = {name: book.next_offset for name, book in books.items()}
+        if all(r.offset >= next_offsets.get(r.partition, 0) for r in records):
+            return records
+        return [r for r in records if r.offset >= next_offsets.get(r.partition, 0)]
+
+    def _take(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        records: Sequence[SourceRecord],
+        changes: Changes,
+        tally: Tally,
+    ) -> int:
+        taker = TopicTaker(cursor, self._remembered, changes, tally, self.clock.wall_us())
+        rows = 0
+        for topic, places in _by_topic(records).items():
+            part = records if len(places) == len(records) else [records[place] for place in places]
+            taker.take(topic, part, places)
+            if "removed_logs" in changes.rows and self.sealer.state is SealState.MOVING:
+                raise _SealInFlightError
+            rows += changes.write_events(cursor, self.sealer.hot)
+        return rows
+
+    def _judge_poison(
+        self, cursor: duckdb.DuckDBPyConnection, records: int, malformed: Sequence[int]
+    ) -> None:
+        before = self._remembered.poison
+        reason = exceeded(self.policy.poison, before, records, malformed)
+        if reason:
+            raise PoisonLimitError(
+                f"{reason}: a deployment that sends something else, rather than single bad records. This batch was "
+                "not taken. Mend the sender and raise the limit to get past, or upgrade the consumer"
+            )
+        self._remembered.poison = before.after(records, malformed)
+        if malformed or before.in_a_row:
+            cursor.execute(_STATE["set_poison"], {"value": self._remembered.poison.dump()})
+
+    def _move(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> list[PartitionBook]:
+        """Move the positions, in memory."""
+        moved: list[PartitionBook] = []
+        steady_us = self.clock.steady_us()
+        for partition, part in by_partition(records).items():
+            book = self._remembered.partitions.setdefault(partition, PartitionBook(partition))
+            received_us = max(r.received_us for r in part)
+            advance(book, part, self.identity, received_us)
+            self._broker_clock.see(received_us, steady_us)
+            book.read_to_us = max(book.read_to_us, received_us)
+            self._read_on(book, ends)
+            moved.append(book)
+        return moved
+
+    def _read_on(self, book: PartitionBook, ends: Mapping[str, int]) -> bool:
+        """A partition that was read to its end was read up to now; whether that moved anything."""
+        end = ends.get(book.partition)
+        if end is None:
+            return False
+        book.end_offset = max(book.end_offset, end)
+        if book.next_offset < end:
+            return False
+        stamped = book.received_us > 0
+        now_us = self._broker_clock.now_us(self.clock.steady_us()) if stamped else self.clock.wall_us()
+        if now_us <= book.read_to_us:
+            return False
+        book.read_to_us = now_us
+        return True
+
+    def _judge_silence(self, cursor: duckdb.DuckDBPyConnection) -> int:
+        limit = {"limit_us": self.policy.abandon_after_ms * 1_000}
+        source_ids = [row[0] for row in cursor.execute(_STATE["quiet_sources"], limit).fetchall()]
+        if not source_ids:
+            return 0
+        self._remembered.recall_sources(cursor, source_ids)
+        changes = Changes()
+        for source_id in source_ids:
+            book = self._remembered.sources[source_id]
+            book.state = SourceState.SILENT
+            turn_source(self._remembered, changes, book)
+        changes.write_rest(cursor, self._remembered.gone)
+        return len(source_ids)
+
+
+def _by_topic(records: Sequence[SourceRecord]) -> dict[str, list[int]]:
+    """Places of the records of each topic."""
+    topics = {partition: topic_of(partition) for partition in {r.partition for r in records}}
+    if len(set(topics.values())) == 1:
+        return {next(iter(topics.values())): list(range(len(records)))}
+    found: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        found.setdefault(topics[record.partition], []).append(place)
+    return found

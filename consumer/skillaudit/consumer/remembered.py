@@ -1,0 +1,95 @@
+"""What the materializer remembers between batches. A cache: everything in it can be read from the database again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import duckdb
+
+from skillaudit.consumer.books import Book
+from skillaudit.consumer.lookup import find_books, next_number
+from skillaudit.consumer.poison import PoisonState, load_state
+from skillaudit.consumer.positions import PartitionBook, load_positions
+from skillaudit.consumer.sources import SourceBook, find_sources
+from skillaudit.consumer.statements import statements
+
+BOOKS_MAX: Final = 200_000
+"""Runs remembered at once; past it all are forgotten, and looked up when they are met again."""
+SOURCES_MAX: Final = 100_000
+_STATE: Final = statements("state.sql")
+
+
+class Remembered:
+    """Books of runs by topic and id, of sources and partitions, and the next free numbers."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        self.books: dict[str, dict[str, Book]] = {}
+        self.sources: dict[str, SourceBook] = {}
+        self.gone: set[str] = {row[0] for row in cursor.execute(_STATE["gone_sources"]).fetchall()}
+        """Sources whose open runs count as abandoned."""
+        self.partitions: dict[str, PartitionBook] = load_positions(cursor)
+        self.poison: PoisonState = _poison(cursor)
+        self.next_run_key = next_number(cursor, "next_run_key")
+        self.next_record_id = next_number(cursor, "next_record_id")
+        self.next_dead_letter_id = next_number(cursor, "next_dead_letter_id")
+        self.next_incident_id = next_number(cursor, "next_incident_id")
+
+    def recall(
+        self, cursor: duckdb.DuckDBPyConnection, topic: str, run_ids: Iterable[str]
+    ) -> dict[str, Book]:
+        """The books of these runs, in this order; those not remembered are looked up, all at once."""
+        books = self.books.setdefault(topic, {})
+        wanted = list(run_ids)
+        books.update(find_books(cursor, topic, [run_id for run_id in wanted if run_id not in books]))
+        return {run_id: books[run_id] for run_id in wanted}
+
+    def recall_sources(self, cursor: duckdb.DuckDBPyConnection, source_ids: Iterable[str]) -> None:
+        """Have the books of these sources, as far as they are stored."""
+        unknown = {source_id for source_id in source_ids if source_id not in self.sources}
+        if unknown:
+            self.sources.update(find_sources(cursor, unknown))
+
+    def source(self, source_id: str, topic: str, partition: str) -> SourceBook:
+        """The book of a source; a new one where it is not stored. After `recall_sources`."""
+        book = self.sources.get(source_id)
+        if book is None:
+            book = self.sources[source_id] = SourceBook(source_id, topic, partition)
+        return book
+
+    def forget(self, topic: str, run_ids: Iterable[str]) -> None:
+        """Drop what nobody is likely to ask for, and everything where it grows too large."""
+        books = self.books.get(topic, {})
+        for run_id in run_ids:
+            book = books.get(run_id)
+            if book is not None and (book.whole or book.run_key < 0):
+                del books[run_id]
+        if len(books) > BOOKS_MAX:
+            books.clear()
+        if len(self.sources) > SOURCES_MAX:
+            self.sources.clear()
+
+    def take_run_key(self) -> int:
+        """The next run_key: they are given in order of arrival."""
+        self.next_run_key += 1
+        return self.next_run_key - 1
+
+    def take_record_id(self) -> int:
+        """The next id of a kept or conflicting record."""
+        self.next_record_id += 1
+        return self.next_record_id - 1
+
+    def take_dead_letter_id(self) -> int:
+        """The next id of a dead letter."""
+        self.next_dead_letter_id += 1
+        return self.next_dead_letter_id - 1
+
+    def take_incident_id(self) -> int:
+        """The next id of an incident."""
+        self.next_incident_id += 1
+        return self.next_incident_id - 1
+
+
+def _poison(cursor: duckdb.DuckDBPyConnection) -> PoisonState:
+    row = cursor.execute(_STATE["poison"]).fetchone()
+    return load_state(str(row[0]) if row else "")

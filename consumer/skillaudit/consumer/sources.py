@@ -1,0 +1,124 @@
+"""What sources say of themselves, and which of them are gone.
+
+A source is gone when it closed, or when it was silent for longer than the limit: judged in broker time, and only as far
+as its partition has been read, so that a consumer that lags an hour abandons nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import duckdb
+
+from skillaudit.consumer.statements import statements
+from skillaudit.contract.wire import SourceClosed, SourceEvent, SourceHeartbeat, SourceOpened
+
+_SQL: Final = statements("lookup.sql")
+
+HEARD_STEP_US: Final = 1_000_000
+"""Signs of life closer together than this are not worth a write."""
+
+
+class SourceState(StrEnum):
+    """Where a source stands. LIVE <-> SILENT by judging its silence; both -> CLOSED; CLOSED -> LIVE when it opens again
+    (an import of the same file).
+    """
+
+    LIVE = "live"
+    SILENT = "silent"
+    CLOSED = "closed"
+
+
+@dataclass(slots=True)
+class SourceBook:
+    """One source, as its row in `store.sources`."""
+
+    source_id: str
+    topic: str
+    partition: str
+    host: str = ""
+    pid: int = 0
+    boot_id: str = ""
+    version: str = ""
+    clock: str = ""
+    opened_us: int | None = None
+    heard_us: int = 0
+    beat: int = 0
+    beat_us: int | None = None
+    runs_started: int = 0
+    runs_finished: int = 0
+    backlog_records: int = 0
+    backlog_bytes: int = 0
+    oldest_us: int = 0
+    refused: int = 0
+    lost: int = 0
+    closed_by: str = ""
+    closed_us: int | None = None
+    state: str = SourceState.LIVE
+    stored: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether its open runs count as abandoned."""
+        return self.state != SourceState.LIVE
+
+    def hear(self, received_us: int) -> bool:
+        """A sign of life; whether it is worth writing down."""
+        was_silent = self.state == SourceState.SILENT
+        if was_silent:
+            self.state = SourceState.LIVE
+        if received_us < self.heard_us + HEARD_STEP_US:
+            return was_silent
+        self.heard_us = received_us
+        return True
+
+    def take(self, event: SourceEvent, partition: str, received_us: int) -> None:
+        """Take what it says."""
+        self.partition = partition
+        self.heard_us = max(self.heard_us, received_us)
+        if self.state == SourceState.SILENT:
+            self.state = SourceState.LIVE
+        match event:
+            case SourceOpened():
+                self._open(event)
+            case SourceHeartbeat():
+                self._beat(event)
+            case SourceClosed():
+                self.runs_started, self.runs_finished = event.runs_started, event.runs_finished
+                self.closed_by, self.closed_us, self.state = event.by, event.at_us, SourceState.CLOSED
+
+    def _open(self, event: SourceOpened) -> None:
+        self.host, self.pid, self.boot_id = event.host, event.pid, event.boot_id
+        self.version, self.clock, self.opened_us = event.version, event.clock, event.at_us
+        self.closed_by, self.closed_us, self.state = "", None, SourceState.LIVE
+
+    def _beat(self, event: SourceHeartbeat) -> None:
+        if event.beat < self.beat:  # delivered again
+            return
+        self.beat, self.beat_us = event.beat, event.at_us
+        self.runs_started, self.runs_finished = event.runs_started, event.runs_finished
+        self.backlog_records, self.backlog_bytes = event.backlog_records, event.backlog_bytes
+        self.oldest_us, self.refused, self.lost = event.oldest_us, event.refused, event.lost
+
+
+def find_sources(cursor: duckdb.DuckDBPyConnection, source_ids: Iterable[str]) -> dict[str, SourceBook]:
+    """Those of these sources that are stored."""
+    rows = cursor.execute(_SQL["sources"], {"source_ids": list(source_ids)}).fetchall()
+    return {row[0]: SourceBook(*row, stored=True) for row in rows}
+
+
+def silent_sources(
+    books: Sequence[SourceBook], read_to_us: dict[str, int], abandon_after_ms: int
+) -> list[SourceBook]:
+    """Live ones that have been silent beyond the limit, as far as their partitions were read."""
+    limit_us = abandon_after_ms * 1_000
+    return [
+        book
+        for book in books
+        if book.state == SourceState.LIVE
+        and book.heard_us > 0
+        and book.heard_us + limit_us < read_to_us.get(book.partition, 0)
+    ]

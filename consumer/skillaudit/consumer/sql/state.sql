@@ -1,0 +1,20 @@
+-- name: poison
+SELECT value FROM store.meta WHERE name = 'poison'
+
+-- name: set_poison
+INSERT INTO store.meta VALUES ('poison', $value) ON CONFLICT DO UPDATE SET value = excluded.value
+
+-- name: newest_received
+SELECT coalesce(max(received_us), 0) FROM store.positions
+
+-- name: gone_sources
+SELECT source_id FROM store.sources WHERE state <> 'live'
+
+-- name: quiet_sources
+-- Live ones not heard for so long that they may be gone.
+SELECT s.source_id
+FROM store.sources AS s JOIN store.positions AS p ON s.partition = p.partition
+WHERE s.state = 'live' AND s.heard_us > 0 AND s.heard_us + $limit_us < p.read_to_us
+
+-- name: read_to
+UPDATE store.positions SET read_to_us = $read_to_us WHERE partition = $partition AND read_to_us < $read_to_us
