@@ -247,7 +247,8 @@ def _finished(record: dict[str, Any], _: _Slice) -> RunFinished:
     m = _validate(wire_models.FinishedRecord, record)
     if m.events != m.seq + 1:
         raise InvalidRecordError(
-            "field events of a run.finished record: it should be seq + 1, for it counts the start, every log and the finish"
+            "field events of a run.finished record: should be seq + 1, for it counts the start, every log and the "
+            f"finish; {_REMEDY}"
         )
     return RunFinished(
         m.run_id,

@@ -89,7 +89,7 @@ class StartFields(Record):
 class StartedRecord(StartFields):
     """A Writer's `run.started`."""
 
-    seq: Literal[0]
+    seq: Annotated[int, Field(ge=0, le=0)]  # a Literal takes False for 0
     tag: Tag
     salt: Hex32
     source_id: Hex32
