@@ -165,7 +165,7 @@ class RunDigest:
 
     def digest(self, seq: int, header: bytes, body: bytes) -> str:
         """The event's 64 hex digits; the manifest is unchanged."""
-        return sha256(b"skillaudit event 1\n%b\n%b\n%b" % (self.salt(seq), header, body)).hexdigest()
+        return sha256(b"\n".join((b"skillaudit event 1", self.salt(seq), header, body))).hexdigest()
 
     def add(self, header: bytes, digest: str) -> None:
         """Append an event to the manifest. Call it once the event has its number for good."""

@@ -53,6 +53,20 @@ def count_of(name: str, value: object) -> int:
     return number
 
 
+def token_counts(tokens_in: object, tokens_out: object, tokens_thinking: object) -> tuple[int, int, int, int]:
+    """What a step adds to its run's sums; raises `InvalidRecordError`."""
+    if type(tokens_in) is int and type(tokens_out) is int and type(tokens_thinking) is int:
+        counts = (0, tokens_in, tokens_out, tokens_thinking)
+        if min(counts) >= 0 and max(counts) <= COUNT_MAX:
+            return counts
+    return (
+        0,
+        count_of("input_tokens", tokens_in),
+        count_of("output_tokens", tokens_out),
+        count_of("thinking_tokens", tokens_thinking),
+    )
+
+
 def runtime_of(seconds: float) -> int:
     """Seconds as microseconds; raises `InvalidRecordError`."""
     if isinstance(seconds, int | float) and 0 <= seconds <= COUNT_MAX / 1_000_000:  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -50,13 +50,13 @@ _INT_MAX: Final = (1 << 64) - 1
 
 def encode_object(value: object, *, strict: bool = False, field: str = "payload") -> bytes:
     """The bytes of a JSON object. `field` names it in errors; a value that is no mapping becomes `{"value": ...}`."""
-    members: Any = value
-    if type(members) is dict and _is_plain(members.values(), _PLAIN_DEPTH):
+    anything = cast("Any", value)
+    if type(anything) is dict and _is_plain(anything.values(), _PLAIN_DEPTH):
         try:
-            return orjson.dumps(value)
+            return orjson.dumps(anything)
         except TypeError:  # a key, a surrogate or an integer: the careful way names or mends it
             pass
-    return _encode_carefully(value, strict=strict, field=field)
+    return _encode_carefully(anything, strict=strict, field=field)
 
 
 def encode_text(value: object, *, strict: bool = False, field: str = "output") -> str:
@@ -87,7 +87,7 @@ def is_encodable(text: str) -> bool:
 def _is_plain(values: Iterable[Any], levels: int) -> bool:
     """Whether orjson keeps all of it exactly, or raises. Costs by the number of values, not by their size."""
     for value in values:
-        kind = type(value)
+        kind = cast("Any", type(value))
         if kind is str or kind is int or value is None or kind is bool:
             continue
         if kind is float:
@@ -106,7 +106,7 @@ def _is_plain(values: Iterable[Any], levels: int) -> bool:
     return True
 
 
-def _encode_carefully(value: object, *, strict: bool, field: str) -> bytes:
+def _encode_carefully(value: Any, *, strict: bool, field: str) -> bytes:
     coercion = _Coercion(strict, field)
     plain = coercion.convert(value, ())
     if not isinstance(plain, dict):
@@ -160,9 +160,9 @@ class _Coercion:
 
     def _members(self, value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, dict):
-            return self._object(value.items(), path)
+            return self._object(cast("Any", value).items(), path)
         if isinstance(value, list | tuple):
-            return self._array(value, path)
+            return self._array(cast("Any", value), path)
         members = _foreign_members(value)
         if members is None:
             return self._note(path, value, _text_of(value))
@@ -198,6 +198,7 @@ class _Coercion:
         return text
 
 
+_BYTES: Final[Any] = (bytes, bytearray, memoryview)
 _NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -205,7 +206,7 @@ def _foreign_members(value: Any) -> Any:  # noqa: PLR0911  one line a kind
     """What a foreign object consists of, as a container or a simpler value; None where its text has to do."""
     try:
         if isinstance(value, Mapping):
-            return dict(value)
+            return dict(cast("Any", value))
         if isinstance(value, set | frozenset):
             return sorted(cast("Iterable[Any]", value), key=_text_of)
         if isinstance(value, enum.Enum):
@@ -225,7 +226,7 @@ def _foreign_members(value: Any) -> Any:  # noqa: PLR0911  one line a kind
 def _text_of(value: Any) -> str:
     """A foreign object's text; never raises."""
     try:
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, _BYTES):
             return _bytes_text(bytes(value))
         text = value.isoformat() if isinstance(value, date | time) else str(value)
     except Exception:  # noqa: BLE001  as above

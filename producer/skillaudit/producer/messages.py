@@ -101,7 +101,7 @@ class MessageMapper:
         payload["usage"] = _further_usage(usage)
         step = {name: value for name, value in payload.items() if value is not None}
         return [
-            (STEP, step, (0, *tokens) if any(tokens) else None),
+            (STEP, step, (0, tokens[0], tokens[1], tokens[2]) if any(tokens) else None),
             *(self._tool_call(call) for call in calls),
         ]
 
@@ -143,13 +143,14 @@ def as_dict(value: Any) -> dict[str, Any]:
     """A message, call or usage as a dict of its own, without what is None. Raises `InvalidRecordError`."""
     dump = getattr(value, "model_dump", None)
     if isinstance(value, Mapping):
-        members = dict(cast("Mapping[str, Any]", value))
+        members: dict[str, Any] = dict(cast("Mapping[str, Any]", value))
     elif callable(dump):
         members = cast("dict[str, Any]", dump())
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         members = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     elif hasattr(value, "__dict__") and not isinstance(value, type):
-        members = {name: item for name, item in vars(value).items() if not name.startswith("_")}
+        attributes = cast("dict[str, Any]", vars(value))
+        members = {name: item for name, item in attributes.items() if not name.startswith("_")}
     else:
         raise InvalidRecordError(
             f"a chat message is a dict or an SDK's message object, not {type(value).__name__}"
@@ -241,7 +242,7 @@ def _split_blocks(content: Any, kind: str) -> tuple[Any, list[dict[str, Any]]]:
     blocks: list[Any] = list(cast("Iterable[Any]", content))
     found = [as_dict(block) for block in blocks if _block_type(block) == kind]
     if not found:
-        return content, []
+        return cast("Any", content), []
     return [block for block in blocks if _block_type(block) != kind] or None, found
 
 
@@ -265,7 +266,7 @@ def parsed_arguments(arguments: Any) -> Any:
         parsed = json.loads(arguments, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return arguments
-    return parsed if isinstance(parsed, dict) else arguments
+    return cast("Any", parsed) if isinstance(parsed, dict) else arguments
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

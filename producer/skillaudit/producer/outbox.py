@@ -23,7 +23,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -54,6 +54,9 @@ POLL_S: Final = 0.01
 """How often the acknowledgement's file is looked at while waiting, where nobody in this process notifies."""
 
 _CLOSED: Final = "this outbox log is closed; what is recorded after that has nowhere to go"
+ROOM_BYTES: Final = 64 * 1024
+"""What `has_room` takes a log to be: more than most have."""
+
 _LOG: Final = RecordKind.LOG
 _log = logging.getLogger("skillaudit.outbox")
 _getpid = os.getpid
@@ -291,7 +294,7 @@ class OutboxLog:
             self._interval = IntervalSync(self._sync_everything, self.settings.outbox_fsync_interval_ms)
 
     @contextmanager
-    def _deciding(self) -> Iterator[None]:
+    def _deciding(self) -> Generator[None]:
         """Hold `_lock`, marked, so that a signal handler's call in here is queued."""
         with self._lock:
             self._busy = True
@@ -402,6 +405,18 @@ class OutboxLog:
             records = self.records - ack.records if ack.position < self.position else 0
         oldest = oldest_us(self._source.directory, ack.position or pack_position(1, 0)) if records else 0
         return Backlog(records=records, bytes=waiting if records else 0, oldest_us=oldest)
+
+    def has_room(self, size_bytes: int = ROOM_BYTES) -> bool:
+        """Whether a log of this size would be taken now, as far as `outbox_bytes_max` goes; never waits for room."""
+        with self._slow:
+            if self._state is not LogState.OPEN or self._slow_busy:
+                return True
+            self._look_at_acknowledgement()
+            try:
+                self._keeper.check_bytes(self._segment, size_bytes, _LOG)
+            except NoRoom:
+                return False
+        return True
 
     def flush(self, timeout_s: float) -> FlushReport:
         """As `EventLog.flush`. Embedded and nobody consumes: everything is synced to the disk and reported at once."""

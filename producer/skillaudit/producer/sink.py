@@ -115,14 +115,13 @@ class Sink:
         from skillaudit.producer.outbox import OutboxLog
 
         log = OutboxLog(settings, clock=clock or SystemClock())
-        start: Callable[[], Forwarder] | None = None
-        if settings.uses_kafka and settings.forwarder in ("auto", "thread"):
 
-            def start() -> Forwarder:
-                from skillaudit.producer.forwarder_thread import start_forwarder
+        def start_thread() -> Forwarder:
+            from skillaudit.producer.forwarder_thread import start_forwarder
 
-                return start_forwarder(settings, log)
+            return start_forwarder(settings, log)
 
+        start = start_thread if settings.uses_kafka and settings.forwarder in ("auto", "thread") else None
         return cls(log, settings=settings, mask=mask, clock=clock, encoding=encoding, start_forwarder=start)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from threading import Lock
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 from weakref import WeakSet
 
 from skillaudit.contract import events
@@ -48,7 +48,7 @@ class Backlog(Protocol):
 def backlog_of(log: EventLog) -> Backlog | None:
     """The log's backlog, None where it keeps none."""
     ask = getattr(log, "backlog", None)
-    return ask() if callable(ask) else None
+    return cast("Backlog", ask()) if callable(ask) else None
 
 
 class Numbered(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from skillaudit.contract.errors import InvalidRecordError, RunStateError, SkillauditError
 from skillaudit.contract.records import SkillRun, Status
-from skillaudit.producer._finish import FinishRequest, count_of, runtime_of, terminal_status
+from skillaudit.producer._finish import FinishRequest, count_of, runtime_of, terminal_status, token_counts
 from skillaudit.producer._kinds import ERROR, STEP, TOOL_CALL, TOOL_RESULT, Kind, kind_of
 from skillaudit.producer._numbering import Counts, LogEvent, NumberedRun
 from skillaudit.producer._state import State
@@ -75,7 +75,7 @@ class Writer:
         """The number of the last event, 0 before the first."""
         return self._run.sequence
 
-    def step(
+    def step(  # noqa: C901  flat on purpose: the most frequent call
         self,
         content: Any = None,
         *,
@@ -96,7 +96,14 @@ class Writer:
             payload["finish_reason"] = finish_reason
         counts = None
         if input_tokens or output_tokens or thinking_tokens:
-            counts = _add_tokens(payload, input_tokens, output_tokens, thinking_tokens)
+            counts = token_counts(input_tokens, output_tokens, thinking_tokens)
+            _, tokens_in, tokens_out, tokens_thinking = counts
+            if tokens_in:
+                payload["input_tokens"] = tokens_in
+            if tokens_out:
+                payload["output_tokens"] = tokens_out
+            if tokens_thinking:
+                payload["thinking_tokens"] = tokens_thinking
         if more:
             payload.update(more)
         if self._mapper is not None and self._mapper.waiting:
@@ -110,12 +117,9 @@ class Writer:
         """A tool is called. Returns the call_id, made for this run where none is given, for `tool_result`."""
         if call_id is None:
             call_id = f"call-{next(self._call_ids)}"
-        payload = {
-            "name": name,
-            "call_id": call_id,
-            "arguments": {} if arguments is None else arguments,
-            **more,
-        }
+        payload: dict[str, Any] = {"name": name, "call_id": call_id, "arguments": arguments, **more}
+        if arguments is None:
+            payload["arguments"] = {}
         self._log(TOOL_CALL, payload, _ONE_CALL)
         return call_id
 
@@ -123,9 +127,12 @@ class Writer:
         self, name: str, content: Any = None, call_id: str | None = None, is_error: bool = False, **more: Any
     ) -> None:
         """What a tool gave back."""
-        payload = {"name": name, "content": content, **more}
+        payload: dict[str, Any] = {"name": name}
         if call_id is not None:
-            payload = {"name": name, "call_id": call_id, "content": content, **more}
+            payload["call_id"] = call_id
+        payload["content"] = content
+        if more:
+            payload.update(more)
         if is_error:
             payload["is_error"] = True
         self._log(TOOL_RESULT, payload)
@@ -335,15 +342,3 @@ def text_of(exc: BaseException) -> str:
         return str(exc)
     except Exception:  # noqa: BLE001  a broken __str__ must not keep the run from ending
         return "(its text can't be had)"
-
-
-def _add_tokens(payload: dict[str, Any], tokens_in: Any, tokens_out: Any, tokens_thinking: Any) -> Counts:
-    counts = (
-        0,
-        count_of("input_tokens", tokens_in),
-        count_of("output_tokens", tokens_out),
-        count_of("thinking_tokens", tokens_thinking),
-    )
-    names = ("input_tokens", "output_tokens", "thinking_tokens")
-    payload.update({name: number for name, number in zip(names, counts[1:], strict=True) if number})
-    return counts
