@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import gc
 import os
 import secrets
 import warnings
@@ -67,4 +68,8 @@ def _foreign_warnings_ignored() -> Iterator[None]:
     # What Docker's client and testcontainers deprecate or leave to the garbage collector is not this project's.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            # Now, while they are ignored: later they would be blamed on whichever test runs when the collector comes.
+            gc.collect()

@@ -24,7 +24,7 @@ from testcontainers.core.network import Network
 IMAGE = "apache/kafka:4.4.0"
 PARTITIONS = 6
 RECORD_BYTES_MAX = 16 * 1024 * 1024
-READY_S_MAX = 90.0
+READY_S_MAX = 150.0
 STOP_S_MAX = 30
 _LOG_LINES_SHOWN = 30
 _ASK_AGAIN_S = 0.2
