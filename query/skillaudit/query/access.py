@@ -69,6 +69,11 @@ def read_token(path: Path | None) -> str | None:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"can't read token_file {path}: {exc}") from exc
+    return checked_token(token, f"token_file {path}")
+
+
+def checked_token(token: str, origin: str) -> str:
+    """The token, or `SettingsError` naming where it came from: it has to be one word of a header."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsError(f"token_file {path} must hold one word of printable ASCII characters")
+        raise SettingsError(f"{origin} must be one word of printable ASCII characters")
     return token

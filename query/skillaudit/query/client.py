@@ -19,7 +19,7 @@ from skillaudit.contract.errors import SettingsError, UnreachableError
 from skillaudit.contract.records import RunFilter, RunState, SkillRun, SkillRunLog
 from skillaudit.contract.storage import Positions
 from skillaudit.query import requests
-from skillaudit.query.access import is_loopback
+from skillaudit.query.access import checked_token, is_loopback
 from skillaudit.query.codec import SESSION_HEADER, SESSION_TOKEN_CHARACTERS_MAX, session_token
 from skillaudit.query.requests import Exchange, NoConnectionError, Pause, Reply, Request
 
@@ -38,7 +38,8 @@ class _Connection:
 
     def __init__(self, url: str, token: str | None, timeout_s: float) -> None:
         self.url = url.rstrip("/")
-        self._token = token
+        # Checked here: the library's own complaint would quote it.
+        self._token = None if token is None else checked_token(token, "the token")
         self._after: dict[str, int] = {}
         self.timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         try:
@@ -74,7 +75,7 @@ class _Connection:
         }
 
     def mapped(self, exc: httpx.HTTPError, request: Request) -> UnreachableError:
-        """httpx's error as one of ours."""
+        """One of our errors for the library's."""
         said = str(exc) or type(exc).__name__
         if isinstance(exc, _NOT_SENT) or (isinstance(exc, _BROKEN) and request.repeatable):
             return NoConnectionError(f"{self.url} can't be reached: {said}; does a consumer run there?")

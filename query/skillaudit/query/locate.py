@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -29,9 +29,7 @@ def answers(owner: Owner) -> bool:
         # The environment's proxies are none of a neighbour's business, and a proxy would see the request.
         with httpx.Client(timeout=LIVEZ_TIMEOUT_S, trust_env=False) as client:
             reply = client.get(owner.url.rstrip("/") + "/livez")
-            alive = reply.json() if reply.is_success and len(reply.content) <= LIVEZ_BYTES_MAX else None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            found: Any = reply.json() if reply.is_success and len(reply.content) <= LIVEZ_BYTES_MAX else {}
+            return bool(found["status"] == "alive" and owner.database_id in ("", found["database"]))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError):
         return False
-    if not isinstance(alive, dict) or alive.get("status") != "alive":
-        return False
-    return not owner.database_id or alive.get("database") == owner.database_id

@@ -106,10 +106,8 @@ def run_path(run_id: str, what: str = "") -> tuple[str, tuple[tuple[str, str], .
     """Path and query that name a run. Ids that can't be a segment of a path travel as `run_id=`, with `-` in place."""
     try:
         segment = quote(run_id, safe="", errors="strict")
-    except UnicodeEncodeError as exc:
-        raise InvalidRecordError(
-            "a run id holds a lone surrogate, which no stored id can; remove it"
-        ) from exc
+    except UnicodeEncodeError as exc:  # a lone surrogate, which no stored id can hold
+        raise RunNotFoundError(run_id) from exc
     if segment in ("", ".", ".."):
         return f"{API}/runs/-{what}", (("run_id", run_id),)
     return f"{API}/runs/{segment}{what}", ()

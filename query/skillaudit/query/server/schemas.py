@@ -1,0 +1,225 @@
+"""What requests may hold, and the shapes of answers for the published description. Answers are not made of these:
+they are written by `codec`, so that recorded JSON stays byte for byte.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from skillaudit.contract.records import LIST_LIMIT_DEFAULT, RunFilter
+from skillaudit.query.codec import parse_time
+from skillaudit.query.paging import EVENTS_LIMIT_DEFAULT, EVENTS_LIMIT_MAX
+
+INT64_MAX: Final = (1 << 63) - 1
+IDS_MAX: Final = 1_000
+
+Instant = Annotated[datetime, BeforeValidator(parse_time)]
+Int64 = Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)]
+Ids = Annotated[list[str], Field(max_length=IDS_MAX)]
+Ranges = list[tuple[int, int]]
+
+
+class Strict(BaseModel):
+    """A misspelt parameter is refused: ignoring it would answer another question."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RunsQuery(Strict):
+    """Which runs, and which of them. A filter that is there and empty matches the empty string."""
+
+    status: str | None = None
+    skill: str | None = None
+    caller: str | None = None
+    channel: str | None = None
+    top_level: bool = False
+    include_dry_run: bool = False
+    since: Instant | None = None
+    until: Instant | None = None
+    offset: Int64 = 0
+    limit: Int64 = Field(LIST_LIMIT_DEFAULT, description="1 to 500; anything else becomes 50")
+    cursor: str | None = Field(None, max_length=1024, description="`next` of the page before; opaque")
+    count: Literal["none", "exact", "only"] = "none"
+
+    def filter(self) -> RunFilter:
+        """The filter it names."""
+        return RunFilter(
+            status=self.status,
+            skill_id=self.skill,
+            caller_id=self.caller,
+            channel_id=self.channel,
+            top_level_only=self.top_level,
+            include_dry_run=self.include_dry_run,
+            since=self.since,
+            until=self.until,
+        )
+
+
+class EventsQuery(Strict):
+    """Which events of a run. `run_id` is the id where it can't be a segment of the path."""
+
+    run_id: str | None = None
+    first: Int64 | None = Field(None, alias="from", description="the lowest number of the page")
+    limit: int = Field(EVENTS_LIMIT_DEFAULT, ge=1, le=EVENTS_LIMIT_MAX)
+    payload: Literal["object", "text"] = Field(
+        "object",
+        description="text: as the JSON string `payload_json`, from which a client gets the exact bytes",
+    )
+
+
+class FinishedBeforeQuery(Strict):
+    """Runs that finished strictly before `cutoff`."""
+
+    cutoff: Instant
+    limit: Int64 = LIST_LIMIT_DEFAULT
+
+
+class OrphansQuery(Strict):
+    """How many."""
+
+    limit: Int64 = Field(LIST_LIMIT_DEFAULT, description="1 to 500; anything else becomes 50")
+
+
+class LastRunsBody(Strict):
+    """Of which skills."""
+
+    skill_ids: Ids
+    include_failed: bool = True
+
+
+class RunStatesBody(Strict):
+    """Of which runs."""
+
+    run_ids: Ids
+
+
+class WaitBody(Strict):
+    """For which positions, and how long."""
+
+    positions: dict[str, Int64]
+    timeout_ms: int = Field(0, ge=0, le=600_000)
+
+
+class PurgeBody(Strict):
+    """Everything that started strictly before this goes."""
+
+    older_than: Instant
+
+
+class Run(BaseModel):
+    """One invocation of a skill."""
+
+    id: str
+    skill_id: str
+    caller_id: str
+    channel_id: str
+    inputs: dict[str, Any]
+    started_at: datetime
+    finished_at: datetime | None
+    status: str
+    output: str
+    error: str
+    tool_calls_count: int
+    runtime_seconds: float
+    parent_run_id: str
+    total_input_tokens: int
+    total_output_tokens: int
+    total_thinking_tokens: int
+    attributes: dict[str, Any]
+
+
+class Runs(BaseModel):
+    """Some runs. `next` is null on the last page; `total` is there where `count` asked for it."""
+
+    next: str | None = None
+    total: int | None = None
+    runs: list[Run]
+
+
+class RunEvent(BaseModel):
+    """One event; `payload`, or `payload_json` where text was asked for."""
+
+    run_id: str
+    sequence: int
+    event_type: str
+    created_at: datetime
+    payload: dict[str, Any] | None = None
+    payload_json: str | None = None
+
+
+class RunEvents(BaseModel):
+    """Some events in order; `preceding` counts the stored events before them, `next` is where to go on."""
+
+    preceding: int
+    next: int | None
+    events: list[RunEvent]
+
+
+class RunStateModel(BaseModel):
+    """What the record says about a run."""
+
+    model_config = ConfigDict(title="RunState")
+
+    run_id: str
+    liveness: Literal["open", "abandoned", "finished"]
+    completeness: Literal["complete", "incomplete", "open", "declared-loss", "unproven", "purged"]
+    integrity: Literal["verified", "altered", "unchecked"]
+    events: int
+    missing: Ranges
+    lost: Ranges
+    conflicts: int
+    source_id: str
+    last_event_at: datetime | None
+
+
+class RunStates(BaseModel):
+    """Some states."""
+
+    states: list[RunStateModel]
+
+
+class LastRuns(BaseModel):
+    """Skill id -> newest start."""
+
+    last_runs: dict[str, datetime]
+
+
+class PositionsModel(BaseModel):
+    """Partition -> next offset to consume."""
+
+    model_config = ConfigDict(title="Positions")
+
+    positions: dict[str, int]
+
+
+class Purged(BaseModel):
+    """How many runs were deleted."""
+
+    purged: int
+
+
+class Alive(BaseModel):
+    """The process answers; `database` is the id of what it serves."""
+
+    status: Literal["alive"]
+    database: str
+
+
+class Ready(BaseModel):
+    """The process does its work."""
+
+    status: Literal["ready"]
+
+
+class ProblemModel(BaseModel):
+    """A problem (RFC 9457)."""
+
+    model_config = ConfigDict(title="Problem", extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
