@@ -153,7 +153,7 @@ class Forwarder:
                 if await self._connect():
                     await self._forward(stop)
                 if not stop.is_set():
-                    await self._recover()
+                    await self._recover(stop)
         finally:
             stopper.cancel()
             await self._end()
@@ -181,7 +181,7 @@ class Forwarder:
         self._go(ForwarderState.FORWARDING)
         return True
 
-    async def _recover(self) -> None:
+    async def _recover(self, stop: asyncio.Event) -> None:
         """After a failed connection or a spent publisher: let go of it, wait a while."""
         failure = self._failure or PublisherBrokenError("the publisher gave up without a word")
         worked = self.state is ForwarderState.FORWARDING
@@ -195,7 +195,9 @@ class Forwarder:
             return
         self._say_outage(str(failure))
         self._go(ForwarderState.WAITING)
-        await self._pause(self._backoff.next_ms())
+        self._wake.clear()  # what woke it before is no reason not to wait, except a stop
+        if not stop.is_set():
+            await self._pause(self._backoff.next_ms())
 
     async def _give_up_sends(self, wait_ms: int) -> None:
         """Wait for the batches under way, at most so long; what is then unacknowledged will be sent again."""
