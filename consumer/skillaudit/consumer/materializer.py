@@ -97,22 +97,22 @@ class Materializer:
             self.sealer.move()
         self._cursor = database.cursor()
         with engine_errors("read what is stored"):
-            self._remembered = Remembered(self._cursor)
-        newest_us = max((book.received_us for book in self._remembered.partitions.values()), default=0)
+            self.remembered = Remembered(self._cursor)
+        newest_us = max((book.received_us for book in self.remembered.partitions.values()), default=0)
         self._broker_clock = BrokerClock(newest_us, self.clock.steady_us())
 
     def __repr__(self) -> str:
         """How far it is."""
-        return f"<Materializer {self.database.path.name} next_run_key={self._remembered.next_run_key}>"
+        return f"<Materializer {self.database.path.name} next_run_key={self.remembered.next_run_key}>"
 
     def positions(self) -> dict[str, StoredPosition]:
         """How far each partition was consumed, as committed."""
-        books = self._remembered.partitions
+        books = self.remembered.partitions
         return {name: book.stored_position() for name, book in books.items() if book.stored}
 
     def clusters(self) -> dict[str, str]:
         """The identity that each partition's position was stored with."""
-        return {name: book.cluster for name, book in self._remembered.partitions.items() if book.stored}
+        return {name: book.cluster for name, book in self.remembered.partitions.items() if book.stored}
 
     def apply(self, records: Sequence[SourceRecord], ends: Mapping[str, int] | None = None) -> ApplyReport:
         """Take a batch: all of it is committed, or nothing is.
@@ -132,7 +132,7 @@ class Materializer:
         beyond the limit are gone. Returns how many went. To be called every few seconds.
         """
         with self.transaction("judge the silence of sources") as cursor:
-            for book in self._remembered.partitions.values():
+            for book in self.remembered.partitions.values():
                 if book.stored and self._read_on(book, ends or {}):
                     parameters = {"partition": book.partition, "read_to_us": book.read_to_us}
                     cursor.execute(_STATE["read_to"], parameters)
@@ -142,7 +142,7 @@ class Materializer:
         """Keep what a person has to know, in a transaction of its own."""
         with self.transaction("record an incident") as cursor:
             changes = Changes()
-            number = self._remembered.take_incident_id()
+            number = self.remembered.take_incident_id()
             changes.add("incidents", number, self.clock.wall_us(), kind, subject, detail)
             changes.write_rest(cursor, ())
 
@@ -162,7 +162,7 @@ class Materializer:
 
     def forget(self) -> None:
         """Throw away what is remembered; it is read again."""
-        self._remembered = Remembered(self._cursor)
+        self.remembered = Remembered(self._cursor)
 
     def close(self) -> None:
         """Let go of the cursor. Nothing is pending between batches."""
@@ -177,7 +177,7 @@ class Materializer:
             rows = self._take(cursor, fresh, changes, tally)
             self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
             moved = self._move(fresh, ends)
-            changes.write_rest(cursor, self._remembered.gone)
+            changes.write_rest(cursor, self.remembered.gone)
             write_positions(cursor, moved)
         confirm(moved)
         for book in changes.sources.values():
@@ -194,7 +194,7 @@ class Materializer:
 
     def _fresh(self, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
         """Those that were not consumed before."""
-        books = self._remembered.partitions
+        books = self.remembered.partitions
         next_offsets = {name: book.next_offset for name, book in books.items()}
         if all(r.offset >= next_offsets.get(r.partition, 0) for r in records):
             return records
@@ -207,7 +207,7 @@ class Materializer:
         changes: Changes,
         tally: Tally,
     ) -> int:
-        taker = TopicTaker(cursor, self._remembered, changes, tally, self.clock.wall_us())
+        taker = TopicTaker(cursor, self.remembered, changes, tally, self.clock.wall_us())
         rows = 0
         for topic, places in _by_topic(records).items():
             part = records if len(places) == len(records) else [records[place] for place in places]
@@ -220,23 +220,23 @@ class Materializer:
     def _judge_poison(
         self, cursor: duckdb.DuckDBPyConnection, records: int, malformed: Sequence[int]
     ) -> None:
-        before = self._remembered.poison
+        before = self.remembered.poison
         reason = exceeded(self.policy.poison, before, records, malformed)
         if reason:
             raise PoisonLimitError(
                 f"{reason}: a deployment that sends something else, rather than single bad records. This batch was "
                 "not taken. Mend the sender and raise the limit to get past, or upgrade the consumer"
             )
-        self._remembered.poison = before.after(records, malformed)
+        self.remembered.poison = before.after(records, malformed)
         if malformed or before.in_a_row:
-            cursor.execute(_STATE["set_poison"], {"value": self._remembered.poison.dump()})
+            cursor.execute(_STATE["set_poison"], {"value": self.remembered.poison.dump()})
 
     def _move(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> list[PartitionBook]:
         """Move the positions, in memory."""
         moved: list[PartitionBook] = []
         steady_us = self.clock.steady_us()
         for partition, part in by_partition(records).items():
-            book = self._remembered.partitions.setdefault(partition, PartitionBook(partition))
+            book = self.remembered.partitions.setdefault(partition, PartitionBook(partition))
             received_us = max(r.received_us for r in part)
             advance(book, part, self.identity, received_us)
             self._broker_clock.see(received_us, steady_us)
@@ -265,13 +265,13 @@ class Materializer:
         source_ids = [row[0] for row in cursor.execute(_STATE["quiet_sources"], limit).fetchall()]
         if not source_ids:
             return 0
-        self._remembered.recall_sources(cursor, source_ids)
+        self.remembered.recall_sources(cursor, source_ids)
         changes = Changes()
         for source_id in source_ids:
-            book = self._remembered.sources[source_id]
+            book = self.remembered.sources[source_id]
             book.state = SourceState.SILENT
-            turn_source(self._remembered, changes, book)
-        changes.write_rest(cursor, self._remembered.gone)
+            turn_source(self.remembered, changes, book)
+        changes.write_rest(cursor, self.remembered.gone)
         return len(source_ids)
 
 

@@ -172,6 +172,8 @@ class OutboxSource:
         self._positions: dict[str, StoredPosition] = {}
         self._partitions: dict[str, _Partition] = {}
         self._retired: set[str] = set()
+        self._turn = asyncio.Lock()
+        """`commit` may come while a `poll` waits: one at a time looks at the partitions."""
         self._next = 0
         self._keep_days = keep_days
         self._pruned_s = float("-inf")
@@ -192,12 +194,13 @@ class OutboxSource:
         pause_s = IDLE_POLL_S
         while True:
             # Shielded: a cancelled poll must not leave a reader advanced past lines that nobody got.
-            reading = asyncio.ensure_future(asyncio.to_thread(self._gather, records_max))
-            try:
-                batch = await asyncio.shield(reading)
-            except asyncio.CancelledError:
-                self._give_back(await reading)
-                raise
+            async with self._turn:
+                reading = asyncio.ensure_future(asyncio.to_thread(self._gather, records_max))
+                try:
+                    batch = await asyncio.shield(reading)
+                except asyncio.CancelledError:
+                    self._give_back(await reading)
+                    raise
             remaining_s = deadline_s - time.monotonic()
             if batch.records or batch.findings or batch.closed or remaining_s <= 0:
                 return batch
@@ -206,7 +209,8 @@ class OutboxSource:
 
     async def commit(self, positions: Mapping[str, int]) -> None:
         """As `RecordSource.commit`: writes the acknowledgements, archives what is consumed."""
-        await asyncio.to_thread(self._commit, positions)
+        async with self._turn:
+            await asyncio.to_thread(self._commit, dict(positions))
 
     async def close(self) -> None:
         """As `RecordSource.close`."""

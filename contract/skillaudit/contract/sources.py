@@ -70,7 +70,7 @@ class RecordSource(Protocol):
     """An ordered source of records that can be read again from any stored position.
 
     The consumer calls `open` once with what the database holds, then `poll` and, after the batch is committed to the
-    database, `commit`; `close` at the end. All calls come from one task. A source never skips: a partition it knows of
+    database, `commit`, which may come while the next `poll` waits; `close` at the end. One poll, one commit at a time. A source never skips: a partition it knows of
     and the positions do not is read from its beginning. Raises `HistoryLostError` when a stored position no longer
     points at the record it was stored for, `UnreachableError` when the other side does not answer within its bound.
     """

@@ -1,0 +1,62 @@
+"""Changes to the stored state that no record of a topic makes: each in a transaction of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skillaudit.consumer.changes import Changes
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.sources import SourceState
+from skillaudit.consumer.taking import turn_source
+from skillaudit.contract.sources import OUTBOX_TOPIC, Finding
+
+
+def close_sources(materializer: Materializer, partitions: Sequence[str]) -> int:
+    """The processes behind these embedded partitions are gone, and everything they wrote is stored: what their
+    forwarder would publish as `source.closed` by the adopter is recorded here. Returns how many were not closed yet.
+    """
+    with materializer.transaction("close sources") as cursor:
+        remembered, changes = materializer.remembered, Changes()
+        ids = [partition.removeprefix(f"{OUTBOX_TOPIC}/") for partition in partitions]
+        remembered.recall_sources(cursor, ids)
+        closed = 0
+        for source_id, partition in zip(ids, partitions, strict=True):
+            book = remembered.source(source_id, OUTBOX_TOPIC, partition)
+            if book.state == SourceState.CLOSED:
+                continue
+            book.closed_by, book.closed_us, book.state = (
+                "adopter",
+                materializer.clock.wall_us(),
+                SourceState.CLOSED,
+            )
+            turn_source(remembered, changes, book)
+            closed += 1
+        if closed:
+            changes.write_rest(cursor, remembered.gone)
+    for book in changes.sources.values():
+        book.stored = True
+    return closed
+
+
+def record_findings(materializer: Materializer, findings: Sequence[Finding]) -> None:
+    """Keep what a source met as incidents."""
+    for finding in findings:
+        materializer.record_incident(finding.kind, f"{finding.partition}#{finding.offset}", finding.detail)
+
+
+def accept_history_loss(materializer: Materializer, partition: str) -> bool:
+    """Forget the partition's position, so that it is read from where it begins now; recorded as an incident.
+
+    What was stored stays. False where the partition has no stored position.
+    """
+    stored = materializer.positions().get(partition)
+    if stored is None:
+        return False
+    detail = (
+        f"the stored position {stored.next_offset} was given up; what lay between is not known to be complete"
+    )
+    materializer.record_incident("history-loss-accepted", partition, detail)
+    with materializer.transaction("forget a position") as cursor:
+        cursor.execute("DELETE FROM store.positions WHERE partition = ?", [partition])
+    materializer.forget()
+    return True

@@ -1,0 +1,428 @@
+"""The consumer as a running service: poll, apply, acknowledge; one writer, many readers, one way to stop.
+
+Concurrency. Everything asynchronous runs in one event loop. Batches are applied in one worker thread (`_writing`), seals
+move in another (`_sealing`): DuckDB must never block the loop. While a batch is applied the next one is polled. Readers
+take cursors of their own from `cursor` and wait for positions by `wait_for`.
+
+    problem                                        solution
+    a poll that waits would delay acknowledging    `commit` may run beside a waiting `poll`
+    many small transactions when little arrives    the pause after a batch is as long as the batch took, at most
+                                                   `batch_interval_ms`: half the time at most goes into transactions
+    a broker away                                  poll again, for ever, with a bounded pause; said once
+    a record that must not be passed over          StopError: an incident is stored, `run` raises it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Final, TypeVar
+
+import duckdb
+
+from skillaudit.consumer.acts import accept_history_loss, close_sources, record_findings
+from skillaudit.consumer.database import Database, open_database
+from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
+from skillaudit.consumer.poison import PoisonPolicy
+from skillaudit.consumer.sealing import SealState
+from skillaudit.contract.clock import Clock, SystemClock
+from skillaudit.contract.errors import (
+    DatabaseError,
+    FencedError,
+    HistoryLostError,
+    NotYetMaterializedError,
+    StopError,
+    UnreachableError,
+)
+from skillaudit.contract.owner import Owner, remove_owner, write_owner
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch, RecordSource
+from skillaudit.contract.storage import Positions
+
+T = TypeVar("T")
+
+POLL_TIMEOUT_MS: Final = 500
+"""How long a poll waits for records: the stop event is looked at no less often."""
+TICK_INTERVAL_S: Final = 1.0
+RETRY_PAUSE_S: Final = 0.2
+RETRY_PAUSE_S_MAX: Final = 5.0
+LOG_INTERVAL_S: Final = 30.0
+RATE_WINDOW_S: Final = 5.0
+
+_log = logging.getLogger("skillaudit.consumer")
+
+
+class ServiceState(Enum):
+    """NEW -> STARTING -> RUNNING <-> RETRYING -> STOPPED, or FAILED from anywhere."""
+
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """The other side does not answer; what is stored can be read."""
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class ServiceStatus:
+    """What the service is at, for people, `/readyz` and metrics."""
+
+    state: ServiceState = ServiceState.NEW
+    records: int = 0
+    batches: int = 0
+    rate: float = 0.0
+    """Records per second over the last seconds."""
+    lag: dict[str, int] = field(default_factory=dict[str, int])
+    """Partition -> offsets behind the end last seen; for an outbox 1 means that more waits."""
+    outcomes: dict[str, int] = field(default_factory=dict[str, int])
+    """What became of records, by outcome, since the start."""
+    last_error: str = ""
+    apply_ms: float = 0.0
+    """How long the last batch took."""
+
+
+SourceFactory = Callable[[Database], RecordSource]
+
+
+def make_source(settings: Settings) -> SourceFactory:
+    """The source that the settings name: Kafka where a broker is configured, else the outbox directory."""
+
+    def make(database: Database) -> RecordSource:
+        if settings.uses_kafka:
+            from skillaudit.consumer.kafka_source import KafkaSource
+
+            return KafkaSource(settings, group=f"skillaudit-{database.database_id[:8]}")
+        from skillaudit.consumer.outbox_source import OutboxSource
+
+        return OutboxSource(
+            settings.outbox_dir,
+            settings.archive_dir,
+            database_id=database.database_id,
+            keep_days=settings.outbox_keep_days,
+        )
+
+    return make
+
+
+class ConsumerService:
+    """Owns the database file from `start` to `close`, and keeps it up with its source while `run` runs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: SourceFactory | None = None,
+        clock: Clock | None = None,
+        accept_history_loss: Sequence[str] = (),
+    ) -> None:
+        """`accept_history_loss`: partitions whose lost history is accepted, once, at the start."""
+        self.settings = settings
+        self.status = ServiceStatus()
+        self._make_source = source or make_source(settings)
+        self._clock = clock or SystemClock()
+        self._accepted = tuple(accept_history_loss)
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-writer")
+        self._sealing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-sealer")
+        self._database: Database | None = None
+        self._materializer: Materializer | None = None
+        self._source: RecordSource | None = None
+        self._owner: Owner | None = None
+        self._moved = asyncio.Condition()
+        self._positions: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
+        self._seal: asyncio.Task[None] | None = None
+        self._window: list[tuple[float, int]] = []
+        self._ticked_s = 0.0
+        self._said_s = float("-inf")
+
+    def __repr__(self) -> str:
+        """File and state."""
+        return f"ConsumerService({str(self.settings.database)!r}, {self.status.state.value})"
+
+    @property
+    def database(self) -> Database:
+        """The open database."""
+        if self._database is None:
+            raise DatabaseError("the consumer is not started; enter it first")
+        return self._database
+
+    @property
+    def materializer(self) -> Materializer:
+        """The writer; call it through `write`."""
+        if self._materializer is None:
+            raise DatabaseError("the consumer is not started; enter it first")
+        return self._materializer
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A reader's own cursor; any thread."""
+        return self.database.cursor()
+
+    async def write(self, act: Callable[[Materializer], T]) -> T:
+        """Run `act` in the writer's thread, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._writing, act, self.materializer)
+
+    async def purge_older_than(self, t: datetime) -> int:
+        """As `StorageAdmin.purge_older_than`."""
+        from skillaudit.consumer.purge import purge_older_than
+
+        return await self.write(lambda materializer: purge_older_than(materializer, t))
+
+    def positions(self) -> dict[str, int]:
+        """How far the database has consumed."""
+        return dict(self._positions)
+
+    async def wait_for(self, positions: Positions, timeout_s: float) -> None:
+        """As `AuditReader.wait_for`, woken by commits."""
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self._reached(positions))
+        except TimeoutError as exc:
+            behind = [p for p, offset in positions.items() if self._positions.get(p, 0) < offset]
+            raise NotYetMaterializedError(
+                f"not consumed so far within {timeout_s:g} s: {', '.join(sorted(behind))}; see the consumer's lag"
+            ) from exc
+
+    # its life
+
+    async def start(self) -> None:
+        """Open the database and the source. Raises `LockedError`, `SchemaVersionError`, `HistoryLostError`,
+        `UnreachableError`; nothing is held then.
+        """
+        self.status.state = ServiceState.STARTING
+        try:
+            await self._in_writer(self._open)
+            self._announce("")
+            await self._open_source()
+        except BaseException:
+            self.status.state = ServiceState.FAILED
+            await self.close()
+            raise
+        self.status.state = ServiceState.RUNNING
+
+    def announce(self, url: str) -> None:
+        """Write beside the database where this process answers."""
+        self._announce(url)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set; a batch that is being applied is finished. Raises what must not be passed over,
+        after storing it as an incident. Starts by itself where `start` was not called, and closes at the end.
+        """
+        try:
+            if self._materializer is None:
+                await self.start()
+            await self._consume(stop)
+            self.status.state = ServiceState.STOPPED
+        except StopError as exc:
+            self.status.state = ServiceState.FAILED
+            self.status.last_error = str(exc)
+            await self._keep_incident(exc)
+            raise
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Release source, file and threads; safe to call again. A seal under way is finished."""
+        if self._seal is not None:
+            with contextlib.suppress(
+                StopError
+            ):  # `run` has raised it, or it is found again at the next start
+                await self._seal
+            self._seal = None
+        source, self._source = self._source, None
+        if source is not None:
+            await source.close()
+        await self._in_writer(self._close)
+        self._writing.shutdown(wait=False)
+        self._sealing.shutdown(wait=False)
+
+    # the loop
+
+    async def _consume(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.ensure_future(stop.wait())
+        polling: asyncio.Task[RecordBatch] | None = None
+        try:
+            while not stop.is_set():
+                polling = polling or asyncio.ensure_future(self._poll())
+                await asyncio.wait((polling, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not polling.done():
+                    break
+                batch = polling.result()
+                # The next batch is fetched while the engine works on this one.
+                polling = asyncio.ensure_future(self._poll()) if batch.records else None
+                took_s = await self._take(batch)
+                if batch.records:
+                    pause_s = min(took_s, self.settings.batch_interval_ms / 1000)
+                    await asyncio.wait((stopping,), timeout=pause_s)
+        finally:
+            stopping.cancel()
+            if polling is not None:
+                polling.cancel()
+                await asyncio.wait((polling,))
+
+    async def _poll(self) -> RecordBatch:
+        """The next batch; waits out a side that does not answer."""
+        assert self._source is not None  # noqa: S101  `start` has run
+        pause_s = RETRY_PAUSE_S
+        while True:
+            try:
+                batch = await self._source.poll(self.settings.batch_records_max, POLL_TIMEOUT_MS)
+            except UnreachableError as exc:
+                self._say_unreachable(exc)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RETRY_PAUSE_S_MAX)
+            else:
+                self.status.state = ServiceState.RUNNING
+                self.status.last_error = ""
+                return batch
+
+    async def _take(self, batch: RecordBatch) -> float:
+        """Apply and acknowledge; returns the seconds that applying took."""
+        began_s = time.monotonic()
+        self._ends.update(batch.ends)
+        if batch.records or batch.findings or batch.closed:
+            report = await self._in_writer(lambda: self._apply(batch))
+            await self._note(report)
+        took_s = time.monotonic() - began_s
+        if batch.records or batch.closed:
+            assert self._source is not None  # noqa: S101  `start` has run
+            await self._source.commit(self._positions)
+        self.status.apply_ms = took_s * 1000
+        self._measure(len(batch.records))
+        await self._tick_and_seal()
+        return took_s
+
+    def _apply(self, batch: RecordBatch) -> ApplyReport:
+        """In the writer's thread."""
+        report = self.materializer.apply(batch.records, batch.ends)
+        if batch.findings:
+            record_findings(self.materializer, batch.findings)
+        if batch.closed:
+            close_sources(self.materializer, batch.closed)
+        return report
+
+    async def _note(self, report: ApplyReport) -> None:
+        self.status.records += report.records - report.skipped
+        self.status.batches += 1
+        for outcome, count in report.outcomes.items():
+            self.status.outcomes[str(outcome.value)] = self.status.outcomes.get(str(outcome.value), 0) + count
+        async with self._moved:
+            self._positions.update(report.positions)
+            self._moved.notify_all()
+
+    async def _tick_and_seal(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._ticked_s >= TICK_INTERVAL_S:
+            self._ticked_s = now_s
+            ends = dict(self._ends)
+            await self._in_writer(lambda: self.materializer.tick(ends))
+        if self._seal is not None and self._seal.done():
+            seal, self._seal = self._seal, None
+            seal.result()
+        sealer = self.materializer.sealer
+        if sealer.state is not SealState.MOVING and sealer.checkpoint_due:
+            await self._in_writer(sealer.checkpoint)
+        if self._seal is None and sealer.due and await self._in_writer(sealer.swap):
+            self._seal = asyncio.ensure_future(self._move())
+
+    async def _move(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._sealing, self.materializer.sealer.move)
+
+    # small parts
+
+    def _open(self) -> None:
+        self._database = open_database(self.settings.database)
+        policy = MaterializerPolicy(
+            poison=PoisonPolicy(self.settings.poison_in_a_row_max, self.settings.poison_share_percent_max),
+            seal_rows=self.settings.seal_rows,
+            abandon_after_ms=self.settings.abandon_after_ms,
+        )
+        self._materializer = Materializer(self._database, policy=policy, clock=self._clock)
+        for partition in self._accepted:
+            if accept_history_loss(self._materializer, partition):
+                _log.warning("the history of %s is given up, as accepted; recorded as an incident", partition)
+
+    async def _open_source(self) -> None:
+        materializer = self.materializer
+        source = self._make_source(self.database)
+        try:
+            await source.open(materializer.positions())
+        except BaseException:
+            await source.close()
+            raise
+        self._source = source
+        foreign = {p: c for p, c in materializer.clusters().items() if c and c != source.identity}
+        if foreign:
+            partition, cluster = next(iter(sorted(foreign.items())))
+            raise HistoryLostError(
+                f"{partition} was consumed from {cluster}, and this is {source.identity}: another cluster under the same "
+                f"address? `skillaudit consume --accept-history-loss {partition}` goes on, recorded"
+            )
+        materializer.identity = source.identity
+        self._positions = {name: position.next_offset for name, position in materializer.positions().items()}
+
+    def _close(self) -> None:
+        if self._materializer is not None:
+            self._materializer.close()
+            self._materializer = None
+        if self._owner is not None:
+            remove_owner(self.settings.database, self._owner)
+            self._owner = None
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _announce(self, url: str) -> None:
+        self._owner = Owner(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            url=url,
+            started_us=self._clock.wall_us(),
+            database_id=self.database.database_id,
+        )
+        write_owner(self.settings.database, self._owner)
+
+    async def _keep_incident(self, exc: StopError) -> None:
+        if self._materializer is None or isinstance(exc, DatabaseError | FencedError):
+            return  # the database itself is what failed
+        kind, detail = type(exc).__name__.removesuffix("Error"), str(exc)
+        with contextlib.suppress(StopError):  # the first error is the one to tell
+            await self.write(lambda materializer: materializer.record_incident(kind, "consumer", detail))
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        """Run `work` in the writer's thread to its end, also when cancelled: a half-known transaction helps nobody."""
+        running = asyncio.get_running_loop().run_in_executor(self._writing, work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait((running,))
+            raise
+
+    def _reached(self, positions: Positions) -> bool:
+        return all(self._positions.get(p, 0) >= offset for p, offset in positions.items())
+
+    def _measure(self, records: int) -> None:
+        now_s = time.monotonic()
+        self._window = [(at, n) for at, n in self._window if now_s - at < RATE_WINDOW_S]
+        if records:
+            self._window.append((now_s, records))
+        span_s = max(now_s - self._window[0][0], 0.1) if self._window else 1.0
+        self.status.rate = sum(n for _, n in self._window) / span_s
+        self.status.lag = {p: max(end - self._positions.get(p, 0), 0) for p, end in self._ends.items()}
+
+    def _say_unreachable(self, exc: UnreachableError) -> None:
+        self.status.state = ServiceState.RETRYING
+        self.status.last_error = str(exc)
+        now_s = time.monotonic()
+        if now_s - self._said_s >= LOG_INTERVAL_S:
+            self._said_s = now_s
+            _log.warning("%s; what is stored can be read, attempts go on", exc)
