@@ -46,14 +46,14 @@ class ProgressLine:
         """`interval_s`: at most one line per interval; by default 0.25 s on a terminal, 30 s elsewhere."""
         self._console: Console = stderr()
         self._live = sys.stderr.isatty()
-        self._interval_s = interval_s or (PROGRESS_TERMINAL_S if self._live else PROGRESS_LOG_S)
+        self.interval_s = interval_s or (PROGRESS_TERMINAL_S if self._live else PROGRESS_LOG_S)
         self._shown_s = float("-inf")
         self._last = ""
 
     def show(self, text: Callable[[], str]) -> None:
         """Show `text()` if it is time."""
         now_s = time.monotonic()
-        if now_s - self._shown_s < self._interval_s:
+        if now_s - self._shown_s < self.interval_s:
             return
         self._shown_s = now_s
         line = text()

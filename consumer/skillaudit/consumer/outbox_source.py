@@ -115,8 +115,8 @@ class _Partition:
 
     @property
     def end(self) -> int:
-        """Where the source ends as far as is known; beyond what was read while more may wait."""
-        return self.reader.position if self.reader.at_end else self.reader.position + 1
+        """Where the last line ends as far as is known; beyond what was read while more may wait."""
+        return self._last if self.reader.at_end else self._last + 1
 
     def acknowledge(self, position: int) -> None:
         """The database holds everything before `position`: say so on the disk, then archive whole segments."""

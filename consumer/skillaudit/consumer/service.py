@@ -137,6 +137,8 @@ class ConsumerService:
         self._materializer: Materializer | None = None
         self._source: RecordSource | None = None
         self._owner: Owner | None = None
+        self.caught_up = asyncio.Event()
+        """Set once everything that was there has been consumed; never taken back."""
         self._moved = asyncio.Condition()
         self._positions: dict[str, int] = {}
         self._ends: dict[str, int] = {}
@@ -298,6 +300,8 @@ class ConsumerService:
             await self._source.commit(self._positions)
         self.status.apply_ms = took_s * 1000
         self._measure(len(batch.records))
+        if batch.ends.keys() <= self._ends.keys() and not any(self.status.lag.values()):
+            self.caught_up.set()
         await self._tick_and_seal()
         return took_s
 
