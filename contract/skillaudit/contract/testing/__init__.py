@@ -29,8 +29,9 @@ A fresh storage for each case (`loop_scope="function"` is the default)::
 
 The scopes `class` (a class's own fixture then is a `@classmethod`) and `session` work as `module` does. Cases use fresh
 names and fixed times, so other runs in the storage don't disturb them, with one exception: **the suite purges
-everything that started before the year 2000**. It expects that nobody else writes meanwhile. A composition that lacks a
-part of the seventeen methods inherits from those bases of `StorageConformance` that apply.
+everything that started before the year 2000**. It expects that nobody else writes meanwhile. The parts are the classes of
+the `cases_*` modules, for a composition that has some of the seventeen methods only; they need the fixtures `scope` and
+`shared` of `StorageConformance` as well.
 
 `testing.audit.AuditReaderConformance` does the same for the other half of this project's readers, `testing.writer`
 for a Sink and whatever reads behind it, `testing.stateful.StorageStateMachine` drives a storage at random beside the
