@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from skillaudit.contract import events
@@ -326,3 +329,38 @@ def settled(outbox_dir: Path, forwarder, count: int | None) -> bool:
     if count is not None:
         return forwarder.report.acknowledged >= count
     return not [d for d in outbox_dir.iterdir() if len(d.name) == 32 and list(d.glob("*.seg"))]
+
+
+class TopicOnDisk(TopicInMemory):
+    """Each partition is a file; after storing batch number `deadly` the process is killed, the batch unacknowledged."""
+
+    def __init__(self, directory: Path, deadly: int) -> None:
+        super().__init__()
+        self.directory = directory
+        self.deadly = deadly
+        self.stored = 0
+        directory.mkdir(exist_ok=True)
+
+    def store(self, partition, records):
+        path = self.directory / str(partition)
+        lines = "".join(json.dumps([k.decode(), v.decode()]) + "\n" for k, v in records)
+        with path.open("a") as file:
+            file.write(lines)
+        self.stored += 1
+        if self.stored == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return path.read_text().count("\n") - len(records)
+
+
+def partitions_on_disk(directory: Path) -> dict[int, list[tuple[str, bytes]]]:
+    return {
+        int(path.name): [(k, v.encode()) for k, v in map(json.loads, path.read_text().splitlines())]
+        for path in directory.iterdir()
+    }
+
+
+def forward_to_disk(outbox_dir: str, topic_dir: str, deadly: str) -> None:
+    """For a process of its own."""
+    limits = replace(FAST, batch_bytes_max=1_500)
+    topic = TopicOnDisk(Path(topic_dir), int(deadly))
+    asyncio.run(forward_all(Path(outbox_dir), topic, limits=limits))

@@ -78,6 +78,7 @@ class Tally:
     runs_started: int = 0
     runs_finished: int = 0
     runs: dict[bytes, CarriedRun] = field(default_factory=dict[bytes, CarriedRun])
+    manifest_bytes_max: int = MANIFEST_BYTES_MAX
 
     def count(self, records: Iterable[bytes], needed: frozenset[bytes] | None = None) -> None:
         """Count the next records of the source, and carry the runs in `needed` (those still open later; None: all)."""
@@ -105,9 +106,9 @@ class Tally:
         self.runs = {key: run for key, run in self.runs.items() if key in needed}
 
     def _bound(self, run: CarriedRun) -> None:
-        if len(run.manifest) > MANIFEST_BYTES_MAX // 64:
+        if len(run.manifest) * len(self.runs) > self.manifest_bytes_max:
             total = sum(len(r.manifest) for r in self.runs.values())
-            if total > MANIFEST_BYTES_MAX:
+            if total > self.manifest_bytes_max:
                 max(self.runs.values(), key=lambda r: len(r.manifest)).forget()
 
     def counts(self) -> events.SourceCounts:
