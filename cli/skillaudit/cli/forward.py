@@ -11,7 +11,8 @@ from skillaudit.cli.output import stderr
 from skillaudit.cli.running import ProgressLine, stop_on_signals
 from skillaudit.contract.errors import SettingsError
 from skillaudit.contract.settings import Settings
-from skillaudit.producer.forwarder_host import ForwardReport, run_host_forwarder
+from skillaudit.producer.forwarder import ForwardReport
+from skillaudit.producer.forwarder_host import run_host_forwarder
 
 
 @click.command()

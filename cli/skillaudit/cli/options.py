@@ -54,7 +54,7 @@ def with_settings(command: F) -> F:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[datetime]):
     """A point in time: RFC 3339 with offset, a date (UTC), or an age such as 15m, 24h or 30d."""
 
     name = "time"

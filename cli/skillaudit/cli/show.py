@@ -20,7 +20,7 @@ from skillaudit.contract.settings import Settings
 _PREVIEW_CHARACTERS = 100
 
 
-class SequenceRange(click.ParamType):
+class SequenceRange(click.ParamType[tuple[int, int]]):
     """Event numbers: 17, or 40-80."""
 
     name = "numbers"

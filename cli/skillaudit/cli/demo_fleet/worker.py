@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,8 +77,8 @@ def survey(fleet: Fleet, lead: Agent) -> str:
     parts = sorted({"/".join(file.split("/")[:3]) for file in files})
     for part in parts:
         mine = [file for file in files if file.startswith(part + "/")][:12]
-        sizes = fleet.delegate(lead, "measure-files", {"part": part}, lambda a, m=mine: measure_files(a, m))
-        symbols = fleet.delegate(lead, "map-symbols", {"part": part}, lambda a, m=mine: map_symbols(a, m))
+        sizes = fleet.delegate(lead, "measure-files", {"part": part}, partial(measure_files, files=mine))
+        symbols = fleet.delegate(lead, "map-symbols", {"part": part}, partial(map_symbols, files=mine))
         lead.say(f"{part}: {sizes}; {symbols}")
     return f"{len(files)} modules in {len(parts)} parts"
 
@@ -86,7 +87,7 @@ def search_all(fleet: Fleet, patterns: Sequence[str]) -> None:
     """One run per pattern."""
     files = Workshop(project_roots()).list_files()[:15]
     for pattern in patterns:
-        fleet.work("search-words", {"pattern": pattern}, lambda a, p=pattern: search_words(a, files, p))
+        fleet.work("search-words", {"pattern": pattern}, partial(search_words, files=files, pattern=pattern))
 
 
 def watch(agent: Agent) -> str:
