@@ -51,7 +51,7 @@ _INT_MAX: Final = (1 << 64) - 1
 def encode_object(value: object, *, strict: bool = False, field: str = "payload") -> bytes:
     """The bytes of a JSON object. `field` names it in errors; a value that is no mapping becomes `{"value": ...}`."""
     anything = cast("Any", value)
-    if type(anything) is dict and _is_plain(anything.values(), _PLAIN_DEPTH):
+    if type(anything) is dict and _is_plain(anything.values(), _PLAIN_DEPTH):  # pyright: ignore[reportUnknownArgumentType]
         try:
             return orjson.dumps(anything)
         except TypeError:  # a key, a surrogate or an integer: the careful way names or mends it
