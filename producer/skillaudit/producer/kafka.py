@@ -210,6 +210,7 @@ class KafkaPublisher:
         with contextlib.suppress(TimeoutError, kafka_errors.KafkaError, OSError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await producer.client.close()
+        _FILTER.threads.discard(threading.get_ident())
 
     def release_inherited(self) -> None:
         """As `RecordPublisher.release_inherited`: no method of asyncio's, whose epoll is shared with the parent."""
@@ -270,6 +271,7 @@ class KafkaTopicAdmin:
         if self._client is not None:
             await self._client.close()
             self._client = None
+        _FILTER.threads.discard(threading.get_ident())
 
     async def _connect(self) -> None:
         client = AIOKafkaAdminClient(**connection_options(self._settings))
@@ -335,6 +337,18 @@ class KafkaTopicAdmin:
             if error is not kafka_errors.NoError:
                 raise error(entry.get("error_message") or topic.name)
         return True
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Delete topics, with everything in them; those that don't exist are no error."""
+        answer = await self._retried(
+            lambda: self._client.delete_topics(
+                list(names), timeout_ms=self._settings.kafka_request_timeout_ms
+            )
+        )
+        for name, code in answer.topic_error_codes:
+            error = kafka_errors.for_code(code)
+            if error not in (kafka_errors.NoError, kafka_errors.UnknownTopicOrPartitionError):
+                raise RejectedError(f"the broker does not delete the topic {name}: {error.__name__}")
 
     async def _retried(self, call: Callable[[], Awaitable[_T]]) -> _T:
         for attempt in range(1, _ADMIN_ATTEMPTS_MAX + 1):
