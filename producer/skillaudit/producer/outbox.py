@@ -72,13 +72,15 @@ class LogState(Enum):
     CLOSED = "closed"
 
 
-class _Queued:
-    """Lines that came from a signal handler or finalizer while this thread was inside the lock."""
+class _Entry:
+    """Lines on their long way. `position` is set at the moment they are stored, so that whatever exception comes out
+    after that (a signal handler's may come at any call) finds them taken.
+    """
 
-    __slots__ = ("count", "lines")
+    __slots__ = ("count", "kind", "lines", "position")
 
-    def __init__(self, lines: bytes, count: int) -> None:
-        self.lines, self.count = lines, count
+    def __init__(self, lines: bytes, count: int, kind: RecordKind) -> None:
+        self.lines, self.count, self.kind, self.position = lines, count, kind, -1
 
 
 class OutboxLog:
@@ -129,7 +131,7 @@ class OutboxLog:
         self._busy = False  # this thread is inside _lock
         self._slow = threading.RLock()
         self._slow_busy = False  # this thread is inside _slow
-        self._queue: list[_Queued] = []
+        self._queue: list[_Entry] = []
         self._room = threading.Condition()
         self._sync = GroupSync(self._files)
 
@@ -181,7 +183,7 @@ class OutboxLog:
         try:
             with self._lock:
                 if self._busy:
-                    return self._enqueue(line, 1, kind)
+                    return self._enqueue(_Entry(line, 1, kind))
                 self._busy = True
                 try:
                     segment = self._segment
@@ -195,7 +197,7 @@ class OutboxLog:
                 finally:
                     self._busy = False
             if position < 0:
-                return self._append_slowly(line, 1, kind, wait_ms)
+                return self._append_slowly(_Entry(line, 1, kind), wait_ms)
             if self._queue:
                 self._write_queue()
             if self._always:
@@ -217,7 +219,7 @@ class OutboxLog:
             if len(line) > self._line_bytes_max or b"\n" in record:
                 self._refuse(record)
         kind = RecordKind.RESERVED if all(k is not _LOG for _, _, k in items) else _LOG
-        start = self._append_slowly(b"".join(lines), len(lines), kind, wait_ms)
+        start = self._append_slowly(_Entry(b"".join(lines), len(lines), kind), wait_ms)
         return start + sum(map(len, lines[:-1]))
 
     def _refuse(self, record: bytes) -> None:
@@ -228,19 +230,18 @@ class OutboxLog:
             "shorten it or raise the setting (and the topic's max.message.bytes)"
         )
 
-    def _append_slowly(self, lines: bytes, count: int, kind: RecordKind, wait_ms: int) -> int:
+    def _append_slowly(self, entry: _Entry, wait_ms: int) -> int:
         """The long way, and waiting for room outside all locks."""
         deadline = time.monotonic() + wait_ms / 1000
-        position = -1
         try:
             while True:
                 reason = ""
                 with self._slow:
                     if self._slow_busy:
-                        return self._enqueue(lines, count, kind)
+                        return self._enqueue(entry)
                     self._slow_busy = True
                     try:
-                        position = self._place(lines, count, kind)
+                        self._place(entry)
                     except NoRoom as exc:
                         reason = str(exc)
                     finally:
@@ -254,10 +255,10 @@ class OutboxLog:
             if self._always:
                 self._sync.sync(segment)
         except BaseException as exc:
-            if position >= 0:
-                mark_taken(exc, position)
+            if entry.position >= 0:
+                mark_taken(exc, entry.position)
             raise
-        return position
+        return entry.position
 
     def _wait_for_room(self, deadline: float, reason: str) -> None:
         remaining = deadline - time.monotonic()
@@ -268,21 +269,21 @@ class OutboxLog:
 
     # --- the long way: under `_slow`, with `_slow_busy` set ---------------------------------------------------------
 
-    def _place(self, lines: bytes, count: int, kind: RecordKind) -> int:
-        """Store `lines` wherever there is room and return their position; raises `NoRoom` with nothing taken."""
+    def _place(self, entry: _Entry) -> None:
+        """Store the lines wherever there is room; raises `NoRoom` with nothing taken."""
         if self._state is LogState.CLOSED:
             raise RunStateError(_CLOSED)
+        size = len(entry.lines)
         try:
             if self._state is LogState.NEW:
                 self._open()
             self._look_at_acknowledgement()
-            self._keeper.check_bytes(self._segment, len(lines), kind)
-            if self._segment.used + len(lines) > self._segment.size:
-                self._change_segment(len(lines), kind)
-            position = self._store(lines, count, kind)
+            self._keeper.check_bytes(self._segment, size, entry.kind)
+            if self._segment.used + size > self._segment.size:
+                self._change_segment(size, entry.kind)
+            self._store(entry)
         except OSError as exc:
             raise self._source.translate(exc) from exc
-        return position
 
     def _open(self) -> None:
         segment = self._source.open(self._keeper, self._on_open)
@@ -329,38 +330,36 @@ class OutboxLog:
             segment.frozen = frozen
             self._keeper.set_limits(segment)
 
-    def _store(self, lines: bytes, count: int, kind: RecordKind) -> int:
-        segment = self._segment
+    def _store(self, entry: _Entry) -> None:
+        segment, size = self._segment, len(entry.lines)
         if segment.mapping is None:
-            self._keeper.check_disk_of_plain(segment, len(lines), kind)
-            start = segment.store(self._files, lines)  # only the long way stores here
-            segment.lines += count
-            return segment.base + start
-        start = -1
-        while start < 0:
-            segment.prepare(self._files, segment.used + len(lines))
+            self._keeper.check_disk_of_plain(segment, size, entry.kind)
+            start = segment.store(self._files, entry.lines)  # only the long way stores here
+            segment.lines += entry.count
+            entry.position = segment.base + start
+            return
+        while entry.position < 0:
+            segment.prepare(self._files, segment.used + size)
             with self._deciding():  # others may have stored here meanwhile
-                if segment.used + len(lines) > segment.size:
-                    break
-                if segment.used + len(lines) <= segment.prepared:
-                    start = segment.store(self._files, lines)
-                    segment.lines += count
+                if segment.used + size <= segment.prepared:
+                    start = segment.store(self._files, entry.lines)
+                    segment.lines += entry.count
+                    entry.position = segment.base + start
                     self._keeper.set_limits(segment)
-        if start < 0:
-            self._change_segment(len(lines), kind)
-            return self._store(lines, count, kind)
-        return segment.base + start
+            if entry.position < 0 and segment.used + size > segment.size:
+                self._change_segment(size, entry.kind)
+                segment = self._segment
 
-    def _enqueue(self, lines: bytes, count: int, kind: RecordKind) -> int:
+    def _enqueue(self, entry: _Entry) -> int:
         """This thread is inside a lock already: keep the lines for when it comes out, if there will be room."""
         if self._state is LogState.CLOSED:
             raise RunStateError(_CLOSED)
         waiting = sum(len(queued.lines) for queued in self._queue)
         try:
-            self._keeper.check_bytes(self._segment, waiting + len(lines), kind)
+            self._keeper.check_bytes(self._segment, waiting + len(entry.lines), entry.kind)
         except NoRoom as exc:
             raise OutboxFullError(f"the outbox is full: {exc}") from exc
-        self._queue.append(_Queued(lines, count))
+        self._queue.append(entry)
         return self._segment.position
 
     def _write_queue(self) -> None:
@@ -369,14 +368,20 @@ class OutboxLog:
             while self._queue and not self._slow_busy:
                 self._slow_busy = True
                 try:
-                    queued = self._queue[0]
-                    self._place(queued.lines, queued.count, RecordKind.RESERVED)
-                    del self._queue[0]
+                    self._write_first_queued()
                 except NoRoom as exc:
                     _log.warning("a record from a signal handler waits for room in the outbox: %s", exc)
                     return
                 finally:
                     self._slow_busy = False
+
+    def _write_first_queued(self) -> None:
+        if self._queue:  # a signal handler's append may have written it meanwhile
+            entry = self._queue[0]
+            entry.kind = RecordKind.RESERVED  # its append has returned: it may not be refused any more
+            if entry.position < 0:
+                self._place(entry)
+            del self._queue[0]
 
     # --- what became of it ------------------------------------------------------------------------------------------
 

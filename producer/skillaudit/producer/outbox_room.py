@@ -82,12 +82,14 @@ class RoomKeeper:
         return written - max(oldest, self._offsets.get(number, oldest - byte) + byte)
 
     def set_limits(self, segment: OutboxSegment) -> None:
-        """Up to where the short way may write in `segment` before room is judged again."""
-        if segment.mapping is None:
+        """Up to where the short way may write in `segment` before the long way looks at everything again."""
+        if segment.mapping is None or segment.frozen:
+            segment.limit = segment.limit_reserved = 0
             return
         spare = self._settings.outbox_bytes_max - self.unacknowledged_bytes(segment)
-        segment.limit = min(segment.prepared, segment.used + spare)
-        segment.limit_reserved = min(segment.size, segment.used + spare + self._settings.outbox_reserve_bytes)
+        reserve = self._settings.outbox_reserve_bytes
+        segment.limit = min(segment.ready, segment.used + spare)
+        segment.limit_reserved = min(segment.ready, segment.used + spare + reserve)
 
     def check_bytes(self, segment: OutboxSegment, size: int, kind: RecordKind) -> None:
         """Raise `NoRoom` where `size` bytes more would pass the limit. An empty outbox takes a record of any size."""

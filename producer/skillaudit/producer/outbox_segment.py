@@ -118,7 +118,7 @@ class OutboxSegment:
         try:
             while done < len(lines):
                 done += files.write(self.fd, lines[done:], self.used + done)
-        except OSError:
+        except BaseException:
             try:
                 files.cut(self.fd, self.used)
             except OSError:

@@ -396,6 +396,8 @@ class SourceReader:
             self._explained = True
             if header.state is HeaderState.DAMAGED:
                 self._pass_header()
+            elif used_end(self._rest(), 0) == 0:
+                self._report_empty()
 
     def _compare(self, lines_before: int) -> None:
         missing = 0 if self._records is None else lines_before - self._records
@@ -419,6 +421,12 @@ class SourceReader:
         )
         self._report(damage)
         self._byte = end
+
+    def _report_empty(self) -> None:
+        """A segment gets its name after its header: an empty one lost it, and whatever else it held."""
+        start = self.position
+        detail = f"segment {self._number} is empty"
+        self._report(Damage(position=start, end=start, kind=DamageKind.HEADER, detail=detail))
 
     def _report_cut(self, segment: Segment) -> None:
         """The file ends before the position to begin at."""
