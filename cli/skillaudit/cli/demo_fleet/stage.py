@@ -161,9 +161,10 @@ async def _adopt(settings: Settings, hosted: HostedConsumer, account: Account) -
 
 async def _until_told(hosted: HostedConsumer, account: Account) -> None:
     """Until every run's end is known: finished, or abandoned because its process is gone."""
+    ends = {r.run_id: Liveness.FINISHED if r.status else Liveness.ABANDONED for r in account.runs.values()}
     while not hosted.running.done():
-        states = await hosted.reader.list_run_states(list(account.runs))
-        if len(states) == len(account.runs) and all(s.liveness is not Liveness.OPEN for s in states.values()):
+        states = await hosted.reader.list_run_states(list(ends))
+        if {run_id: state.liveness for run_id, state in states.items()} == ends:
             return
         await asyncio.sleep(WATCH_INTERVAL_S)
     hosted.running.result()
