@@ -108,11 +108,7 @@ class MessageMapper:
     def _tool_call(self, call: dict[str, Any]) -> Mapped:
         if call.get("call_id") is None:
             self._made += 1
-            call = {
-                "name": call.pop("name"),
-                "call_id": f"message-call-{self._made}",
-                **call,
-            }
+            call = {**call, "call_id": f"message-call-{self._made}"}
         if len(self._call_names) < CALL_NAMES_MAX:
             self._call_names[str(call["call_id"])] = str(call["name"])
         return TOOL_CALL, call, (1, 0, 0, 0)

@@ -1,0 +1,140 @@
+"""Heartbeats: when they are due, what they say, in what order they stand."""
+
+from threading import Event
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.producer.support import FullLog, ListLog
+
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.wire import parse_record
+from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer.heartbeat import LISTING_INTERVAL_US, HeartbeatPlan, beat_if_due
+
+SECOND_US = 1_000_000
+
+
+class Run:
+    def __init__(self, number):
+        self.source_seq = number
+
+
+def runs(*numbers):
+    return {number: Run(number) for number in numbers}
+
+
+def test_due_while_a_run_is_open_or_something_changed():
+    """Every interval then; never otherwise."""
+    plan = HeartbeatPlan(1_000)
+    assert not plan.due(0, 0, 0), "nothing ever happened"
+    assert plan.due(0, 1, 0)
+    plan.sent(0, 1, 0, 0, [])
+    assert not plan.due(SECOND_US - 1, 1, 0)
+    assert plan.due(SECOND_US, 1, 0), "a run is open"
+    assert plan.due(SECOND_US, 1, 1), "it has finished since"
+    plan.sent(SECOND_US, 1, 1, 0, [])
+    assert not plan.due(10 * SECOND_US, 1, 1), "nothing changed"
+    assert plan.due(10 * SECOND_US, 1, 1, 3), "losses did"
+
+
+@given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 400), st.sets(st.integers(1, 12))), max_size=12))
+def test_runs_take_turns(runs_max, beats):
+    """At most so many at a time, none twice within five minutes, those first that waited longest."""
+    plan = HeartbeatPlan(1_000, runs_max=runs_max)
+    now_us, listed_us = 0, {}
+    for pause_s, numbers in beats:
+        now_us += pause_s * SECOND_US
+        listed_us = {n: at for n, at in listed_us.items() if n in numbers}
+        open_runs = runs(*numbers)
+        selected = plan.select(now_us, open_runs)
+        chosen = [run.source_seq for run in selected]
+        ready = [n for n in numbers if now_us - listed_us.get(n, -LISTING_INTERVAL_US) >= LISTING_INTERVAL_US]
+        assert set(chosen) <= set(ready)
+        assert len(chosen) == min(len(ready), runs_max)
+        waited = [listed_us.get(n, -1) for n in ready if n not in chosen]
+        assert all(listed_us.get(n, -1) <= min(waited, default=now_us) for n in chosen)
+        plan.sent(now_us, 1, 0, 0, selected)
+        listed_us.update(dict.fromkeys(chosen, now_us))
+
+
+def test_a_heartbeat_says_what_stands_before_it(clock):
+    """Counts, and each open run with its events and prefix head; numbered 1, 2, 3."""
+    log = ListLog()
+    with Sink(log, clock=clock) as sink:
+        plan = HeartbeatPlan(1_000)
+        done = sink.start_run(SkillRun(skill_id="s"))
+        open_run = sink.start_run(SkillRun(skill_id="s"))
+        open_run.step("x")
+        done.finish()
+        source = sink._source_here()
+        assert beat_if_due(source, plan)
+        assert not beat_if_due(source, plan)
+        head = open_run._run._digest.head()
+        clock.advance(SECOND_US)
+        assert beat_if_due(source, plan)
+        open_run.finish()
+        clock.advance(SECOND_US)
+        assert beat_if_due(source, plan)
+    first, second, third = (parse_record(r) for r in log.records if b"source.heartbeat" in r)
+    assert [beat.beat for beat in (first, second, third)] == [1, 2, 3]
+    assert (first.runs_started, first.runs_finished) == (2, 1)
+    assert [(r.run_id, r.source_seq, r.events, r.head) for r in first.open] == [(open_run.run_id, 2, 2, head)]
+    assert second.open == (), "listed less than five minutes ago"
+    assert (third.runs_started, third.runs_finished) == (2, 2)
+    closed = parse_record(log.records[-1])
+    assert (closed.by, closed.runs_started, closed.runs_finished, closed.open) == ("process", 2, 2, ())
+
+
+def test_closing_lists_the_open_runs(log, settings):
+    """source.closed by the process: counts, and where each open run stood."""
+    sink = Sink(log, settings=settings)
+    run = sink.start_run(SkillRun(skill_id="s"))
+    run.step("x")
+    sink.close()
+    closed = parse_record(log.records[-1])
+    assert [(r.run_id, r.events) for r in closed.open] == [(run.run_id, 2)]
+
+
+def test_a_heartbeat_that_finds_no_room_comes_later(clock):
+    """It takes no number; what it would have said, the next one says."""
+    log = FullLog()
+    with Sink(log, clock=clock) as sink:
+        sink.start_run(SkillRun(skill_id="s")).finish()
+        plan = HeartbeatPlan(1_000)
+        log.used_up = True
+        assert not beat_if_due(sink._source_here(), plan)
+        log.used_up = False
+        assert beat_if_due(sink._source_here(), plan)
+    assert [e["beat"] for e in log.parsed("source.heartbeat")] == [1]
+
+
+def test_the_backlog_is_the_logs(clock):
+    """A log that knows what waits in it is asked."""
+
+    class Backlog:
+        records, bytes, oldest_us = 3, 400, 5
+
+    log = ListLog()
+    log.backlog = Backlog
+    with Sink(log, clock=clock) as sink:
+        sink.start_run(SkillRun(skill_id="s")).finish()
+        beat_if_due(sink._source_here(), HeartbeatPlan(1_000))
+    beat = log.parsed("source.heartbeat")[0]
+    assert (beat["backlog_records"], beat["backlog_bytes"], beat["oldest_us"]) == (3, 400, 5)
+
+
+def test_the_thread_beats_by_itself():
+    """From the first run on, every heartbeat_interval_ms."""
+    beaten = Event()
+
+    class Log(ListLog):
+        def append(self, key, record, kind, *, wait_ms):
+            position = super().append(key, record, kind, wait_ms=wait_ms)
+            if b"source.heartbeat" in record:
+                beaten.set()
+            return position
+
+    with Sink(Log(), settings=Settings(heartbeat_interval_ms=100)) as sink:
+        run = sink.start_run(SkillRun(skill_id="s"))
+        assert beaten.wait(30)
+        run.finish()
