@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from skillaudit.contract.clock import uuid7
-from skillaudit.contract.records import EventType, RunFilter, RunStats, SkillRun, SkillRunLog, Status
-from skillaudit.contract.storage import StorageReader, StorageWriter
+from skillaudit.contract.records import (
+    Completeness,
+    EventType,
+    Liveness,
+    RunFilter,
+    RunStats,
+    SkillRun,
+    SkillRunLog,
+    Status,
+)
+from skillaudit.contract.storage import AuditReader, StorageReader, StorageWriter
 
 BASE: Final = datetime(2025, 6, 1, 12, 0, 0, tzinfo=UTC)
 """Around this every case's runs start, but for those that purge."""
@@ -157,6 +166,22 @@ async def everything(storage: StorageReader, wanted: RunFilter) -> list[SkillRun
 def exact_json(value: Any) -> bytes:
     """Bytes that differ where values differ in anything: 1 and 1.0, the order of members, -0.0."""
     return orjson.dumps(value)
+
+
+Recorder: TypeAlias = tuple[Any, AuditReader]
+"""A Sink, and what reads behind it."""
+
+
+async def events_of(reader: StorageReader, run_id: str) -> list[SkillRunLog]:
+    """The events of a run."""
+    return await reader.list_logs_by_run(run_id)
+
+
+async def assert_complete(reader: AuditReader, run_id: str, events: int) -> None:
+    """A Writer's run is finished and whole, with so many events."""
+    state = await reader.get_run_state(run_id)
+    assert (state.completeness, state.liveness) == (Completeness.COMPLETE, Liveness.FINISHED)
+    assert (state.events, state.missing, state.lost, state.conflicts) == (events, (), (), 0)
 
 
 def is_utc(value: datetime | None) -> bool:
