@@ -55,7 +55,7 @@ def test_killed_between_a_record_and_its_acknowledgement(tmp_path: Path, deaths:
 
 
 async def test_killed_while_a_source_is_being_removed(tmp_path: Path):
-    """What is left of it has another name, and nobody takes it for a source."""
+    """What is left of it has another name: nobody takes it for a source, and the next forwarder sweeps it away."""
     source = HandwrittenSource(tmp_path)
     source.run("r")
     source.dir.rename(tmp_path / f".removed-{source.source_id}")
@@ -64,4 +64,5 @@ async def test_killed_while_a_source_is_being_removed(tmp_path: Path):
     topic = TopicInMemory()
     await forward_all(tmp_path, topic)
     assert topic.of_key("r") == []
+    assert not list(tmp_path.glob(".removed-*"))
     assert len(topic.of_key("q")) == 1

@@ -74,7 +74,9 @@ async def test_a_broker_that_dies_freezes_and_comes_back(
     for run in runs:
         values = [v for _, key, v in stored if key.decode() == run.run_id]
         assert list(dict.fromkeys(values)) == run.records
-    ours = [r.getMessage() for r in caplog.records if r.thread == threading.get_ident()]  # others watch the broker
+    ours = [
+        r.getMessage() for r in caplog.records if r.thread == threading.get_ident()
+    ]  # others watch the broker
     assert len(ours) < LINES_MAX, ours
     caplog.clear()
     source.die()

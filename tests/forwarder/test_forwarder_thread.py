@@ -17,6 +17,7 @@ import pytest
 from tests.forwarder.support import FAST, HandwrittenSource, TopicInMemory, TopicThatIsAway
 
 from skillaudit.contract.eventlog import RecordKind
+from skillaudit.contract.events import SourceCounts, encode_source_closed
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_thread import ForwarderThread, LoopWithOwnLookups, ThreadState
 from skillaudit.producer.outbox import OutboxLog
@@ -127,6 +128,19 @@ def test_a_forwarder_that_fails_begins_again(tmp_path: Path, caplog: pytest.LogC
     assert sum("begins again" in r.getMessage() for r in caplog.records) == 2
     caplog.clear()
     agent.end()
+
+
+def test_a_source_that_closed_itself_is_removed_with_its_thread(tmp_path: Path):
+    """Closed, acknowledged and let go by its log: nothing is left behind."""
+    agent = AgentWithForwarder(tmp_path)
+    agent.thread.start()
+    agent.append(0)
+    counts = SourceCounts(runs_started=0, runs_finished=0)
+    closed = encode_source_closed(agent.log.source_id, 1, "process", counts)
+    agent.log.append(agent.log.source_id, closed, RecordKind.RESERVED, wait_ms=0)
+    assert agent.log.flush(10).pending == 0
+    agent.end()
+    assert not agent.log.source_dir.exists()
 
 
 def test_the_last_source_is_removed_by_the_next_process(tmp_path: Path):

@@ -387,6 +387,10 @@ class Forwarder:
             for feed in self._sources.all():
                 feed.save(force=True)
                 self._tell(feed)
+                if feed.has_said_its_last():
+                    self._sources.finish(feed)
+        except OSError as exc:
+            self._say_outage(f"what is acknowledged can't be saved and may be sent again: {exc}")
         finally:
             self._sources.release_all()
             await self._publisher.abandon()

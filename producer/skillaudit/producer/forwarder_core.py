@@ -311,7 +311,7 @@ class Backoff:
 
     def next_ms(self) -> float:
         """How long to wait now: between half and all of a bound that doubles up to `backoff_ms_max`."""
-        bound = min(self._limits.backoff_ms_min * 2**self._attempt, self._limits.backoff_ms_max)
+        bound = min(self._limits.backoff_ms_min << self._attempt, self._limits.backoff_ms_max)
         self._attempt = min(self._attempt + 1, 30)
         return bound * (0.5 + self._random.random() / 2)
 

@@ -300,6 +300,16 @@ class SourceFeed:
         value = closing_record(self.source_dir, self._closed_record())
         return make_entry(self.window, 0, self.window.reached_position, self.source_id.encode(), value)
 
+    def has_said_its_last(self) -> bool:
+        """Whether its process closed it, is gone from it, and everything is acknowledged: asked when a forwarder ends,
+        so that a process whose own thread forwards leaves nothing behind. What this reads is not sent any more.
+        """
+        if self.state is not FeedState.FOLLOWING or self._pending or len(self.window):
+            return False
+        return (
+            not self._reader.read(1, 1) and self._reader.finished and self._last_type == events.SOURCE_CLOSED
+        )
+
     def _ends_by_itself(self) -> bool:
         """Whether nobody else has to close it: it did so itself, has nothing, may go on (an import), or is a copy of a
         source that may live on elsewhere.

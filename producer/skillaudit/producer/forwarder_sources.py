@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from skillaudit.contract.outbox.layout import list_segments
 from skillaudit.contract.outbox.locks import FileLock, is_locked
 from skillaudit.contract.outbox.reader import WRITER_LOCK_NAME
 from skillaudit.producer.forwarder_core import Entry, ForwarderLimits
-from skillaudit.producer.forwarder_source import SourceFeed
+from skillaudit.producer.forwarder_source import TRASH_PREFIX, SourceFeed
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +103,19 @@ class Sources:
         due = self._limits.discovery_interval_ms * 1000
         if not now and self._looked_us is not None and moment - self._looked_us < due:
             return
+        if self._looked_us is None:
+            self._sweep()
         self._looked_us = moment
         for source_dir in self._candidates():
             if len(self._feeds) >= self._limits.sources_max:
                 break
             if source_dir.name not in self._feeds and self._is_ours(source_dir, moment):
                 self._take(source_dir, moment)
+
+    def _sweep(self) -> None:
+        """What a death in the middle of a removal left."""
+        for trash in self.outbox_dir.glob(f"{TRASH_PREFIX}*"):
+            shutil.rmtree(trash, ignore_errors=True)  # whoever else sweeps it is welcome to
 
     def _candidates(self) -> list[Path]:
         own = [self._own] if self._own is not None and (self._own / "source.json").exists() else []

@@ -91,9 +91,8 @@ class Tally:
             members = orjson.loads(record)
             self.runs_started = max(self.runs_started, int(members["source_seq"]))
             if needed is None or key in needed:
-                run = CarriedRun(members["salt"], members["source_seq"], _manifest_start(key))
-                _add_start(run, record, members)
-                self.runs[key] = run
+                self.runs[key] = CarriedRun(members["salt"], members["source_seq"], _manifest_start(key))
+                _add_start(self.runs[key], record, members)
         elif kind == events.FINISHED:
             self.runs_finished += b'"by":"storage"' not in record[: len(key) * 6 + 128]
             self.runs.pop(key, None)

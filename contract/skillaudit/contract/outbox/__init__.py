@@ -3,6 +3,8 @@
     <outbox>/id                     random id of this directory (32 hex digits)
     <outbox>/consumer.lock          lock: an embedded consumer runs
     <outbox>/reader                 JSON: who reads this directory, {"identity": "kafka:<cluster>:<topic>" | "duckdb:<id>"}
+    <outbox>/forwarder.lock         lock: the host's forwarder
+    <outbox>/.removed-<source_id>/  a finished source on its way out
     <outbox>/<source_id>/           one process's life; made at first use, never reopened for writing
         source.json                 {"source_id", "host", "pid", "boot_id", "version", "created_us", ...} (identity.py);
                                     written once the writer's lock is held: a directory without it is no source
@@ -11,6 +13,9 @@
         partitions                  the topic's partition count when the first forwarder came, for this source's life
         ack                         the acknowledgement (temp, fsync, rename, directory fsync)
         refused/<position>          bytes and reason of a record the broker refused for good
+        tally                       a forwarder's: what deleted segments said of runs that are still open
+        closed                      an adopter's `source.closed`, written before it is sent, so that it is sent the same
+        incidents.jsonl             what forwarders found damaged or had refused, one JSON object a line
         00000001.seg, 00000002.seg  segments
 
 A segment is a preallocated file of lines `record TAB crc32 LF` (crc32 of the record, 8 lower-case hex digits; the
