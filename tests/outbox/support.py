@@ -105,7 +105,7 @@ def read_source_dir(source_dir: Path, **arguments) -> Everything:
 
 
 def random_records(count: int, size: int = 20) -> list[bytes]:
-    return [b'{"n":%d,"x":"%b"}' % (n, secrets.token_hex(size // 2).encode()) for n in range(count)]
+    return [b'{"v":1,"n":%d,"x":"%b"}' % (n, secrets.token_hex(size // 2).encode()) for n in range(count)]
 
 
 def at(number: int, byte: int) -> int:

@@ -267,6 +267,28 @@ def test_a_short_plain_write_that_cannot_be_undone_closes_the_segment(tmp_path, 
     assert "short write" in caplog.text
 
 
+def test_a_batch_that_is_undone_was_never_seen(tmp_path):
+    """A reader beside a plain segment takes no line of a batch before the whole batch is there."""
+    seen: list[int] = []
+
+    class WatchedFileSystem(ShortWritingFileSystem):
+        def write(self, fd, data, byte):
+            seen.append(len(read_source_dir(log.source_dir).records))
+            return super().write(fd, data[:100], byte)
+
+    files = WatchedFileSystem(room=3_000)
+    log = OutboxLog(settings(tmp_path), files=files)
+    append(log, b"{}")
+    seen.clear()
+    with pytest.raises(OutboxFullError):
+        log.append_many([("k", b"x" * 500, LOG)] * 8, wait_ms=0)
+    files.room = 10_000
+    log.append_many([("k", b"y" * 500, LOG)] * 8, wait_ms=0)
+    assert set(seen) == {1}
+    assert read_source_dir(log.source_dir).records == [b"{}"] + [b"y" * 500] * 8
+    log.close(0)
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path

@@ -114,10 +114,11 @@ class OutboxSegment:
         self.ready = self.size if self.prepared == self.size else self.prepared - PREPARE_BYTES // 2
 
     def _append(self, files: FileSystem, lines: bytes) -> None:
-        done = 0
+        """The first byte last where there are several lines: a reader must not take one that may yet be undone."""
+        first = 1 if lines.find(b"\n") < len(lines) - 1 else 0
         try:
-            while done < len(lines):
-                done += files.write(self.fd, lines[done:], self.used + done)
+            self._write(files, lines[first:], self.used + first)
+            self._write(files, lines[:first], self.used)
         except BaseException:
             try:
                 files.cut(self.fd, self.used)
@@ -125,6 +126,11 @@ class OutboxSegment:
                 _log.exception("can't undo a short write in %s; going on in a new segment", self.path)
                 self.size = self.used
             raise
+
+    def _write(self, files: FileSystem, data: bytes, byte: int) -> None:
+        done = 0
+        while done < len(data):
+            done += files.write(self.fd, data[done:], byte + done)
 
     def finish(self, files: FileSystem) -> None:
         """Cut it to what is used; nothing is written to it any more."""

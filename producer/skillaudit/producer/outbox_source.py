@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +77,15 @@ class OutboxSource:
             return self._open_locked(keeper, on_open)
         except BaseException:
             if not self._continued:
-                shutil.rmtree(self.directory, ignore_errors=True)
+                self._remove_what_was_made()
             self._lock.release()
             raise
+
+    def _remove_what_was_made(self) -> None:
+        with contextlib.suppress(OSError):
+            for path in self.directory.iterdir():
+                path.unlink()
+            self.directory.rmdir()
 
     def _open_locked(self, keeper: RoomKeeper, on_open: Callable[[str], bytes] | None) -> OutboxSegment:
         before = self._where_it_ended() if self._continued else no_segment()

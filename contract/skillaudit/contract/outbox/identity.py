@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -62,7 +61,7 @@ def describe_source(
     """The identity of a source that this process opens in `source_dir`."""
     return SourceIdentity(
         source_id=source_id,
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         pid=os.getpid(),
         boot_id=boot_id(),
         version=version,

@@ -31,9 +31,9 @@ from skillaudit.contract.errors import OutboxCorruptError
 from skillaudit.contract.outbox.acknowledgement import Acknowledgement, read_acknowledgement
 from skillaudit.contract.outbox.findings import Damage, DamageKind
 from skillaudit.contract.outbox.identity import read_source
-from skillaudit.contract.outbox.layout import pack_position, unpack_position
+from skillaudit.contract.outbox.layout import LINE_OVERHEAD_BYTES, pack_position, unpack_position
 from skillaudit.contract.outbox.locks import is_locked
-from skillaudit.contract.outbox.scan import Front, front, next_line, take_line, take_lines, used_end
+from skillaudit.contract.outbox.scan import Front, front, next_line, take_line, take_records, used_end
 from skillaudit.contract.outbox.segments import (
     NO_SEGMENT,
     Header,
@@ -203,17 +203,19 @@ class SourceReader:
         buffer = self._whole_line(self._segment.read(self._byte, min(CHUNK_BYTES, max(bytes_max, 4096))))
         if len(buffer) < bytes_max and buffer[-1:] not in {b"", b"\0"}:
             buffer += self._segment.read(self._byte + len(buffer), bytes_max - len(buffer))
-        base, line = self.position, self.records
-        found = take_lines(buffer, 0, records_max, bytes_max)
-        if not found:
+        records = take_records(buffer, 0, records_max, bytes_max)
+        if not records:
             return []
-        self._byte += found[-1].end
-        self._records = line + len(found)
+        at, before = self.position, self.records
+        lines: list[OutboxLine] = []
+        for number, record in enumerate(records, before + 1):
+            end = at + len(record) + LINE_OVERHEAD_BYTES
+            lines.append(OutboxLine(at, end, record, number))
+            at = end
+        self._byte += at - self.position
+        self._records = before + len(records)
         self._hole = None
-        return [
-            OutboxLine(base + start, base + end, record, line + n)
-            for n, (start, end, record) in enumerate(found, 1)
-        ]
+        return lines
 
     def _whole_line(self, buffer: bytes) -> bytes:
         """Read on until the line in front ends, a NUL comes, or the segment ends."""

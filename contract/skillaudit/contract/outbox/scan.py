@@ -8,7 +8,7 @@ What stands at a place of a segment is one of these, and a byte only ever goes f
 * an altered line: a LF comes before any NUL, so every byte of it is final, and the checksum is wrong.
 
 Behind the last two, `next_line` finds the next valid line wherever its beginning could be: after a LF, where NULs end,
-and after a checksum whose LF was altered (records hold no raw TAB).
+and after a checksum whose LF was altered (records hold no raw TAB), and where a record's first member stands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from skillaudit.contract.outbox.layout import LINE_OVERHEAD_BYTES
 
 _TRAILER: Final = LINE_OVERHEAD_BYTES - 1
 """TAB and eight hex digits, before the LF."""
-_BEGINNINGS: Final = re.compile(rb"\n|\x00(?=[^\x00])|\t(?=.{9})", re.DOTALL)
+_BEGINNINGS: Final = re.compile(rb'\n|\x00(?=[^\x00])|\t(?=.{9})|(?=\{"v":)', re.DOTALL)
 _TRIALS_MAX: Final = 64
 """Beginnings tried for one LF at most, so that crafted bytes can't make a reader compute checksums for hours."""
 
@@ -57,23 +57,23 @@ def take_line(buffer: bytes, start: int) -> Line | None:
     return Line(start, lf + 1, record) if buffer[tail:lf] == b"\t%08x" % crc32(record) else None
 
 
-def take_lines(buffer: bytes, start: int, records_max: int, bytes_max: int) -> list[Line]:
-    """The valid lines from `start` on, without a gap: at most `records_max`, and no further one once they hold
-    `bytes_max` bytes. The first is given whatever its size.
+def take_records(buffer: bytes, start: int, records_max: int, bytes_max: int) -> list[bytes]:
+    """The records of the valid lines from `start` on, without a gap: at most `records_max`, and no further one once
+    their lines hold `bytes_max` bytes. The first is given whatever its size. Each line is `LINE_OVERHEAD_BYTES` longer.
     """
-    lines: list[Line] = []
-    find, take, stop = buffer.find, lines.append, start + bytes_max
-    while len(lines) < records_max:
+    records: list[bytes] = []
+    find, take, stop = buffer.find, records.append, start + bytes_max
+    while len(records) < records_max:
         lf = find(b"\n", start)
         tail = lf - _TRAILER
-        if tail < start or (lf >= stop and lines):
+        if tail < start or (lf >= stop and records):
             break
         record = buffer[start:tail]
         if buffer[tail:lf] != b"\t%08x" % crc32(record):
             break
-        take(Line(start, lf + 1, record))
+        take(record)
         start = lf + 1
-    return lines
+    return records
 
 
 def front(buffer: bytes, start: int) -> Front:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import zlib
@@ -156,6 +155,8 @@ class _LiveSegment:
 
 class _ArchivedSegment:
     def __init__(self, number: int, path: Path) -> None:
+        import gzip
+
         self.number = number
         try:
             self._content = gzip.decompress(path.read_bytes())
