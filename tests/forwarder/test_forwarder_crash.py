@@ -64,5 +64,5 @@ async def test_killed_while_a_source_is_being_removed(tmp_path: Path):
     topic = TopicInMemory()
     await forward_all(tmp_path, topic)
     assert topic.of_key("r") == []
-    assert not (tmp_path / f".removed-{source.source_id}").exists()  # noqa: ASYNC240  a test may
+    assert not (tmp_path / f".removed-{source.source_id}").exists()
     assert len(topic.of_key("q")) == 1
