@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +27,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.metadata import MetadataRequest
 
 from skillaudit.contract.errors import RejectedError, SettingsError, UnreachableError
+from skillaudit.contract.kafka_options import connection_options
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.publisher import (
     OFFSET_UNKNOWN,
@@ -38,8 +38,6 @@ from skillaudit.producer.topics import TopicPlan, TopicState
 
 _T = TypeVar("_T")
 
-_CLIENT_ID: Final = "skillaudit"
-_RETRY_BACKOFF_MS: Final = 100
 _CLOSE_TIMEOUT_S: Final = 5.0
 _CANCEL_ROUNDS_MAX: Final = 100
 _LOG_INTERVAL_S: Final = 30.0
@@ -66,24 +64,6 @@ _NEEDS_OPERATOR: Final = (
 )
 
 
-def connection_options(settings: Settings) -> dict[str, Any]:
-    """What every client of ours is given: addresses, bounds, TLS and SASL. Raises `SettingsError`."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": [s.strip() for s in settings.kafka_bootstrap_servers.split(",") if s.strip()],
-        "client_id": _CLIENT_ID,
-        "request_timeout_ms": settings.kafka_request_timeout_ms,
-        "retry_backoff_ms": _RETRY_BACKOFF_MS,
-        "security_protocol": settings.kafka_security_protocol,
-    }
-    if settings.kafka_security_protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(settings)
-    if settings.kafka_security_protocol.startswith("SASL"):
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl_plain_username"] = settings.kafka_sasl_username or None
-        options["sasl_plain_password"] = settings.kafka_sasl_password or None
-    return options
-
-
 def producer_options(settings: Settings) -> dict[str, Any]:
     """What the producer is given. Raises `SettingsError`.
 
@@ -97,20 +77,6 @@ def producer_options(settings: Settings) -> dict[str, Any]:
         "max_batch_size": settings.kafka_batch_bytes,
         "compression_type": None if compression == "none" else compression,
     }
-
-
-def _ssl_context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(
-            cafile=str(settings.kafka_ssl_cafile) if settings.kafka_ssl_cafile else None
-        )
-        if settings.kafka_ssl_certfile:
-            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
-    except (OSError, ssl.SSLError) as exc:
-        raise SettingsError(
-            f"kafka_ssl_cafile, kafka_ssl_certfile or kafka_ssl_keyfile can't be used: {exc}"
-        ) from exc
-    return context
 
 
 class KafkaPublisher:
