@@ -114,7 +114,7 @@ class QueryRunner:
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(readers_max)
         self._pool = ThreadPoolExecutor(max_workers=readers_max, thread_name_prefix="skillaudit-read")
-        self._calls: set[_Call[Any]] = set()
+        self._calls: dict[_Call[Any], asyncio.Future[Any]] = {}
         self._closed = False
 
     async def run(self, work: Callable[[Query], T]) -> T:
@@ -132,21 +132,20 @@ class QueryRunner:
         if self._closed:
             raise RejectedError("this reader is closed; open another one")
         call: _Call[T] = _Call(self._factory, work)
-        self._calls.add(call)
         future = asyncio.get_running_loop().run_in_executor(self._pool, call.run)
+        self._calls[call] = future
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await _stop(call, future)
             raise
         finally:
-            self._calls.discard(call)
+            self._calls.pop(call, None)
 
     async def aclose(self) -> None:
         """Interrupt what runs and end the threads; safe to call again."""
         self._closed = True
-        for call in list(self._calls):
-            call.stop()
+        await asyncio.gather(*(_stop(call, future) for call, future in self._calls.items()))
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
 
