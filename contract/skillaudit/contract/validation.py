@@ -51,6 +51,10 @@ def check_log(log: SkillRunLog) -> None:
         raise InvalidRecordError(f"payload is not valid JSON: {exc}") from exc
     if not isinstance(parsed, dict):
         raise InvalidRecordError("payload is a JSON object; wrap other values in one")
+    if b"\n" in log.payload_json:
+        raise InvalidRecordError(
+            "payload_json holds a raw line feed; hand in compact JSON, such as orjson.dumps makes"
+        )
 
 
 def check_stats(run_id: str, stats: RunStats) -> None:
