@@ -87,6 +87,18 @@ class RunNotFoundError(RejectedError, LookupError):
         self.run_id = run_id
 
 
+class DeadLetterNotFoundError(RejectedError, LookupError):
+    """No dead letter with this id is stored."""
+
+    exit_code = 3
+
+    def __init__(self, dead_letter_id: int) -> None:
+        super().__init__(
+            f"no dead letter {dead_letter_id} is stored here; `skillaudit dead-letters list` shows them"
+        )
+        self.dead_letter_id = dead_letter_id
+
+
 class SettingsError(RejectedError):
     """A setting is unknown, malformed or contradicts another; the text names it and where it came from."""
 
