@@ -42,7 +42,8 @@ LOST_RANGES_MAX: Final = 256
 """Separate losses that a run declares; the last one then goes on to the finish, as each record carries the list."""
 DEFERRED_MAX: Final = 1_000
 """Calls of signal handlers and finalizers that wait behind one append."""
-_ENVELOPE_BYTES: Final = 1_024 + events.RUN_ID_BYTES_MAX * 6
+ENVELOPE_BYTES: Final = 1_024 + events.RUN_ID_BYTES_MAX * 6 + LOST_RANGES_MAX * 40
+"""Of a record beside its payload, at most."""
 
 _LOG: Final = RecordKind.LOG
 _START: Final = "start"
@@ -483,7 +484,7 @@ class NumberedRun:
 
     def _defer_events(self, group: Sequence[LogEvent]) -> None:
         next_state(self._state, Act.LOG, self.run_id)
-        size_bytes = max(len(body) for _, body, _ in group) + _ENVELOPE_BYTES
+        size_bytes = max(len(body) for _, body, _ in group) + ENVELOPE_BYTES
         if size_bytes > self._record_bytes_max:
             raise self._too_large(size_bytes)
         self._defer(lambda: self._write_deferred(group))

@@ -11,24 +11,21 @@ from enum import Enum
 from threading import get_ident
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 
-from skillaudit.contract.clock import Clock, SystemClock, to_us
+from skillaudit.contract.clock import Clock, SystemClock
 from skillaudit.contract.digests import SALT_BYTES
 from skillaudit.contract.errors import InvalidRecordError, RunStateError, SkillauditError
 from skillaudit.contract.eventlog import EventLog, FlushReport
-from skillaudit.contract.events import RUN_ID_BYTES_MAX
 from skillaudit.contract.records import SkillRun
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import StorageWriter
-from skillaudit.producer._numbering import Draft, Limits, NumberedRun, warn
+from skillaudit.producer._drafting import draft_run
+from skillaudit.producer._numbering import Limits, NumberedRun, warn
 from skillaudit.producer._reentrancy import BUSY, defer, guarded
-from skillaudit.producer.encoding import encode_object, encode_text, is_encodable
 from skillaudit.producer.heartbeat import Heart
-from skillaudit.producer.masking import Mask, apply_mask
+from skillaudit.producer.masking import Mask
 from skillaudit.producer.source import Source
 from skillaudit.producer.writer import NullWriter, Writer
 
-AT_US_MAX: Final = 253_402_300_799_999_999
-"""The last microsecond of the year 9999."""
 HEART_STOP_S: Final = 1.0
 FORWARDER_STOP_S: Final = 0.5
 """What a forwarder has at least to end in order, even when the time for flushing is used up."""
@@ -129,6 +126,16 @@ class Sink:
         return f"<Sink {self.state.value} {self._source_here() or self.log!r}>"
 
     @property
+    def mask(self) -> Mask | None:
+        """The mask hook."""
+        return self._mask
+
+    @property
+    def strict(self) -> bool:
+        """Whether values that JSON can't hold are refused."""
+        return self._strict
+
+    @property
     def state(self) -> SinkState:
         """What it is at, in this process."""
         if self._state is SinkState.OPEN and self._source_here() is None:
@@ -141,14 +148,10 @@ class Sink:
         """
         if self._state is SinkState.DISABLED:
             return NullWriter(self, run.id)
-        return self.start_run_with(run, os.urandom(SALT_BYTES).hex(), self._clock)
-
-    def start_run_with(self, run: SkillRun, salt: str, clock: Clock) -> Writer:
-        """As `start_run`, with the run's salt (32 hex digits) and clock given: for imports."""
         if self._state is SinkState.CLOSED:
             raise RunStateError("the sink is closed; make a new one")
-        draft = self._drafted(run, salt)
-        numbered = NumberedRun(self._current_source(), draft, self._limits, clock)
+        draft = draft_run(run, os.urandom(SALT_BYTES).hex(), self._mask, strict=self._strict)
+        numbered = NumberedRun(self._current_source(), draft, self._limits, self._clock)
         writer = Writer(self, numbered, draft.run.skill_id, self._mask, self._strict)
         numbered.begin()
         return writer
@@ -206,31 +209,6 @@ class Sink:
     async def __aexit__(self, *exc: object) -> None:
         """Close."""
         await self.aclose()
-
-    def _drafted(self, run: SkillRun, salt: str) -> Draft:
-        started_us = _started_us(run)
-        skill_id = self._text("skill_id", run.skill_id)
-        return Draft(
-            run=SkillRun(
-                id=_checked_id(run.id),
-                skill_id=skill_id,
-                caller_id=self._text("caller_id", run.caller_id),
-                channel_id=self._text("channel_id", run.channel_id),
-                parent_run_id=self._text("parent_run_id", run.parent_run_id),
-                started_at=run.started_at,
-            ),
-            started_us=started_us,
-            inputs=self._object("inputs", run.inputs, skill_id),
-            attributes=self._object("attributes", run.attributes, skill_id),
-            salt=salt,
-        )
-
-    def _text(self, field: str, value: object) -> str:
-        return encode_text(value, strict=self._strict, field=field)
-
-    def _object(self, field: str, value: object, skill_id: str) -> bytes:
-        masked = apply_mask(self._mask, value, field, "start", skill_id)
-        return encode_object(masked, strict=self._strict, field=field)
 
     def _source_here(self) -> Source | None:
         return self._sources.get(os.getpid())
@@ -310,21 +288,3 @@ def _as_log(target: EventLog | StorageWriter | None) -> EventLog | None:
     raise InvalidRecordError(
         f"a Sink's target is None, an event log or a Storage, not {type(target).__name__}; see Sink.from_settings"
     )
-
-
-def _checked_id(run_id: object) -> str:
-    if isinstance(run_id, str) and is_encodable(run_id) and 0 < len(run_id.encode()) <= RUN_ID_BYTES_MAX:
-        return str.__str__(run_id)
-    raise InvalidRecordError(
-        f"id: a run id is text of 1 to {RUN_ID_BYTES_MAX} bytes of UTF-8; leave it out to have one made"
-    )
-
-
-def _started_us(run: SkillRun) -> int:
-    try:
-        started_us = to_us(run.started_at)
-    except TypeError as exc:
-        raise InvalidRecordError("started_at is a timezone-aware datetime; use datetime.now(UTC)") from exc
-    if not 0 <= started_us <= AT_US_MAX:
-        raise InvalidRecordError("started_at lies between the years 1970 and 9999")
-    return started_us
