@@ -1,5 +1,6 @@
 """Real processes: killed at any moment, forked, interrupted by signals."""
 
+import ctypes
 import gc
 import os
 import random
@@ -17,12 +18,14 @@ from skillaudit.contract.eventlog import taken_at
 from skillaudit.contract.outbox.locks import is_locked
 from skillaudit.contract.outbox.reader import SourceReader
 from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.outbox_forks import PidMark, mark_process
 
 CHILD = """
 import os, sys, threading
 from pathlib import Path
 from tests.outbox.support import append, settings
 from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.outbox_forks import PidMark, mark_process
 log = OutboxLog(settings(Path(sys.argv[1]), segment_bytes=65536))
 threads = int(sys.argv[2])
 def work(name):
@@ -107,6 +110,47 @@ def test_a_forked_child_has_a_source_of_its_own(tmp_path):
     assert len(read_source_dir(child_dir).records) == 100
     assert read_source_dir(child_dir).finished
     assert read_source_dir(parent_dir).records == [b'{"who":"parent","n":1}', b'{"who":"parent","n":2}']
+
+
+@pytest.mark.parametrize("mark", [mark_process, PidMark])
+def test_a_mark_holds_in_its_own_process_only(mark):
+    """In a child and its child it is gone, and a new one can be made there."""
+    made = mark()
+    assert made[0]
+
+    def child() -> None:
+        assert not made[0]
+        mine = mark()
+        assert mine[0]
+
+        def grandchild() -> None:
+            assert not made[0]
+            assert not mine[0]
+
+        assert joined(in_child(grandchild)) == 0
+
+    assert joined(in_child(child)) == 0
+    assert made[0]
+
+
+def test_a_fork_behind_pythons_back_is_noticed(tmp_path):
+    """A C library that forks runs none of Python's hooks."""
+    log = OutboxLog(settings(tmp_path))
+    append(log, b'{"who":"parent"}')
+    parent_dir = log.source_dir
+    pid = ctypes.CDLL(None).fork()
+    if pid == 0:
+        code = 1
+        try:
+            append(log, b'{"who":"child"}')
+            code = 0
+        finally:
+            os._exit(code)
+    assert joined(pid) == 0
+    (child_dir,) = [path for path in sources(tmp_path) if path != parent_dir]
+    assert read_source_dir(child_dir).records == [b'{"who":"child"}']
+    log.close(0)
+    assert read_source_dir(parent_dir).records == [b'{"who":"parent"}']
 
 
 def test_a_child_that_never_appends_makes_nothing(tmp_path):

@@ -45,6 +45,7 @@ from skillaudit.contract.outbox.refused import list_refused
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import OUTBOX_TOPIC
 from skillaudit.producer.outbox_files import FileSystem
+from skillaudit.producer.outbox_forks import mark_process
 from skillaudit.producer.outbox_room import NoRoom, RoomKeeper
 from skillaudit.producer.outbox_segment import OutboxSegment, no_segment
 from skillaudit.producer.outbox_source import OutboxSource
@@ -59,8 +60,6 @@ ROOM_BYTES: Final = 64 * 1024
 
 _LOG: Final = RecordKind.LOG
 _log = logging.getLogger("skillaudit.outbox")
-_getpid = os.getpid
-"""Bound once: it is asked on every append."""
 
 
 class LogState(Enum):
@@ -121,7 +120,7 @@ class OutboxLog:
 
     def _begin_process(self) -> None:
         """Everything that belongs to one process: called at first, and in every forked child."""
-        self._pid = _getpid()
+        self._mark = mark_process()
         self._source_id = self._given_id or os.urandom(16).hex()
         self._source = OutboxSource(
             self.settings, self._clock, self._files, self._source_id, continued=self._given_id is not None
@@ -142,14 +141,14 @@ class OutboxLog:
     @property
     def source_id(self) -> str:
         """This process's life in this log, 32 hex digits; another one in a forked child."""
-        if _getpid() != self._pid:
+        if not self._mark[0]:
             self.begin_in_child()
         return self._source_id
 
     @property
     def source_dir(self) -> Path:
         """Where the source is, once something was appended."""
-        if _getpid() != self._pid:
+        if not self._mark[0]:
             self.begin_in_child()
         return self._source.directory
 
@@ -172,7 +171,7 @@ class OutboxLog:
     def append(self, key: str, record: bytes, kind: RecordKind, *, wait_ms: int) -> int:
         """As `EventLog.append`; `record` holds no LF. `key` is part of the record and not stored again."""
         del key
-        if _getpid() != self._pid:
+        if not self._mark[0]:
             self.begin_in_child()
         line = b"%b\t%08x\n" % (record, crc32(record))
         size = len(line)
@@ -210,7 +209,7 @@ class OutboxLog:
 
     def append_many(self, items: Sequence[tuple[str, bytes, RecordKind]], *, wait_ms: int) -> int:
         """As `EventLog.append_many`: all in one segment, one behind the other. The reserve only if all may use it."""
-        if _getpid() != self._pid:
+        if not self._mark[0]:
             self.begin_in_child()
         if not items:
             return self.position
@@ -425,7 +424,7 @@ class OutboxLog:
 
     def flush(self, timeout_s: float) -> FlushReport:
         """As `EventLog.flush`. Embedded and nobody consumes: everything is synced to the disk and reported at once."""
-        if _getpid() != self._pid:
+        if not self._mark[0]:
             self.begin_in_child()
         if self._state is not LogState.OPEN:
             return self._report

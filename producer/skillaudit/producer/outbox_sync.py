@@ -61,7 +61,8 @@ class GroupSync:
         done = False
         try:
             for segment in segments:
-                self._files.sync(segment.fd, segment.mapping)
+                if segment.fd >= 0:  # else the log was closed, and synced by that
+                    self._files.sync(segment.fd, segment.mapping)
             done = True
         except OSError as exc:
             self._error = exc

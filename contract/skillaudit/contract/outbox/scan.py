@@ -24,8 +24,9 @@ from skillaudit.contract.outbox.layout import LINE_OVERHEAD_BYTES
 _TRAILER: Final = LINE_OVERHEAD_BYTES - 1
 """TAB and eight hex digits, before the LF."""
 _BEGINNINGS: Final = re.compile(rb'\n|\x00(?=[^\x00])|\t(?=.{9})|(?=\{"v":)', re.DOTALL)
-_TRIALS_MAX: Final = 64
-"""Beginnings tried for one LF at most, so that crafted bytes can't make a reader compute checksums for hours."""
+_TRIED_BYTES_MAX: Final = 256 << 20
+"""Bytes that checksums are computed over in one search at most, so that crafted bytes can't keep a reader for hours;
+beyond it only places behind a LF are tried, which costs one pass."""
 
 
 class Line(NamedTuple):
@@ -87,15 +88,16 @@ def front(buffer: bytes, start: int) -> Front:
 
 def next_line(buffer: bytes, start: int) -> int:
     """Offset of the first valid line that begins after `start`, or -1."""
-    lf, trials = -1, 0
-    for beginning in _beginnings(buffer, start):
+    lf, tried = -1, 0
+    for beginning, behind_lf in _beginnings(buffer, start):
         if beginning > lf:
-            lf, trials = buffer.find(b"\n", beginning), 0
+            lf = buffer.find(b"\n", beginning)
             if lf < 0:
                 return -1
-        trials += 1
-        if trials <= _TRIALS_MAX and take_line(buffer, beginning) is not None:
-            return beginning
+        if tried < _TRIED_BYTES_MAX or behind_lf:
+            tried += lf - beginning
+            if take_line(buffer, beginning) is not None:
+                return beginning
     return -1
 
 
@@ -104,8 +106,8 @@ def used_end(buffer: bytes, start: int) -> int:
     return max(start, len(buffer.rstrip(b"\0")))
 
 
-def _beginnings(buffer: bytes, start: int) -> Iterator[int]:
+def _beginnings(buffer: bytes, start: int) -> Iterator[tuple[int, bool]]:
     for match in _BEGINNINGS.finditer(buffer, start):
         at = match.end() + (_TRAILER if match[0] == b"\t" else 0)
         if start < at < len(buffer):
-            yield at
+            yield at, match[0] == b"\n"
