@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -126,6 +126,26 @@ class Materializer:
             except _SealInFlightError:
                 self.sealer.wait_moved()  # no other can begin: a swap needs the writer's lock
                 return self._apply(records, ends or {})
+
+    def apply_again(
+        self, records: Sequence[SourceRecord], settle: Callable[[duckdb.DuckDBPyConnection], None]
+    ) -> ApplyReport:
+        """Take records that were passed over before (dead letters): no position moves. `settle` is in the transaction."""
+        with self.sealer.quiet():
+            tally, changes = Tally(), Changes()
+            with self.transaction(f"apply {len(records)} records again") as cursor:
+                rows = self._take(cursor, records, changes, tally)
+                changes.write_rest(cursor, self.remembered.gone)
+                settle(cursor)
+            for book in changes.sources.values():
+                book.stored = True
+            self.sealer.note(rows, sum(len(r.value or b"") for r in records))
+        return ApplyReport(
+            records=len(records),
+            outcomes=tally.outcomes,
+            runs_started=tally.runs_started,
+            runs_finished=tally.runs_finished,
+        )
 
     def tick(self, ends: Mapping[str, int] | None = None) -> int:
         """Let time pass where nothing arrives: partitions read to their ends are read up to now, and sources silent
