@@ -50,8 +50,6 @@ from skillaudit.producer.trajectories import Entry, Trajectory, parse_entry, rea
 
 REFUSED_MAX: Final = 1_000
 """Refusals listed one by one; more are counted."""
-BLOCK_MS_MAX: Final = 60_000
-"""How long an import waits for room at least."""
 _CHUNK_BYTES: Final = 1 << 20
 
 Progress = Callable[[int, int], None]
@@ -101,6 +99,7 @@ def import_file(
     at: datetime | None = None,
     skill_id: str = "",
     progress: Progress | None = None,
+    block_ms_max: int = 60_000,
 ) -> ImportReport:
     """Record every trajectory of the file; see the module for what stays the same on a second import.
 
@@ -108,7 +107,7 @@ def import_file(
     encoding). `at` counts for what has no time of its own, at the file's first import. `skill_id` names runs whose
     trajectory names no skill; by default the file's name without its ending. Trajectories that can't be taken are
     refused in the report, the rest goes in. Raises `LockedError` while another process imports the same file, and
-    `OutboxFullError` when there is no room for a minute: importing again goes on from there.
+    `OutboxFullError` when there is no room for `block_ms_max`: importing again goes on from there.
     """
     path = Path(path)
     settings = target if isinstance(target, Settings) else target.settings
@@ -129,7 +128,7 @@ def import_file(
         strict=isinstance(target, Sink) and target.strict,
         limits=Limits(
             record_bytes_max=settings.record_bytes_max,
-            block_ms_max=max(settings.outbox_block_ms_max, BLOCK_MS_MAX),
+            block_ms_max=block_ms_max,
         ),
     )
     outlet = _outlet(target, settings, source_id)

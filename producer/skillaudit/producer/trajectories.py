@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from skillaudit.contract.clock import to_us
 from skillaudit.contract.errors import InvalidRecordError
@@ -35,6 +36,10 @@ _SPACE: Final = b" \t\r\n"
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
 _MS_FROM: Final = 100_000_000_000
 """Numbers from here on are milliseconds since the epoch, below seconds (the year 5138)."""
+
+
+Parts: TypeAlias = Generator[tuple[int, int], None, None]
+"""Where entries begin and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,11 @@ def read_entries(path: Path) -> Iterator[Entry]:
             elif data[low] == ord("[") and not _is_message_list(data, low):
                 parts = _elements(data, low)
             else:
-                parts = iter([(low, len(data))])
-            for index, (start, end) in enumerate(parts):
-                fits = end - start <= ENTRY_BYTES_MAX
-                yield Entry(index, data[start:end].strip(_SPACE) if fits else b"", end, end - start)
+                parts = _whole(data, low)
+            with closing(parts):  # before the map: a search under way holds on to it
+                for index, (start, end) in enumerate(parts):
+                    fits = end - start <= ENTRY_BYTES_MAX
+                    yield Entry(index, data[start:end].strip(_SPACE) if fits else b"", end, end - start)
 
 
 def parse_entry(source: Entry, skill_id: str) -> Trajectory:
@@ -231,7 +237,11 @@ def _is_lines(data: mmap.mmap, low: int) -> bool:
     return True
 
 
-def _lines(data: mmap.mmap, low: int) -> Iterator[tuple[int, int]]:
+def _whole(data: mmap.mmap, low: int) -> Parts:
+    yield low, len(data)
+
+
+def _lines(data: mmap.mmap, low: int) -> Parts:
     while low < len(data):
         end = data.find(b"\n", low)
         end = len(data) if end < 0 else end
@@ -254,7 +264,7 @@ def _is_message_list(data: mmap.mmap, low: int) -> bool:
     return "role" in element or ("from" in element and "value" in element)
 
 
-def _elements(data: mmap.mmap, low: int) -> Iterator[tuple[int, int]]:
+def _elements(data: mmap.mmap, low: int) -> Parts:
     """The elements of the list that begins at `low`."""
     depth = 0
     start = low + 1
