@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from skillaudit.consumer.staging import PlainLogs
 from skillaudit.contract import ranges
 from skillaudit.contract.completeness import RunNumbers, completeness, missing
 from skillaudit.contract.events import format_ranges
 from skillaudit.contract.ranges import Ranges
 from skillaudit.contract.records import Completeness
 from skillaudit.contract.wire import RunEvent, RunFinished, RunStarted
-from skillaudit.consumer.staging import PlainLogs
 
 NEVER_US = -1
 

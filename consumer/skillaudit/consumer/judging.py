@@ -15,7 +15,7 @@ from skillaudit.consumer.books import Book, BookKind, RunBatch
 from skillaudit.consumer.lookup import KeptRecord, StoredLog
 from skillaudit.contract.events import encode_log, json_string
 from skillaudit.contract.runrecord import Outcome, RunRecord
-from skillaudit.contract.wire import NO_SEQ, Event, RunEvent, RunFinished, RunLog, RunRefused, RunStarted
+from skillaudit.contract.wire import NO_SEQ, RunEvent, RunFinished, RunLog, RunRefused, RunStarted
 
 _BARE = "storage"
 
@@ -131,7 +131,7 @@ def _record_of(book: Book, stored: StoredStart) -> RunRecord:
     if book.finished and not book.bare:
         record.apply(_finish_of(book, by, ""))
     for kept in (*stored.refused, *stored.conflicts):
-        record.apply(_run_event(kept.event()))
+        record.apply(kept.run_event())
     record.received, record.declared = book.received, book.declared
     record.conflicts, record.last_event_us = book.conflicts, book.last_us
     return record
@@ -159,19 +159,15 @@ def _finish_of(book: Book, by: str, call_id: str) -> RunFinished:
     )
 
 
-def _run_event(event: Event) -> RunEvent:
-    if isinstance(event, RunStarted | RunLog | RunFinished | RunRefused):
-        return event
-    raise AssertionError("only records of runs are kept")
-
-
 def _copy_numbers(book: Book, record: RunRecord, logs: int) -> None:
     book.bare, book.source_id = record.bare, record.source_id
     book.received, book.declared = record.received, record.declared
     book.conflicts, book.last_us, book.logs = record.conflicts, record.last_event_us, logs
     finish = record.finish
     book.finished = finish is not None
-    if finish is not None and not record.bare:
+    if finish is None or record.bare:
+        book.finish_seq, book.finish_tag, book.events = None, 0, None
+    else:
         book.finish_seq, book.finish_tag, book.events = finish.seq, finish.tag, finish.events
 
 
@@ -214,7 +210,7 @@ def _hear_before(record: RunRecord, heard: list[tuple[int, str, int]], index: in
 def _orphan_items(book: Book, stored: StoredOrphan) -> list[Item]:
     """What is stored, in the order of arrival as far as it matters: of records that claim one number, the row first."""
     rows = {log.sequence for log in stored.logs}
-    kept = [Item(_run_event(k.event()), k, row=True) for k in stored.kept]
+    kept = [Item(k.run_event(), k, row=True) for k in stored.kept]
     own_rows = {item.event.seq for item in kept if isinstance(item.event, RunLog)} & rows
     plain = [
         Item(
@@ -224,7 +220,7 @@ def _orphan_items(book: Book, stored: StoredOrphan) -> list[Item]:
         for log in stored.logs
         if log.sequence not in own_rows
     ]
-    conflicts = [Item(_run_event(k.event()), k) for k in stored.conflicts]
+    conflicts = [Item(k.run_event(), k) for k in stored.conflicts]
     return plain + sorted(kept + conflicts, key=_by_id)
 
 

@@ -14,7 +14,7 @@ from skillaudit.consumer.books import NEVER_US, Book, BookKind
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.digests import run_hash
 from skillaudit.contract.events import parse_ranges
-from skillaudit.contract.wire import Event, parse_record
+from skillaudit.contract.wire import RunEvent, RunFinished, RunLog, RunRefused, RunStarted, parse_record
 
 _SQL: Final = statements("lookup.sql")
 
@@ -29,9 +29,12 @@ class KeptRecord:
     offset: int
     received_us: int
 
-    def event(self) -> Event:
-        """The record, read. Whatever is kept was readable when it came."""
-        return parse_record(self.record)
+    def run_event(self) -> RunEvent:
+        """The record, read. Whatever is kept was readable when it came, and belongs to a run."""
+        event = parse_record(self.record)
+        if isinstance(event, RunStarted | RunLog | RunFinished | RunRefused):
+            return event
+        raise TypeError("only records of runs are kept")
 
 
 @dataclass(frozen=True, slots=True)

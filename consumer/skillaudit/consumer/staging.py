@@ -71,14 +71,18 @@ def decode(cursor: duckdb.DuckDBPyConnection, records: Sequence[SourceRecord]) -
     events: list[tuple[int, Event]] = []
     failures: list[tuple[int, str]] = []
     for (index,) in refused:
-        value = records[index].value
         try:
-            if value is None:
-                raise InvalidRecordError("the record has no value; send one JSON object per record")
-            events.append((index, parse_record(value)))
+            events.append((index, parse_value(records[index].value)))
         except InvalidRecordError as exc:
             failures.append((index, str(exc)))
     return Decoded(logs, events, failures)
+
+
+def parse_value(value: bytes | None) -> Event:
+    """The strict parser; a record without a value is malformed too."""
+    if value is None:
+        raise InvalidRecordError("the record has no value; send one JSON object per record")
+    return parse_record(value)
 
 
 def _incoming(values: Sequence[bytes | None]) -> Any:

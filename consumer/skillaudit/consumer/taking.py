@@ -215,17 +215,18 @@ class TopicTaker:
         staged: dict[str, list[tuple[int, RunLog]]],
     ) -> dict[int, StoredStart]:
         """What tells duplicates from conflicts, for all runs at once."""
-        wanted = {
-            book.run_key: {log.seq for _, log in staged.get(book.run_id, ())}
-            | {event.seq for _, event in batch.events if event.seq >= 0}
-            for book, batch in started
-        }
-        if not wanted:
+        if not started:
             return {}
-        tags = find_tags(self._cursor, wanted)
         refused = find_records(self._cursor, "kept", [b.run_key for b, _ in started if b.refused])
         conflicts = find_records(self._cursor, "conflicts", [b.run_key for b, _ in started if b.conflicts])
         calls = find_calls(self._cursor, [b.run_key for b, _ in started if b.bare])
+        wanted = {
+            book.run_key: {log.seq for _, log in staged.get(book.run_id, ())}
+            | {event.seq for _, event in batch.events}
+            | {kept.run_event().seq for kept in conflicts.get(book.run_key, ())}
+            for book, batch in started
+        }
+        tags = find_tags(self._cursor, wanted)
         return {
             key: StoredStart(tags[key], refused.get(key, ()), conflicts.get(key, ()), calls.get(key, ()))
             for key in wanted
@@ -246,12 +247,7 @@ class TopicTaker:
         key = book.run_key
         self._tally.outcomes.update(verdict.outcomes)
         self._tally.runs_finished += book.finished and not was_finished
-        for index in verdict.staged_logs:
-            changes.add("judged_logs", index, key)
-        for log in verdict.logs:
-            changes.add_odd_log(key, log)
-        for number in verdict.removed:
-            changes.add("removed_logs", key, number)
+        self._write_judged_logs(verdict)
         if verdict.rewritten and kind_before is BookKind.ORPHAN:
             changes.add("gone_kept", key)
             changes.add("gone_conflicts", key)
@@ -268,6 +264,15 @@ class TopicTaker:
         if verdict.new_conflicts:
             self._report_conflicts(book, verdict.new_conflicts)
         self._touch(book)
+
+    def _write_judged_logs(self, verdict: Judgement) -> None:
+        key = verdict.book.run_key
+        for index in verdict.staged_logs:
+            self._changes.add("judged_logs", index, key)
+        for log in verdict.logs:
+            self._changes.add_odd_log(key, log)
+        for number in verdict.removed:
+            self._changes.add("removed_logs", key, number)
 
     def _with_id(self, item: Item) -> tuple[int, KeptRecord]:
         kept = record_bytes(item, self._topic)
