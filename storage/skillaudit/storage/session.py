@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -174,6 +175,7 @@ class SessionStorage:
     async def _catch_up(self) -> None:
         if self._consistency == "eventual":
             return
+        deadline_s = time.monotonic() + self._wait_s
         report = await self._writer.flush(self._wait_s)
         if report is not None and report.pending:
             raise NotYetMaterializedError(
@@ -181,4 +183,4 @@ class SessionStorage:
                 "read again later or raise session_wait_ms_max"
             )
         if self._writer.positions:
-            await self._reader.wait_for(self._writer.positions, self._wait_s)
+            await self._reader.wait_for(self._writer.positions, max(deadline_s - time.monotonic(), 0))

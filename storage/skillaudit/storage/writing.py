@@ -25,9 +25,12 @@ class LogWriter:
         self._log = log
         self._wait_ms = wait_ms
         self._clock = clock or SystemClock()
-        self._unflushed = False
         self._guard = threading.Lock()
+        self._written = 0
+        self._flushed = 0
+        """How many of the appends that have returned are known to be acknowledged."""
         self._positions: Mapping[str, int] = {}
+        self._flushing = asyncio.Lock()
 
     async def initialize(self) -> None:
         """Nothing to create: the consumer owns the schema, the log makes its files at the first append."""
@@ -53,20 +56,28 @@ class LogWriter:
         await self._append(run_id, record, RecordKind.RESERVED)
 
     async def flush(self, timeout_s: float) -> FlushReport | None:
-        """Wait until what was written is acknowledged; None where nothing was written since the last flush."""
+        """Wait until what was written is acknowledged; None where that is so already. Readers that come together share
+        one flush: each needs one that began after its own writes, and the first of them brings that for all.
+        """
         with self._guard:
-            if not self._unflushed:
+            written, flushed = self._written, self._flushed
+        if flushed >= written:
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._flushing.acquire()
+        except TimeoutError:
+            return FlushReport(acknowledged=flushed, pending=written - flushed)
+        try:
+            if self._flushed >= written:
                 return None
-            self._unflushed = False
-        report = await asyncio.to_thread(self._log.flush, timeout_s)
-        with self._guard:
-            self._positions = report.positions
-            self._unflushed = self._unflushed or report.pending > 0
-        return report
+            return await asyncio.to_thread(self._flush, timeout_s)
+        finally:
+            self._flushing.release()
 
     @property
     def positions(self) -> Mapping[str, int]:
-        """What the last flush reported: the token for reading one's own writes."""
+        """What the flushes reported: the token for reading one's own writes."""
         with self._guard:
             return self._positions
 
@@ -74,8 +85,25 @@ class LogWriter:
         """Flush and release the log."""
         return await asyncio.to_thread(self._log.close, timeout_s)
 
-    async def _append(self, key: str, record: bytes, kind: RecordKind) -> None:
-        # Marked before the append: a flush that runs in between waits for one record too many, never for one too few.
+    def _flush(self, timeout_s: float) -> FlushReport:
         with self._guard:
-            self._unflushed = True
-        await asyncio.to_thread(self._log.append, key, record, kind, wait_ms=self._wait_ms)
+            written = self._written
+        report = self._log.flush(timeout_s)
+        with self._guard:
+            self._positions = _furthest(self._positions, report.positions)
+            if not report.pending:
+                self._flushed = max(self._flushed, written)
+        return report
+
+    async def _append(self, key: str, record: bytes, kind: RecordKind) -> None:
+        await asyncio.to_thread(self._append_here, key, record, kind)
+
+    def _append_here(self, key: str, record: bytes, kind: RecordKind) -> None:
+        self._log.append(key, record, kind, wait_ms=self._wait_ms)
+        # Counted when it is there: a flush that runs meanwhile may not have seen it, and must not count for it.
+        with self._guard:
+            self._written += 1
+
+
+def _furthest(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in (*one, *other)}
