@@ -104,6 +104,9 @@ class HttpServer:
         except OSError as exc:
             raise UnreachableError(f"can't listen at {self._host}:{self._port} (http_listen): {exc}") from exc
         listener.setblocking(False)
+        # An answer is two small packets, and the second must not wait for the first one's acknowledgement (40 ms). What is
+        # accepted inherits it; asyncio sets it by itself only where the listener's protocol was named, and it isn't here.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
 
     @staticmethod
