@@ -118,6 +118,8 @@ def _on_http(_: Request, exc: Exception) -> Response:
     failed = cast("HTTPException", exc)
     if failed.status_code == TOO_LARGE.status:
         return problem_reply(problem(TOO_LARGE, failed.detail))
+    if failed.status_code == INVALID_BODY.status:  # the framework's word for a body that is no text
+        return problem_reply(problem(INVALID_BODY, failed.detail))
     title = HTTPStatus(failed.status_code).phrase
     said = "" if failed.detail == title else failed.detail
     return problem_reply(Problem(BLANK, title, failed.status_code, said), failed.headers)
@@ -144,7 +146,7 @@ def _with_problems(found: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = found.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         parts.pop(name, None)
-    parts["Problem"] = schemas.ProblemModel.model_json_schema()
+    parts["Problem"] = schemas.Problem.model_json_schema()
     failed = {
         "description": "A problem (RFC 9457)",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},

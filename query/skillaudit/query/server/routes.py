@@ -103,7 +103,7 @@ async def walk_chain(run_id: RunId, surface: SurfaceOf) -> Response:
     return _runs(await surface.reader.walk_parent_chain(run_id))
 
 
-@router.get("/runs/{id}/state", responses=answers(schemas.RunStateModel), summary="Is its record whole?")
+@router.get("/runs/{id}/state", responses=answers(schemas.RunState), summary="Is its record whole?")
 async def get_state(run_id: RunId, surface: SurfaceOf) -> Response:
     """Liveness, completeness and integrity; orphans and purged runs have a state, too."""
     return json_reply(state_json(await surface.reader.get_run_state(run_id)))
@@ -138,14 +138,14 @@ async def last_runs(body: schemas.LastRunsBody, surface: SurfaceOf) -> Response:
 
 
 @router.get(
-    "/positions", responses=answers(schemas.PositionsModel), summary="How far the database has consumed"
+    "/positions", responses=answers(schemas.Positions), summary="How far the database has consumed"
 )
 async def get_positions(surface: SurfaceOf) -> Response:
     """Partition -> next offset."""
     return _positions(await surface.reader.positions())
 
 
-@router.post("/positions/wait", responses=answers(schemas.PositionsModel), summary="Wait for positions")
+@router.post("/positions/wait", responses=answers(schemas.Positions), summary="Wait for positions")
 async def wait_for_positions(body: schemas.WaitBody, surface: SurfaceOf) -> Response:
     """Answers once they are reached, `not-yet-materialised` after `timeout_ms` or the server's own bound."""
     await surface.reader.wait_for(body.positions, min(body.timeout_ms / 1000, surface.session_wait_s_max))

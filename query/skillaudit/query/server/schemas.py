@@ -158,10 +158,8 @@ class RunEvents(BaseModel):
     events: list[RunEvent]
 
 
-class RunStateModel(BaseModel):
+class RunState(BaseModel):
     """What the record says about a run."""
-
-    model_config = ConfigDict(title="RunState")
 
     run_id: str
     liveness: Literal["open", "abandoned", "finished"]
@@ -178,7 +176,7 @@ class RunStateModel(BaseModel):
 class RunStates(BaseModel):
     """Some states."""
 
-    states: list[RunStateModel]
+    states: list[RunState]
 
 
 class LastRuns(BaseModel):
@@ -187,10 +185,8 @@ class LastRuns(BaseModel):
     last_runs: dict[str, datetime]
 
 
-class PositionsModel(BaseModel):
+class Positions(BaseModel):
     """Partition -> next offset to consume."""
-
-    model_config = ConfigDict(title="Positions")
 
     positions: dict[str, int]
 
@@ -214,10 +210,10 @@ class Ready(BaseModel):
     status: Literal["ready"]
 
 
-class ProblemModel(BaseModel):
+class Problem(BaseModel):
     """A problem (RFC 9457)."""
 
-    model_config = ConfigDict(title="Problem", extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     type: str
     title: str

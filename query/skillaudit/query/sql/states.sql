@@ -17,7 +17,7 @@ WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 ORDER BY run_key DESC
 
 -- name: purged_of_hashes
-SELECT id, liveness, 'purged', events_stored, missing, lost, conflicts, source_id, epoch_us(last_event_at)
+SELECT id, liveness, 'purged', 0, missing, lost, conflicts, source_id, epoch_us(last_event_at)
 FROM tombstones
 WHERE run_hash IN (SELECT unnest($run_hashes::UBIGINT[]))
 ORDER BY run_key DESC
