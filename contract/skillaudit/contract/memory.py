@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, Self
 
@@ -23,7 +24,6 @@ from skillaudit.contract.memory_log import MemoryLog, Tombstone
 from skillaudit.contract.records import (
     MAX_PARENT_CHAIN_DEPTH,
     Completeness,
-    Liveness,
     RunFilter,
     RunState,
     SkillRun,
@@ -174,7 +174,7 @@ class MemoryStorage(MemoryLog):
         with self._lock:
             old = self._where(lambda start: start.at_us < before_us, lambda _: True)
             for record in old:
-                self.purged[record.run_id] = Tombstone(source_id=record.source_id)
+                self.purged[record.run_id] = Tombstone(last=self._judged(record))
                 del self._runs[record.run_id]
             return len(old)
 
@@ -231,12 +231,7 @@ class MemoryStorage(MemoryLog):
 
     def _state(self, run_id: str) -> RunState | None:
         if run_id in self.purged:
-            return RunState(
-                run_id=run_id,
-                liveness=Liveness.FINISHED,
-                completeness=Completeness.PURGED,
-                source_id=self.purged[run_id].source_id,
-            )
+            return replace(self.purged[run_id].last, completeness=Completeness.PURGED, events=0)
         record = self._runs.get(run_id)
         return self._judged(record) if record else None
 

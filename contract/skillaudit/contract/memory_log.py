@@ -14,7 +14,7 @@ from skillaudit.contract.clock import Clock, SystemClock, to_us, uuid7
 from skillaudit.contract.errors import InvalidRecordError, RecordTooLargeError
 from skillaudit.contract.eventlog import FlushReport, RecordKind
 from skillaudit.contract.events import OpenRun, runtime_us
-from skillaudit.contract.records import RunStats, SkillRun, SkillRunLog
+from skillaudit.contract.records import RunState, RunStats, SkillRun, SkillRunLog
 from skillaudit.contract.runrecord import Outcome, RunRecord
 from skillaudit.contract.wire_events import (
     NO_SEQ,
@@ -36,7 +36,8 @@ _BARE: Final = "storage"
 class Tombstone:
     """What is left of a purged run."""
 
-    source_id: str
+    last: RunState
+    """What was known of it when it was purged."""
     later_records: int = 0
     """Records of it that came later and were not stored."""
 
