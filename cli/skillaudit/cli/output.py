@@ -47,7 +47,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
         table.add_column(column, overflow="fold", justify="right" if column in _NUMERIC else "left")
     for row in rows:
         table.add_row(*(Text(cell_text(cell)) for cell in row))
-    stdout().print(table)
+    console = stdout()
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 _NUMERIC: Final = frozenset(

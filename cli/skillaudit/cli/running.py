@@ -16,6 +16,8 @@ from skillaudit.cli.output import stderr
 
 PROGRESS_TERMINAL_S: Final = 0.25
 PROGRESS_LOG_S: Final = 30.0
+PROGRESS_FIRST_S: Final = 1.0
+"""What is done sooner needs no progress."""
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +49,8 @@ class ProgressLine:
         self._console: Console = stderr()
         self._live = sys.stderr.isatty()
         self.interval_s = interval_s or (PROGRESS_TERMINAL_S if self._live else PROGRESS_LOG_S)
-        self._shown_s = float("-inf")
+        first_s = min(PROGRESS_FIRST_S, self.interval_s) if self._live else self.interval_s
+        self._shown_s = time.monotonic() - self.interval_s + first_s
         self._last = ""
 
     def show(self, text: Callable[[], str]) -> None:
@@ -66,8 +69,12 @@ class ProgressLine:
         else:
             self._console.print(line)
 
+    def clear(self) -> None:
+        """Take the line away; what comes next stands in its place."""
+        if self._live and self._last:
+            self._console.file.write("\r\x1b[K")
+
     def done(self, text: str) -> None:
         """The last line, with the counts."""
-        if self._live:
-            self._console.file.write("\r\x1b[K")
+        self.clear()
         self._console.print(text)

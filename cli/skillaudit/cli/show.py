@@ -18,6 +18,7 @@ from skillaudit.contract.records import RunState, SkillRun, SkillRunLog
 from skillaudit.contract.settings import Settings
 
 _PREVIEW_CHARACTERS = 100
+_FIELD_CHARACTERS = 400
 
 
 class SequenceRange(click.ParamType[tuple[int, int]]):
@@ -102,13 +103,18 @@ def _print_head(run: SkillRun, state: RunState, chain: Sequence[SkillRun]) -> No
         ("events", state.events),
         ("tool calls", run.tool_calls_count),
         ("tokens", tokens),
-        ("inputs", _compact(run.inputs)),
-        ("attributes", _compact(run.attributes)),
-        ("output", run.output),
-        ("error", run.error),
+        ("inputs", _cut(_compact(run.inputs))),
+        ("attributes", _cut(_compact(run.attributes))),
+        ("output", _cut(run.output)),
+        ("error", _cut(run.error)),
     ]
     print_table(("", ""), [line for line in lines if line[1] not in (None, "")])
     stdout().print()
+
+
+def _cut(text: str) -> str:
+    """The beginning of a long text; --json has all of it."""
+    return text if len(text) <= _FIELD_CHARACTERS else f"{text[:_FIELD_CHARACTERS]}… ({len(text)} characters)"
 
 
 def _compact(value: object) -> str:

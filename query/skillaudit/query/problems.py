@@ -10,6 +10,7 @@ import orjson
 
 from skillaudit.contract.errors import (
     DatabaseError,
+    DeadLetterNotFoundError,
     InvalidRecordError,
     LockedError,
     NotYetMaterializedError,
@@ -43,6 +44,7 @@ class ProblemType:
 
 
 NOT_FOUND: Final = ProblemType("not-found", 404, "No such run", RunNotFoundError)
+NO_DEAD_LETTER: Final = ProblemType("no-dead-letter", 404, "No such dead letter", DeadLetterNotFoundError)
 INVALID_FILTER: Final = ProblemType(
     "invalid-filter", 400, "The query can't be understood", InvalidRecordError
 )
@@ -66,6 +68,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     TYPE_PREFIX + it.slug: it
     for it in (
         NOT_FOUND,
+        NO_DEAD_LETTER,
         INVALID_FILTER,
         INVALID_BODY,
         CURSOR_MISMATCH,
@@ -120,6 +123,8 @@ def problem_of(exc: SkillauditError) -> Problem:
     """The problem an error travels as."""
     if isinstance(exc, RunNotFoundError):
         return problem(NOT_FOUND, str(exc), run_id=exc.run_id)
+    if isinstance(exc, DeadLetterNotFoundError):
+        return problem(NO_DEAD_LETTER, str(exc), dead_letter_id=exc.dead_letter_id)
     for error, kind in _BY_ERROR:
         if isinstance(exc, error):
             return problem(kind, str(exc))
@@ -153,6 +158,8 @@ def error_of(reply: Problem) -> SkillauditError:
     kind = TYPES.get(reply.type)
     if kind is NOT_FOUND:
         return RunNotFoundError(str(reply.extensions.get("run_id", "")))
+    if kind is NO_DEAD_LETTER:
+        return DeadLetterNotFoundError(int(reply.extensions.get("dead_letter_id", 0)))
     said = reply.detail or reply.title or "no reason given"
     if kind is UNAUTHORISED:
         return SettingsError(f"the server wants another token: {said}; set token_file")

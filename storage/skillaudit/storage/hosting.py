@@ -55,6 +55,7 @@ async def _surface(settings: Settings, service: ConsumerService, reader: DuckDBR
     from skillaudit.consumer.metrics import make_registry
     from skillaudit.query.access import allowed_hosts, read_token
     from skillaudit.query.server import HttpServer, ReadyReport, create_app
+    from skillaudit.storage.operations import ServiceOperations
 
     def ready() -> ReadyReport:
         state = service.status.state
@@ -67,6 +68,8 @@ async def _surface(settings: Settings, service: ConsumerService, reader: DuckDBR
     app = create_app(
         reader,
         purge=service.purge_older_than,
+        operations=ServiceOperations(service),
+        scratch_dir=settings.database.absolute().parent,
         ready=ready,
         token=read_token(settings.token_file),
         allow_hosts=allowed_hosts(settings),

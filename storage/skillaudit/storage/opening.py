@@ -66,7 +66,7 @@ def _resolve(target: Settings | str | None, overrides: dict[str, Any]) -> tuple[
 
 @contextlib.asynccontextmanager
 async def _reader(settings: Settings) -> AsyncIterator[AuditReader]:
-    url = settings.url or await _owner_url(settings)
+    url = settings.url or await owner_url(settings)
     if url:
         async with _http_reader(settings, url) as remote:
             yield remote
@@ -117,7 +117,7 @@ async def _composed_storage(settings: Settings, consistency: Consistency) -> Asy
 
 
 async def _read_half(settings: Settings, resources: AsyncExitStack) -> tuple[AuditReader, Purger]:
-    url = settings.url or await _owner_url(settings)
+    url = settings.url or await owner_url(settings)
     if url:
         remote = await resources.enter_async_context(_http_reader(settings, url))
         return remote, remote
@@ -165,7 +165,8 @@ async def _direct_storage(settings: Settings, consistency: Consistency) -> Async
         )
 
 
-async def _owner_url(settings: Settings) -> str:
+async def owner_url(settings: Settings) -> str:
+    """The address of the live owner of the database; empty where there is none, or no HTTP client is installed."""
     try:
         from skillaudit.query.locate import find_owner
     except ModuleNotFoundError as exc:

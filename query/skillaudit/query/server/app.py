@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request, Response
@@ -12,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
+from skillaudit.contract.admin import Operations
 from skillaudit.contract.errors import SkillauditError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import AuditReader
@@ -28,6 +30,7 @@ from skillaudit.query.problems import (
 )
 from skillaudit.query.server import schemas
 from skillaudit.query.server.gate import REQUEST_BYTES_MAX, REQUESTS_MAX, Gate, Metrics, Policy
+from skillaudit.query.server.operations import operating
 from skillaudit.query.server.probes import probes
 from skillaudit.query.server.replies import problem_reply
 from skillaudit.query.server.routes import purging, router
@@ -40,6 +43,8 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
     reader: AuditReader,
     *,
     purge: Purge | None = None,
+    operations: Operations | None = None,
+    scratch_dir: Path | None = None,
     ready: Callable[[], ReadyReport] = ReadyReport,
     token: str | None = None,
     allow_hosts: Iterable[str] = LOOPBACK_NAMES,
@@ -51,7 +56,8 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
 ) -> FastAPI:
     """The HTTP surface of a reader. The reader stays the caller's: the app doesn't close it.
 
-    Without `purge` there is no such route. With a `token` every request but the health probes has to bear it.
+    Without `purge` there is no such route, nor those of dead letters and backups without `operations`; a backup lies in
+    `scratch_dir` while it is sent. With a `token` every request but the health probes has to bear it.
     `allow_hosts`: names (no ports) that a Host header may hold, `*` for any; `access.allowed_hosts(settings)` gives
     those the settings name. `database_id` is what `/livez` answers, see `contract.owner`. The surface's own metrics
     go into `registry`, and `/metrics` shows all of it. `settings` gives `session_wait_ms_max`.
@@ -71,11 +77,15 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
         database_id=database_id,
         session_wait_s_max=(settings or Settings()).session_wait_ms_max / 1000,
         registry=registry,
+        operations=operations,
+        scratch_dir=scratch_dir,
     )
     app.state.has_token = token is not None
     app.include_router(router)
     if purge is not None:
         app.include_router(purging)
+    if operations is not None:
+        app.include_router(operating)
     app.include_router(probes)
     policy = Policy(
         allow_hosts=frozenset(name.lower() for name in allow_hosts),

@@ -137,9 +137,7 @@ async def last_runs(body: schemas.LastRunsBody, surface: SurfaceOf) -> Response:
     return json_reply(orjson.dumps({"last_runs": {skill: time_text(at) for skill, at in found.items()}}))
 
 
-@router.get(
-    "/positions", responses=answers(schemas.Positions), summary="How far the database has consumed"
-)
+@router.get("/positions", responses=answers(schemas.Positions), summary="How far the database has consumed")
 async def get_positions(surface: SurfaceOf) -> Response:
     """Partition -> next offset."""
     return _positions(await surface.reader.positions())

@@ -5,7 +5,7 @@ they are written by `codec`, so that recorded JSON stays byte for byte.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -195,6 +195,54 @@ class Purged(BaseModel):
     """How many runs were deleted."""
 
     purged: int
+
+
+DeadLetterState: TypeAlias = Literal["waiting", "replayed", "discarded"]
+
+
+class DeadLetterSummary(BaseModel):
+    """A malformed record, without its bytes."""
+
+    id: int
+    partition: str
+    offset: int
+    received_at: datetime | None
+    stored_at: datetime
+    error: str
+    state: DeadLetterState
+    bytes: int | None
+
+
+class DeadLetter(DeadLetterSummary):
+    """A malformed record; key and record in base64."""
+
+    key: str | None
+    record: str | None
+
+
+class DeadLetters(BaseModel):
+    """Some malformed records, oldest first."""
+
+    dead_letters: list[DeadLetterSummary]
+
+
+class DeadLetterIds(Strict):
+    """Which malformed records an act is about."""
+
+    ids: Annotated[list[int], Field(min_length=1, max_length=10_000)]
+
+
+class Replayed(BaseModel):
+    """What became of them."""
+
+    replayed: int
+    still_malformed: list[int]
+
+
+class Discarded(BaseModel):
+    """How many no longer wait."""
+
+    discarded: int
 
 
 class Alive(BaseModel):

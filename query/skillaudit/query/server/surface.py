@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Header, Request
 from prometheus_client import CollectorRegistry
 
+from skillaudit.contract.admin import Operations
 from skillaudit.contract.storage import AuditReader
 from skillaudit.query.codec import SESSION_HEADER, parse_session_token
 from skillaudit.query.problems import Problem
@@ -35,6 +37,9 @@ class Surface:
     database_id: str
     session_wait_s_max: float
     registry: CollectorRegistry
+    operations: Operations | None = None
+    scratch_dir: Path | None = None
+    """Where a copy of the database may lie for a while; None: the system's place for such."""
 
 
 class ProblemError(Exception):
