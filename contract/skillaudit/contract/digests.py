@@ -152,16 +152,17 @@ class RunDigest:
         self.lines: list[bytes] = []
         self._manifest: _Hash = sha256(b"skillaudit run 1\n%b\n" % T(run_id.encode()))
         self._salt_prefix = b"skillaudit salt 1\n%b\n" % run_salt.encode()
-        self._salts = b""
+        self._salts = b"", b""
         self._salt_pair = -1
 
     def salt(self, seq: int) -> bytes:
         """As `event_salt`, remembering the pair."""
         pair = seq >> 1
         if pair != self._salt_pair:
-            self._salts = sha256(b"%b%d\n" % (self._salt_prefix, pair)).hexdigest().encode()
+            digits = sha256(b"%b%d\n" % (self._salt_prefix, pair)).hexdigest().encode()
+            self._salts = digits[:32], digits[32:]
             self._salt_pair = pair
-        return self._salts[32:] if seq & 1 else self._salts[:32]
+        return self._salts[seq & 1]
 
     def digest(self, seq: int, header: bytes, body: bytes) -> str:
         """The event's 64 hex digits; the manifest is unchanged."""

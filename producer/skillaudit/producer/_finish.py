@@ -56,9 +56,8 @@ def count_of(name: str, value: object) -> int:
 def token_counts(tokens_in: object, tokens_out: object, tokens_thinking: object) -> tuple[int, int, int, int]:
     """What a step adds to its run's sums; raises `InvalidRecordError`."""
     if type(tokens_in) is int and type(tokens_out) is int and type(tokens_thinking) is int:
-        counts = (0, tokens_in, tokens_out, tokens_thinking)
-        if min(counts) >= 0 and max(counts) <= COUNT_MAX:
-            return counts
+        if 0 <= tokens_in <= COUNT_MAX and 0 <= tokens_out <= COUNT_MAX and 0 <= tokens_thinking <= COUNT_MAX:
+            return (0, tokens_in, tokens_out, tokens_thinking)
     return (
         0,
         count_of("input_tokens", tokens_in),

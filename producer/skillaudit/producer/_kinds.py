@@ -21,7 +21,7 @@ class Kind:
     name: str
     json: bytes
     """As it stands in a record, quotes included."""
-    counted: bytes
+    counted: str
     """As it stands in a header, with its length."""
 
 
@@ -37,7 +37,7 @@ def kind_of(name: str) -> Kind:
                 "event_type is text such as step or tool_call, not empty, of valid characters"
             )
         name = str.__str__(name)
-        kind = Kind(name, json_string(name), T(name.encode()))
+        kind = Kind(name, json_string(name), T(name.encode()).decode())
         if len(_known) < KINDS_MAX:
             _known[name] = kind
     return kind

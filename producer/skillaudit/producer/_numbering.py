@@ -185,20 +185,20 @@ class NumberedRun:
         digest = self._digest
         if not seq & 63:
             digest.fold()
-        header = b"log %d %d %b" % (seq, at_us, kind.counted)
-        hexdigest = digest.digest(seq, header, body).encode()
+        header = f"log {seq} {at_us} {kind.counted}"
+        hexdigest = digest.digest(seq, header.encode(), body)
         record = b'%b%d,"at_us":%d,"tag":"%b","event_type":%b,%b"payload":%b}' % (
             self._prefix,
             seq,
             at_us,
-            hexdigest[:16],
+            hexdigest[:16].encode(),
             kind.json,
             self._lost_json,
             body,
         )
         if len(record) > self._record_bytes_max:
             raise self._too_large(len(record))
-        line = b"%b %b\n" % (header, hexdigest)
+        line = f"{header} {hexdigest}\n".encode()
         if self._lost_tail is not None:
             if len(self._lost) >= LOST_RANGES_MAX:
                 self._declare_lost(1, counts)
