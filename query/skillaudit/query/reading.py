@@ -92,8 +92,10 @@ class DuckDBReader:
             if key is None:
                 return EventsPage()
             start = {"run_key": key, "first": -INT64_MAX - 1 if first is None else first}
-            preceding = 0 if first is None else _count(query, "events_before", start)
-            rows = query.rows("events_page", {**start, "limit": limit + 1})
+            preceding = 0 if first is None else int(query.rows("events_before", start)[0][0])
+            after = query.rows("event_after_page", {**start, "limit": limit})
+            last = after[0][0] if after else INT64_MAX
+            rows = query.rows("events_between", {**start, "last": last})
             return cut_page((log_of(run_id, row) for row in rows), preceding, limit, bytes_max)
 
         return await self._runner.run(work)
