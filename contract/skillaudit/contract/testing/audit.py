@@ -102,10 +102,11 @@ class AuditReaderConformance:
         assert (await storage.get_run_state(run.id)).events == int(early == "log")
 
     async def test_orphans_come_oldest_first_by_arrival(self, storage: AuditedStorage) -> None:
-        """In the order in which something of them was first stored."""
+        """In the order in which something of them was first stored; what is read has been stored."""
         names = [unique(word) for word in ("c", "a", "b")]
         for name in names:
             await storage.append_log(log(name, 1))
+            assert (await storage.get_run_state(name)).events == 1
         await storage.append_log(log(names[0], 2))
         found = await self._orphans(storage)
         assert [name for name in found if name in names] == names
