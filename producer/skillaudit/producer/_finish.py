@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Final
+from typing import Any, Final
 
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.events import json_string
@@ -53,11 +53,16 @@ def count_of(name: str, value: object) -> int:
     return number
 
 
-def token_counts(tokens_in: object, tokens_out: object, tokens_thinking: object) -> tuple[int, int, int, int]:
+def token_counts(tokens_in: Any, tokens_out: Any, tokens_thinking: Any) -> tuple[int, int, int, int]:
     """What a step adds to its run's sums; raises `InvalidRecordError`."""
-    if type(tokens_in) is int and type(tokens_out) is int and type(tokens_thinking) is int:
-        if 0 <= tokens_in <= COUNT_MAX and 0 <= tokens_out <= COUNT_MAX and 0 <= tokens_thinking <= COUNT_MAX:
-            return (0, tokens_in, tokens_out, tokens_thinking)
+    plain = type(tokens_in) is int and type(tokens_out) is int and type(tokens_thinking) is int
+    if (
+        plain
+        and 0 <= tokens_in <= COUNT_MAX
+        and 0 <= tokens_out <= COUNT_MAX
+        and 0 <= tokens_thinking <= COUNT_MAX
+    ):
+        return (0, tokens_in, tokens_out, tokens_thinking)
     return (
         0,
         count_of("input_tokens", tokens_in),
