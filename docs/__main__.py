@@ -47,7 +47,11 @@ def command_page() -> str:
 def _command(command: click.Command | None, path: str, parent: click.Context) -> list[str]:
     assert command is not None, path
     context = click.Context(
-        command, info_name=path.rsplit(maxsplit=1)[-1], parent=parent, max_content_width=WIDTH, terminal_width=WIDTH
+        command,
+        info_name=path.rsplit(maxsplit=1)[-1],
+        parent=parent,
+        max_content_width=WIDTH,
+        terminal_width=WIDTH,
     )
     parts = [f"## {path}", "", "```text", command.get_help(context), "```", ""]
     if isinstance(command, click.Group):

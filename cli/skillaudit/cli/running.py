@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from rich.console import Console
@@ -21,7 +21,7 @@ PROGRESS_FIRST_S: Final = 1.0
 
 
 @contextlib.asynccontextmanager
-async def stop_on_signals() -> AsyncIterator[asyncio.Event]:
+async def stop_on_signals() -> AsyncGenerator[asyncio.Event]:
     """An event that SIGTERM or SIGINT sets; a second one has its usual effect."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

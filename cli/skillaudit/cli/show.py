@@ -30,8 +30,6 @@ class SequenceRange(click.ParamType[tuple[int, int]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
         """An inclusive pair."""
-        if isinstance(value, tuple):
-            return value[0], value[1]
         low, dash, high = str(value).partition("-")
         if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(low) > int(high)):
             self.fail(f"{value!r} is neither a number like 17 nor a range like 40-80", param, ctx)

@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping
 from typing import Any, Final
 
-# pyright: reportMissingTypeStubs=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.protocol.metadata import MetadataRequest
@@ -201,7 +202,7 @@ class KafkaSource:
             _log.info("the topics' history is checked later: %s", exc)
 
     @contextlib.asynccontextmanager
-    async def _prober(self) -> AsyncIterator[Any]:
+    async def _prober(self) -> AsyncGenerator[Any]:
         """A second client: looking back must not disturb what is being read."""
         prober = await self._start(group=None)
         try:
@@ -255,7 +256,7 @@ class KafkaSource:
         return ends
 
     @contextlib.contextmanager
-    def _mapped(self, doing: str) -> Iterator[None]:
+    def _mapped(self, doing: str) -> Generator[None]:
         try:
             yield
         except kafka_errors.OffsetOutOfRangeError as exc:

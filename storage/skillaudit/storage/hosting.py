@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from skillaudit.consumer.service import ConsumerService, ServiceState
@@ -27,7 +27,7 @@ class HostedConsumer:
 @contextlib.asynccontextmanager
 async def host_consumer(
     settings: Settings, *, serve: bool, accept_history_loss: Sequence[str] = ()
-) -> AsyncIterator[HostedConsumer]:
+) -> AsyncGenerator[HostedConsumer]:
     """Own the database and consume until the block is left; then everything ends in order, within seconds.
 
     Raises what `ConsumerService.start` raises. What stops the service later is raised by `running`.
@@ -51,7 +51,7 @@ async def host_consumer(
 
 
 @contextlib.asynccontextmanager
-async def _surface(settings: Settings, service: ConsumerService, reader: DuckDBReader) -> AsyncIterator[str]:
+async def _surface(settings: Settings, service: ConsumerService, reader: DuckDBReader) -> AsyncGenerator[str]:
     from skillaudit.consumer.metrics import make_registry
     from skillaudit.query.access import allowed_hosts, read_token
     from skillaudit.query.server import HttpServer, ReadyReport, create_app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +65,7 @@ def _resolve(target: Settings | str | None, overrides: dict[str, Any]) -> tuple[
 
 
 @contextlib.asynccontextmanager
-async def _reader(settings: Settings) -> AsyncIterator[AuditReader]:
+async def _reader(settings: Settings) -> AsyncGenerator[AuditReader]:
     url = settings.url or await owner_url(settings)
     if url:
         async with _http_reader(settings, url) as remote:
@@ -94,7 +94,7 @@ async def _reader(settings: Settings) -> AsyncIterator[AuditReader]:
 
 
 @contextlib.asynccontextmanager
-async def _file_reader(settings: Settings) -> AsyncIterator[AuditReader]:
+async def _file_reader(settings: Settings) -> AsyncGenerator[AuditReader]:
     from skillaudit.query.standalone import open_file_reader
 
     async with await asyncio.to_thread(open_file_reader, settings.database, settings=settings) as reader:
@@ -102,7 +102,7 @@ async def _file_reader(settings: Settings) -> AsyncIterator[AuditReader]:
 
 
 @contextlib.asynccontextmanager
-async def _composed_storage(settings: Settings, consistency: Consistency) -> AsyncIterator[SessionStorage]:
+async def _composed_storage(settings: Settings, consistency: Consistency) -> AsyncGenerator[SessionStorage]:
     async with AsyncExitStack() as resources:
         reader, admin = await _read_half(settings, resources)
         writer = _write_half(settings, resources)
@@ -150,7 +150,7 @@ def _write_half(settings: Settings, resources: AsyncExitStack) -> LogWriter:
 
 
 @contextlib.asynccontextmanager
-async def _direct_storage(settings: Settings, consistency: Consistency) -> AsyncIterator[SessionStorage]:
+async def _direct_storage(settings: Settings, consistency: Consistency) -> AsyncGenerator[SessionStorage]:
     from skillaudit.storage.direct import open_direct
 
     async with AsyncExitStack() as resources:

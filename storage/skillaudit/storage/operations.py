@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -92,7 +92,7 @@ class FileOperations(_LocalOperations):
 
 
 @contextlib.asynccontextmanager
-async def open_operations(settings: Settings) -> AsyncIterator[Operations]:
+async def open_operations(settings: Settings) -> AsyncGenerator[Operations]:
     """Asks the consumer at `url`, else the live owner of the database, else takes the file while the block lasts.
 
     Raises `LockedError` where a process without an HTTP surface owns it, `UnreachableError` where there is no file.

@@ -47,7 +47,7 @@ class Agent:
 def measure_files(agent: Agent, files: list[str]) -> str:
     """Size up files."""
     agent.say(f"I will read {len(files)} files and note their sizes.")
-    rows = []
+    rows: list[list[Any]] = []
     for file in files:
         found = agent.use("read_file", file=file)
         rows.append([file, found["bytes"], found["lines"]])

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,7 @@ def _where(settings: Settings) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _topics(settings: Settings, *, keep: bool) -> AsyncIterator[Settings]:
+async def _topics(settings: Settings, *, keep: bool) -> AsyncGenerator[Settings]:
     """With a broker: topics of this demonstration alone, removed at its end."""
     if not settings.uses_kafka:
         yield settings

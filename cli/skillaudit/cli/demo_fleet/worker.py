@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +54,7 @@ class Fleet:
         return output
 
     @contextmanager
-    def opened(self, run: Writer, skill_id: str, parent: str) -> Iterator[Agent]:
+    def opened(self, run: Writer, skill_id: str, parent: str) -> Generator[Agent]:
         """The run as an agent at work; notes start and end in the account. A failed task ends only its run."""
         self.account.note(run=run.run_id, skill=skill_id, parent=parent)
         status = "ok"
