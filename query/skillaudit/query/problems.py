@@ -159,7 +159,8 @@ def error_of(reply: Problem) -> SkillauditError:
     if kind is NOT_FOUND:
         return RunNotFoundError(str(reply.extensions.get("run_id", "")))
     if kind is NO_DEAD_LETTER:
-        return DeadLetterNotFoundError(int(reply.extensions.get("dead_letter_id", 0)))
+        number = reply.extensions.get("dead_letter_id")
+        return DeadLetterNotFoundError(number if isinstance(number, int) else 0)
     said = reply.detail or reply.title or "no reason given"
     if kind is UNAUTHORISED:
         return SettingsError(f"the server wants another token: {said}; set token_file")
