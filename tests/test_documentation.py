@@ -30,7 +30,7 @@ def test_readme_examples_run_one_after_the_other(tmp_path):
     assert "3 tool_result" in outputs[1]
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"\bmake ([a-z]+)", README))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", README))))
 def test_readme_names_only_commands_that_exist(command):
     """Every `make` command the README names is a target."""
     assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -6,7 +6,6 @@ Every bound has its unit in its name. Secrets come from files or the environment
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -205,6 +204,8 @@ def _text(value: object) -> str:
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:
+    import tomllib  # most processes have no such file
+
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

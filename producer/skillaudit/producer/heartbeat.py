@@ -1,7 +1,7 @@
 """When a source says that it lives, and of which runs it speaks.
 
 `HeartbeatPlan` decides, given the time; `Heart` is the thread that asks it. A heartbeat is due every interval while a
-run is open, and once more after anything changed. It lists open runs that have got on since they were last listed, at
+run is open, and once more after anything changed. It lists open runs, at
 most `HEARTBEAT_RUNS_MAX` of them and each at most once in five minutes, those first that have waited longest: every
 listing becomes a row of the ledger.
 """
