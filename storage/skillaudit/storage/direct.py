@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
 
-from skillaudit.consumer.purge import purge_older_than
-
 from skillaudit.consumer.database import open_database
-from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
+from skillaudit.consumer.purge import purge_older_than
 from skillaudit.contract.errors import RunStateError
 from skillaudit.contract.eventlog import FlushReport, RecordKind
 from skillaudit.contract.settings import Settings
@@ -51,6 +50,7 @@ class DirectLog:
             ]
             self._materializer.apply(records)
             self._next += len(records)
+            self._tidy()
             return self._next - 1
 
     def flush(self, timeout_s: float) -> FlushReport:
@@ -63,6 +63,14 @@ class DirectLog:
         with self._guard:
             self._closed = True
         return self.flush(timeout_s)
+
+    def _tidy(self) -> None:
+        """Nobody else does it here: seal a full hot table, and write a long log into the file."""
+        sealer = self._materializer.sealer
+        if sealer.due:
+            sealer.seal()
+        elif sealer.checkpoint_due:
+            sealer.checkpoint()
 
 
 class DirectAdmin:
@@ -83,7 +91,12 @@ async def open_direct(
     """The three parts over `settings.database`, owned until `resources` is closed."""
     database = await asyncio.to_thread(open_database, settings.database)
     resources.push_async_callback(asyncio.to_thread, database.close)
-    materializer = await asyncio.to_thread(Materializer, database, identity=f"direct:{database.database_id}")
+    materializer = await asyncio.to_thread(
+        Materializer,
+        database,
+        identity=f"direct:{database.database_id}",
+        policy=MaterializerPolicy(seal_rows=settings.seal_rows),
+    )
     resources.push_async_callback(asyncio.to_thread, materializer.close)
     reader = DuckDBReader(database.cursor, settings=settings)
     resources.push_async_callback(reader.aclose)
