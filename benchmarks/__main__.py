@@ -19,9 +19,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 MODULES = {
     "imports": ("import_ms, import_mb", False),
-    "append": ("append_1kb_us, append_8_threads", False),
+    "append": ("append_1kb_us, append_8_threads, step_1kb_us", False),
     "forward": ("forward_rate", True),
-    "materialize": ("materialize_rate", True),
+    "materialize": ("materialize_rate, apply_rate", True),
     "freshness": ("freshness_p50_ms, freshness_p99_ms", True),
 }
 

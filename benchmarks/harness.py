@@ -14,7 +14,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {python}"
 
 
-def result(  # noqa: PLR0913  the fields of a result
+def result(
     name: str,
     value: float,
     unit: str,
