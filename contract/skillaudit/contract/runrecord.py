@@ -23,6 +23,7 @@ Of a bare run, no number proves anything:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TypeAlias
 
@@ -83,6 +84,11 @@ class RunRecord:
         return outcome
 
     # What readers see.
+
+    @property
+    def arrived(self) -> Sequence[RunEvent]:
+        """All records in order of arrival, conflicts and what lost against others included, repeated deliveries not."""
+        return self._arrived
 
     @property
     def status(self) -> str:
