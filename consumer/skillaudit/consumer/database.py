@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -35,7 +35,7 @@ _open_guard = Lock()
 
 
 @contextlib.contextmanager
-def engine_errors(doing: str) -> Iterator[None]:
+def engine_errors(doing: str) -> Generator[None]:
     """Map DuckDB's exceptions to ours; `doing` completes "can't ..."."""
     try:
         yield

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from skillaudit.consumer.books import Book, BookKind, RunBatch
 from skillaudit.consumer.lookup import KeptRecord, StoredLog
-from skillaudit.contract.events import encode_log, json_string
+from skillaudit.consumer.staging import plain_bytes
 from skillaudit.contract.runrecord import Outcome, RunRecord
 from skillaudit.contract.wire import NO_SEQ, RunEvent, RunFinished, RunLog, RunRefused, RunStarted
 
@@ -185,14 +185,15 @@ def judge_orphan(book: Book, stored: StoredOrphan, batch: RunBatch, items: Seque
     record = RunRecord(book.run_id)
     record.known = dict(book.heard)
     old = _orphan_items(book, stored)
-    arrived = [item for item in old if record.apply(item.event) is not Outcome.DUPLICATE]
+    for item in old:
+        record.apply(item.event)
+    arrived = list(old)
     verdict = Judgement(book, rewritten=True)
     heard = list(batch.heard)
     for item in items:
         _hear_before(record, heard, item.index, bool(arrived))
-        outcome = record.apply(item.event)
-        verdict.outcomes.append(outcome)
-        if outcome is not Outcome.DUPLICATE:
+        verdict.outcomes.append(record.apply(item.event))
+        if record.arrived[-1] is item.event:  # else it was delivered before
             arrived.append(item)
     _hear_before(record, heard, -1, bool(arrived))
     _compare(verdict, record, old, arrived)
@@ -210,8 +211,13 @@ def _hear_before(record: RunRecord, heard: list[tuple[int, str, int]], index: in
 def _orphan_items(book: Book, stored: StoredOrphan) -> list[Item]:
     """What is stored, in the order of arrival as far as it matters: of records that claim one number, the row first."""
     rows = {log.sequence for log in stored.logs}
-    kept = [Item(k.run_event(), k, row=True) for k in stored.kept]
-    own_rows = {item.event.seq for item in kept if isinstance(item.event, RunLog)} & rows
+    kept: list[Item] = []
+    own_rows: set[int] = set()
+    for record in stored.kept:
+        event = record.run_event()
+        owns = isinstance(event, RunLog) and event.seq in rows - own_rows
+        own_rows |= {event.seq} if owns else set()
+        kept.append(Item(event, record, row=owns))
     plain = [
         Item(
             RunLog(book.run_id, log.sequence, log.at_us, log.tag, log.event_type, log.payload.encode()),
@@ -231,7 +237,8 @@ def _by_id(item: Item) -> int:
 def _compare(verdict: Judgement, record: RunRecord, old: Sequence[Item], arrived: Sequence[Item]) -> None:
     """What has to be written so that the tables hold what the record holds."""
     book, start = verdict.book, record.start
-    stored, verdict.conflicts = _outcomes(record, arrived)
+    found = _outcomes(record, arrived)
+    stored, verdict.conflicts = found[Outcome.STORED], found[Outcome.CONFLICT]
     logs = [item for item in stored if isinstance(item.event, RunLog)]
     staying = {id(item) for item in logs}
     verdict.removed = [
@@ -246,7 +253,8 @@ def _compare(verdict: Judgement, record: RunRecord, old: Sequence[Item], arrived
             verdict.logs.append(item.event)
     others = [item for item in stored if isinstance(item.event, RunFinished | RunRefused)]
     if start is None:
-        verdict.kept = [*others, *(item for item in logs if item.kept and not item.staged)]
+        beaten = found[Outcome.DUPLICATE]
+        verdict.kept = [*others, *beaten, *(item for item in logs if item.kept and not item.staged)]
     else:
         verdict.kept = [item for item in others if isinstance(item.event, RunRefused)]
         verdict.start = next((i.index, start) for i in arrived if i.event is start)
@@ -270,8 +278,8 @@ def _turn(book: Book, verdict: Judgement, record: RunRecord) -> None:
         book.start_tag = record.start.tag
 
 
-def _outcomes(record: RunRecord, arrived: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """(stored, conflicts): all records as the run's final kind and start judge them.
+def _outcomes(record: RunRecord, arrived: Sequence[Item]) -> dict[Outcome, list[Item]]:
+    """All records as the run's final kind and start judge them: stored, conflicts, and those that lost against others.
 
     They are applied to a fresh record in an order that needs no judging again: the start first, or the records of the
     orphan's kind first.
@@ -281,15 +289,10 @@ def _outcomes(record: RunRecord, arrived: Sequence[Item]) -> tuple[list[Item], l
     else:
         ordered = sorted(arrived, key=lambda item: _is_bare(item.event) is not record.bare)
     probe = RunRecord(record.run_id)
-    stored: list[Item] = []
-    conflicts: list[Item] = []
+    found: dict[Outcome, list[Item]] = {outcome: [] for outcome in Outcome}
     for item in ordered:
-        outcome = probe.apply(item.event)
-        if outcome is Outcome.STORED:
-            stored.append(item)
-        elif outcome is Outcome.CONFLICT:
-            conflicts.append(item)
-    return stored, conflicts
+        found[probe.apply(item.event)].append(item)
+    return found
 
 
 def _is_bare(event: RunEvent) -> bool:
@@ -303,11 +306,6 @@ def record_bytes(item: Item, partition: str) -> KeptRecord:
     """
     if item.kept is not None:
         return item.kept
-    log = item.event
-    if not isinstance(log, RunLog):
+    if not isinstance(item.event, RunLog):
         raise TypeError("only logs are kept as rows")
-    tag = f"{log.tag:016x}"
-    value = encode_log(
-        json_string(log.run_id), log.seq, log.at_us, tag, json_string(log.event_type), log.payload_json
-    )
-    return KeptRecord(-1, value, partition, -1, 0)
+    return KeptRecord(-1, plain_bytes(item.event), partition, -1, 0)

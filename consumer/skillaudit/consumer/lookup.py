@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import duckdb
 import orjson
-import pyarrow as pa
 
+from skillaudit.consumer.arrow import Kind, make_table
 from skillaudit.consumer.books import NEVER_US, Book, BookKind
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.digests import run_hash
@@ -123,10 +123,7 @@ def find_tags(
     found: dict[int, dict[int, int]] = {run_key: {} for run_key in wanted}
     if not pairs:
         return found
-    keys, numbers = zip(*pairs, strict=True)
-    cursor.register(
-        "wanted", pa.table({"run_key": pa.array(keys, pa.int64()), "sequence": pa.array(numbers, pa.int64())})
-    )
+    cursor.register("wanted", make_table({"run_key": Kind.I64, "sequence": Kind.I64}, pairs))
     for run_key, number, tag in cursor.execute(_SQL["tags"]).fetchall():
         found[run_key][number] = tag
     cursor.unregister("wanted")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +37,7 @@ from skillaudit.consumer.positions import (
 from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.sealing import Sealer, SealState
 from skillaudit.consumer.sources import SourceState
+from skillaudit.consumer.staging import SMALL_BATCH_RECORDS
 from skillaudit.consumer.statements import statements
 from skillaudit.consumer.taking import Tally, TopicTaker, turn_source
 from skillaudit.contract.clock import Clock, SystemClock
@@ -68,6 +69,7 @@ class MaterializerPolicy:
     poison: PoisonPolicy = field(default_factory=PoisonPolicy)
     seal_rows: int = 400_000
     abandon_after_ms: int = 300_000
+    small_batch_records: int = SMALL_BATCH_RECORDS
 
 
 class _SealInFlightError(Exception):
@@ -167,7 +169,7 @@ class Materializer:
             changes.write_rest(cursor, ())
 
     @contextlib.contextmanager
-    def transaction(self, doing: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    def transaction(self, doing: str) -> Generator[duckdb.DuckDBPyConnection]:
         """A transaction on the writer's cursor, under its lock. What is remembered is thrown away if it fails."""
         with self.sealer.writing, engine_errors(doing):
             self._cursor.execute("BEGIN")
@@ -227,7 +229,9 @@ class Materializer:
         changes: Changes,
         tally: Tally,
     ) -> int:
-        taker = TopicTaker(cursor, self.remembered, changes, tally, self.clock.wall_us())
+        taker = TopicTaker(
+            cursor, self.remembered, changes, tally, self.clock.wall_us(), self.policy.small_batch_records
+        )
         rows = 0
         for topic, places in _by_topic(records).items():
             part = records if len(places) == len(records) else [records[place] for place in places]

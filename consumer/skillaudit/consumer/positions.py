@@ -62,7 +62,9 @@ class BrokerClock:
 def load_positions(cursor: duckdb.DuckDBPyConnection) -> dict[str, PartitionBook]:
     """All stored partitions."""
     rows = cursor.execute(_SQL["positions"]).fetchall()
-    return {row[0]: PartitionBook(*row, expected=row[2], stored=True) for row in rows}
+    books = [PartitionBook(*row) for row in rows]
+    confirm(books)
+    return {book.partition: book for book in books}
 
 
 def advance(book: PartitionBook, records: Sequence[SourceRecord], cluster: str, received_us: int) -> None:

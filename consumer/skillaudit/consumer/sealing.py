@@ -12,7 +12,7 @@ Closing does not seal: what is hot stays hot and is found again at the next star
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from enum import Enum
 from threading import Condition, RLock
 from typing import Final
@@ -100,17 +100,20 @@ class Sealer:
         """Move the swapped table's rows; returns how many. Runs in any thread, beside the writer."""
         if self._state is not SealState.MOVING:
             return 0
-        for attempt in range(MOVE_ATTEMPTS):
-            with contextlib.closing(self._database.cursor()) as cursor, engine_errors("seal the hot table"):
-                try:
-                    moved = _move(cursor, self._cold())
-                    break
-                except FencedError:  # a deletion of events was faster; nothing was moved
-                    if attempt + 1 == MOVE_ATTEMPTS:
-                        raise
+        moved = self._move_patiently()
         with self._changed:
             self._set(SealState.MOVED)
         return moved
+
+    def _move_patiently(self) -> int:
+        for _ in range(MOVE_ATTEMPTS - 1):
+            with contextlib.suppress(FencedError):  # a deletion of events was faster; nothing was moved
+                return self._move_once()
+        return self._move_once()
+
+    def _move_once(self) -> int:
+        with contextlib.closing(self._database.cursor()) as cursor, engine_errors("seal the hot table"):
+            return _move(cursor, self._cold())
 
     def checkpoint(self) -> None:
         """Write the log into the file while the writer waits; also ends a seal."""
@@ -138,7 +141,7 @@ class Sealer:
         )
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
+    def quiet(self) -> Generator[None]:
         """Hold the writer's lock with no move in flight: for acts, purges, migrations and deletions of events."""
         with self.writing:
             self.wait_moved()

@@ -6,7 +6,7 @@ as its partition has been read, so that a consumer that lags an hour abandons no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -107,18 +107,7 @@ class SourceBook:
 def find_sources(cursor: duckdb.DuckDBPyConnection, source_ids: Iterable[str]) -> dict[str, SourceBook]:
     """Those of these sources that are stored."""
     rows = cursor.execute(_SQL["sources"], {"source_ids": list(source_ids)}).fetchall()
-    return {row[0]: SourceBook(*row, stored=True) for row in rows}
-
-
-def silent_sources(
-    books: Sequence[SourceBook], read_to_us: dict[str, int], abandon_after_ms: int
-) -> list[SourceBook]:
-    """Live ones that have been silent beyond the limit, as far as their partitions were read."""
-    limit_us = abandon_after_ms * 1_000
-    return [
-        book
-        for book in books
-        if book.state == SourceState.LIVE
-        and book.heard_us > 0
-        and book.heard_us + limit_us < read_to_us.get(book.partition, 0)
-    ]
+    books = [SourceBook(*row) for row in rows]
+    for book in books:
+        book.stored = True
+    return {book.source_id: book for book in books}

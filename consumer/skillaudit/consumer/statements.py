@@ -11,12 +11,13 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+_PACKAGE: Final = "skillaudit.consumer"
 _NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 
 
 def sql_text(path: str) -> str:
     """The text of a file below `sql/`."""
-    return (resources.files(__package__) / "sql" / path).read_text(encoding="utf-8")
+    return (resources.files(_PACKAGE) / "sql" / path).read_text(encoding="utf-8")
 
 
 @cache
@@ -31,6 +32,6 @@ def statements(path: str) -> Mapping[str, str]:
 
 def migrations() -> list[tuple[int, str, str]]:
     """(number, name, text) of the schema's steps, ascending: files `sql/schema/<number>_<name>.sql`."""
-    folder = resources.files(__package__).joinpath("sql").joinpath("schema")
+    folder = resources.files(_PACKAGE).joinpath("sql").joinpath("schema")
     steps = [entry.name for entry in folder.iterdir() if entry.name[:4].isdigit()]
     return [(int(name[:4]), name[5:-4], sql_text(f"schema/{name}")) for name in sorted(steps)]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import duckdb
-import pyarrow as pa
 
+from skillaudit.consumer.arrow import Kind, make_table
 from skillaudit.consumer.books import Book, BookKind, PlainStep, RunBatch, take_plainly
 from skillaudit.consumer.changes import Changes
 from skillaudit.consumer.judging import (
@@ -72,7 +72,9 @@ class TopicTaker:
         changes: Changes,
         tally: Tally,
         now_us: int,
+        small: int,
     ) -> None:
+        """`small`: batches of so many records at most are not worth the engine's way of decoding."""
         self._cursor = cursor
         self._remembered = remembered
         self._changes = changes
@@ -80,11 +82,13 @@ class TopicTaker:
         self._now_us = now_us
         self._topic = ""
         self._records: Sequence[SourceRecord] = ()
+        self._rows: dict[int, RunLog] = {}
+        self._small = small
 
     def take(self, topic: str, records: Sequence[SourceRecord], places: Sequence[int]) -> None:
         """Take all records of the topic; `places` are theirs in the whole batch. Rows of plain logs stay in `staged`."""
         self._topic, self._records = topic, records
-        decoded = decode(self._cursor, records)
+        decoded = decode(self._cursor, records, self._small)
         self._bury(decoded, places)
         batches = self._by_run(decoded)
         books = self._remembered.recall(self._cursor, topic, batches)
@@ -166,7 +170,10 @@ class TopicTaker:
 
     def _write_plain(self, book: Book, batch: RunBatch, step: PlainStep, kind_before: BookKind) -> None:
         if batch.logs is not None:
-            self._changes.add("plain_runs", book.run_id, book.run_key)
+            for _, log in batch.logs.rows:
+                self._changes.add_odd_log(book.run_key, log)
+            if not batch.logs.rows:
+                self._changes.add("plain_runs", book.run_id, book.run_key)
             self._tally.outcomes[Outcome.STORED] += len(batch.logs.numbers)
         self._tally.outcomes[Outcome.STORED] += len(batch.events)
         finish = step.finish[1] if step.finish else None
@@ -189,7 +196,7 @@ class TopicTaker:
     # Record by record.
 
     def _judge(self, doubtful: Sequence[tuple[Book, RunBatch]]) -> None:
-        staged = self._staged_logs([book.run_id for book, _ in doubtful])
+        staged = self._staged_logs([batch for _, batch in doubtful])
         started = [pair for pair in doubtful if pair[0].kind is BookKind.STARTED]
         stored = self._load_started(started, staged)
         for book, batch in doubtful:
@@ -201,12 +208,13 @@ class TopicTaker:
                 verdict = judge_orphan(book, self._load_orphan(book), batch, items)
             self._write_judged(verdict, kind_before, was_finished)
 
-    def _staged_logs(self, run_ids: Sequence[str]) -> dict[str, list[tuple[int, RunLog]]]:
-        found: dict[str, list[tuple[int, RunLog]]] = {}
-        rows = _read_staged(self._cursor, run_ids)
-        for index, run_id, number, at_us, event_type, tag in rows:
-            log = RunLog(run_id, number, at_us, tag, event_type, b"")
-            found.setdefault(run_id, []).append((index, log))
+    def _staged_logs(self, batches: Sequence[RunBatch]) -> dict[str, list[tuple[int, RunLog]]]:
+        """The plain logs of these runs, in order of arrival; those in `staged` without their payloads."""
+        found = {b.run_id: list(b.logs.rows) for b in batches if b.logs is not None}
+        self._rows = {index: log for rows in found.values() for index, log in rows}
+        in_table = [run_id for run_id, rows in found.items() if not rows]
+        for index, run_id, number, at_us, event_type, tag in _read_staged(self._cursor, in_table):
+            found[run_id].append((index, RunLog(run_id, number, at_us, tag, event_type, b"")))
         return found
 
     def _load_started(
@@ -268,7 +276,10 @@ class TopicTaker:
     def _write_judged_logs(self, verdict: Judgement) -> None:
         key = verdict.book.run_key
         for index in verdict.staged_logs:
-            self._changes.add("judged_logs", index, key)
+            if index in self._rows:
+                self._changes.add_odd_log(key, self._rows[index])
+            else:
+                self._changes.add("judged_logs", index, key)
         for log in verdict.logs:
             self._changes.add_odd_log(key, log)
         for number in verdict.removed:
@@ -358,7 +369,9 @@ def _sources_of(decoded: Decoded) -> set[str]:
 
 def _read_staged(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> list[tuple[Any, ...]]:
     """(index, run_id, number, at_us, event_type, tag) of the plain logs of some runs, in order of arrival."""
-    cursor.register("judged_runs", pa.table({"run_id": pa.array(run_ids, pa.large_string())}))
+    if not run_ids:
+        return []
+    cursor.register("judged_runs", make_table({"run_id": Kind.TEXT}, [(run_id,) for run_id in run_ids]))
     rows = cursor.execute(_STAGING["logs_of_runs"]).fetchall()
     cursor.unregister("judged_runs")
     return rows

@@ -57,14 +57,3 @@ SELECT s.idx, s.run_id, s.sequence, epoch_us(s.created_at), s.event_type, s.tag
 FROM staged AS s JOIN judged_runs AS j ON s.run_id = j.run_id
 WHERE s.ok
 ORDER BY s.idx
-
--- name: insert_plain
-INSERT INTO {hot} (run_key, sequence, event_type, created_at, tag, payload)
-SELECT k.run_key, s.sequence, s.event_type, s.created_at, s.tag, s.payload
-FROM staged AS s JOIN plain_runs AS k ON s.run_id = k.run_id
-WHERE s.ok
-
--- name: insert_judged
-INSERT INTO {hot} (run_key, sequence, event_type, created_at, tag, payload)
-SELECT k.run_key, s.sequence, s.event_type, s.created_at, s.tag, s.payload
-FROM staged AS s JOIN judged_logs AS k ON s.idx = k.idx

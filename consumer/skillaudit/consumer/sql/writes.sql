@@ -89,6 +89,20 @@ WHERE r.source_id = t.source_id AND r.liveness <> 'finished' AND r.liveness <> t
 -- name: removed_logs
 DELETE FROM {table} AS e USING removed_logs AS r WHERE e.run_key = r.run_key AND e.sequence = r.sequence
 
+-- name: plain_runs
+-- Logs of runs that are taken as a whole; decoded in `staged`.
+INSERT INTO {table} (run_key, sequence, event_type, created_at, tag, payload)
+SELECT k.run_key, s.sequence, s.event_type, s.created_at, s.tag, s.payload
+FROM staged AS s JOIN plain_runs AS k ON s.run_id = k.run_id
+WHERE s.ok
+
+-- name: judged_logs
+-- Logs that were judged one by one; decoded in `staged`.
+INSERT INTO {table} (run_key, sequence, event_type, created_at, tag, payload)
+SELECT k.run_key, s.sequence, s.event_type, s.created_at, s.tag, s.payload
+FROM staged AS s JOIN judged_logs AS k ON s.idx = k.idx
+
 -- name: odd_logs
-INSERT INTO {hot} BY NAME
+-- Logs whose payload is in hand.
+INSERT INTO {table} BY NAME
 SELECT run_key, sequence, event_type, created_at, tag, decode(payload) AS payload FROM odd_logs
