@@ -77,6 +77,7 @@ def events() -> list[tuple[bytes, bytes]]:
                 run.log("step", PAYLOAD)
         for run in runs:
             run.finish(output="done")
+    sink.close()
     return log.items
 
 
@@ -145,7 +146,7 @@ async def materialize(settings: Settings, count: int) -> float:
         stop, began = asyncio.Event(), time.perf_counter()
         running = asyncio.ensure_future(service.run(stop))
         while service.status.records < count and not running.done():
-            await asyncio.sleep(0.01)
+            await asyncio.wait((running,), timeout=0.01)
         rate = service.status.records / (time.perf_counter() - began)
         stop.set()
         await running
