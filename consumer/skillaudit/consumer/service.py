@@ -6,7 +6,7 @@ take cursors of their own from `cursor` and wait for positions by `wait_for`.
 
     problem                                        solution
     a poll that waits would delay acknowledging    `commit` may run beside a waiting `poll`
-    many small transactions when little arrives    the pause after a batch is as long as the batch took, at most
+    many small transactions when little arrives    the pause after a small batch is as long as the batch took, at most
                                                    `batch_interval_ms`: half the time at most goes into transactions
     a broker away                                  poll again, for ever, with a bounded pause; said once
     a record that must not be passed over          StopError: an incident is stored, `run` raises it
@@ -52,6 +52,8 @@ T = TypeVar("T")
 
 POLL_TIMEOUT_MS: Final = 500
 """How long a poll waits for records: the stop event is looked at no less often."""
+SMALL_BATCH_RECORDS: Final = 4_000
+"""From here on a batch is worth its transaction, and no pause follows it."""
 TICK_INTERVAL_S: Final = 1.0
 RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
@@ -262,7 +264,7 @@ class ConsumerService:
                 # The next batch is fetched while the engine works on this one.
                 polling = asyncio.ensure_future(self._poll()) if batch.records else None
                 took_s = await self._take(batch)
-                if batch.records:
+                if 0 < len(batch.records) < SMALL_BATCH_RECORDS:
                     pause_s = min(took_s, self.settings.batch_interval_ms / 1000)
                     await asyncio.wait((stopping,), timeout=pause_s)
         finally:
