@@ -50,6 +50,8 @@ _log = logging.getLogger("skillaudit.consumer")
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of one source in one round."""
+BATCH_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of all sources in one round, one source's share more at most: a backlog of many sources must not fill the memory."""
 ROUND_RECORDS_MIN: Final = 256
 """A source's share of a batch at least, however many sources there are."""
 IDLE_POLL_S: Final = 0.01
@@ -120,9 +122,14 @@ class _Partition:
 
     def acknowledge(self, position: int) -> None:
         """The database holds everything before `position`: say so on the disk, then archive whole segments."""
-        if position <= self.acknowledged or not self.directory.exists():
+        if position <= self.acknowledged:
             return
-        records = max((n for at, n in self._counts.items() if at <= position), default=0)
+        if not self.directory.exists():  # read from the archive: nobody waits to hear it
+            self.acknowledged = position
+            return
+        # A reader that began here and has met no line yet has counted those before it all the same.
+        known = self.reader.records if self.reader.position == position else 0
+        records = max((n for at, n in self._counts.items() if at <= position), default=known)
         self._write(Acknowledgement(position=position, records=records))
         self._counts = {at: n for at, n in self._counts.items() if at >= position}
 
@@ -171,7 +178,8 @@ class OutboxSource:
         self._consumer_lock: FileLock | None = None
         self._positions: dict[str, StoredPosition] = {}
         self._partitions: dict[str, _Partition] = {}
-        self._retired: set[str] = set()
+        self._waited_for: set[str] = set()
+        """Sources that another process still reads; said once."""
         self._turn = asyncio.Lock()
         """`commit` may come while a `poll` waits: one at a time looks at the partitions."""
         self._next = 0
@@ -210,11 +218,18 @@ class OutboxSource:
     async def commit(self, positions: Mapping[str, int]) -> None:
         """As `RecordSource.commit`: writes the acknowledgements, archives what is consumed."""
         async with self._turn:
-            await asyncio.to_thread(self._commit, dict(positions))
+            committing = asyncio.ensure_future(asyncio.to_thread(self._commit, dict(positions)))
+            try:
+                await asyncio.shield(committing)
+            except asyncio.CancelledError:
+                # Locks are let go after this: nothing may be acknowledged or archived then.
+                await asyncio.wait((committing,))
+                raise
 
     async def close(self) -> None:
         """As `RecordSource.close`."""
-        await asyncio.to_thread(self._close)
+        async with self._turn:
+            await asyncio.to_thread(self._close)
 
     # in the worker thread
 
@@ -232,6 +247,7 @@ class OutboxSource:
         self.identity = f"outbox:{identity}"
         self._positions = dict(positions)
         try:
+            self._join_archived()
             self._discover()
         except BaseException:
             self._close()
@@ -239,42 +255,50 @@ class OutboxSource:
 
     def _discover(self) -> None:
         self._discovered_s = time.monotonic()
-        for directory in self._source_dirs():
+        for directory in list_source_dirs(self._outbox_dir):
             if partition_name(directory.name) not in self._partitions:
                 self._join(directory)
 
-    def _source_dirs(self) -> list[Path]:
-        """The sources there are: those of which only the archive is left first, where the database lacks something."""
-        live = list_source_dirs(self._outbox_dir)
-        skipped = {directory.name for directory in live} | self._retired
+    def _join_archived(self) -> None:
+        """The sources of which only the archive is left, where the database lacks something. Looked at once, since whoever
+        archives is this object: an archive may hold very many.
+        """
+        live = {directory.name for directory in list_source_dirs(self._outbox_dir)}
         archived = list_archived_sources(self._archive_dir) if self._archive_dir.exists() else []
-        lacking = [a for a in archived if a.name not in skipped and self._lacks(a)]
-        return [*(self._outbox_dir / a.name for a in lacking), *live]
+        for source in archived:
+            if source.name not in live and self._lacks(source):
+                self._join(self._outbox_dir / source.name)
 
     def _lacks(self, archived: Path) -> bool:
-        """Whether the database has not consumed all of an archived source; asked once, since an archive doesn't grow."""
+        """Whether the database has not consumed all of an archived source."""
         stored = self._positions.get(partition_name(archived.name))
         try:
             ack = read_acknowledgement(archived)
         except OutboxCorruptError:
             ack = None
-        if stored is not None and ack is not None and stored.next_offset >= ack.position:
-            self._retired.add(archived.name)
-            return False
-        return True
+        return stored is None or ack is None or stored.next_offset < ack.position
 
     def _join(self, directory: Path) -> None:
         name = partition_name(directory.name)
         lock = FileLock(directory / READER_LOCK_NAME)
         if directory.exists() and not lock.try_acquire():
-            holder = lock_holder(lock.path)
-            _log.warning(
-                "process %s still reads the source %s; it joins when that one ends", holder, directory.name
-            )
+            if name not in self._waited_for:
+                self._waited_for.add(name)
+                holder = lock_holder(lock.path)
+                _log.warning(
+                    "process %s still reads the source %s; it joins when that one ends",
+                    holder,
+                    directory.name,
+                )
             return
+        self._waited_for.discard(name)
         stored = self._positions.get(name, StoredPosition(0))
-        self._check_history(name, directory, stored)
-        self._partitions[name] = _Partition(directory, stored, self._archive_dir, lock, self._clock)
+        try:
+            self._check_history(name, directory, stored)
+            self._partitions[name] = _Partition(directory, stored, self._archive_dir, lock, self._clock)
+        except BaseException:
+            lock.release()
+            raise
 
     def _check_history(self, name: str, directory: Path, stored: StoredPosition) -> None:
         """The last consumed line must still be what it was, where it still is anywhere."""
@@ -301,17 +325,27 @@ class OutboxSource:
         records: list[SourceRecord] = []
         findings: list[Finding] = []
         closed: list[str] = []
+        size_bytes = 0
+        failed: UnreachableError | None = None
         for count, partition in enumerate(order):
-            if len(records) >= records_max:
+            if len(records) >= records_max or size_bytes >= BATCH_BYTES_MAX:
                 # Whoever got no turn is first in the next round.
                 self._next = (self._next + count) % len(order)
                 break
-            found, damage = self._read(partition, min(share, records_max - len(records)))
+            try:
+                found, damage = self._read(partition, min(share, records_max - len(records)))
+            except UnreachableError as exc:
+                # What the others gave was taken from their readers: it must get to the caller.
+                failed = failed or exc
+                continue
             records += found
             findings += damage
+            size_bytes += sum(len(r.value or b"") for r in found)
             if partition.reader.finished and not partition.closed:
                 partition.closed = True
                 closed.append(partition.name)
+        if failed is not None and not (records or findings or closed):
+            raise failed
         ends = {partition.name: partition.end for partition in order}
         return RecordBatch(records, ends, findings, closed)
 
@@ -345,7 +379,6 @@ class OutboxSource:
         for partition in [p for p in self._partitions.values() if p.retire()]:
             partition.close()
             del self._partitions[partition.name]
-            self._retired.add(partition.directory.name)
         self._prune()
 
     def _prune(self) -> None:
