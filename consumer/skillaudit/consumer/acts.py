@@ -44,6 +44,16 @@ def record_findings(materializer: Materializer, findings: Sequence[Finding]) -> 
         materializer.record_incident(finding.kind, f"{finding.partition}#{finding.offset}", finding.detail)
 
 
+def record_stop(materializer: Materializer, kind: str, detail: str) -> None:
+    """Keep why the consumer stopped; said once, however often a supervisor starts it into the same trouble again."""
+    with materializer.transaction("read the newest incident") as cursor:
+        newest = cursor.execute(
+            "SELECT kind, detail FROM store.incidents ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+    if newest != (kind, detail):
+        materializer.record_incident(kind, "consumer", detail)
+
+
 def accept_history_loss(materializer: Materializer, partition: str) -> bool:
     """Forget the partition's position, so that it is read from where it begins now; recorded as an incident.
 

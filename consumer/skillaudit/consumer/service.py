@@ -23,18 +23,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, TypeVar
 
 import duckdb
 
-from skillaudit.consumer.acts import accept_history_loss, close_sources, record_findings
+from skillaudit.consumer.acts import accept_history_loss, close_sources, record_findings, record_stop
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
 from skillaudit.consumer.poison import PoisonPolicy
+from skillaudit.consumer.purge import apply_retention, purge_older_than
 from skillaudit.consumer.sealing import SealState
-from skillaudit.contract.clock import Clock, SystemClock
+from skillaudit.contract.clock import Clock, SystemClock, from_us
 from skillaudit.contract.errors import (
     DatabaseError,
     FencedError,
@@ -55,6 +56,7 @@ POLL_TIMEOUT_MS: Final = 500
 SMALL_BATCH_RECORDS: Final = 4_000
 """From here on a batch is worth its transaction, and no pause follows it."""
 TICK_INTERVAL_S: Final = 1.0
+RETENTION_INTERVAL_S: Final = 3_600.0
 RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
 LOG_INTERVAL_S: Final = 30.0
@@ -144,9 +146,11 @@ class ConsumerService:
         self._moved = asyncio.Condition()
         self._positions: dict[str, int] = {}
         self._ends: dict[str, int] = {}
+        self._closed = False
         self._seal: asyncio.Task[None] | None = None
         self._window: list[tuple[float, int]] = []
         self._ticked_s = 0.0
+        self._retained_s = float("-inf")
         self._said_s = float("-inf")
 
     def __repr__(self) -> str:
@@ -157,14 +161,14 @@ class ConsumerService:
     def database(self) -> Database:
         """The open database."""
         if self._database is None:
-            raise DatabaseError("the consumer is not started; enter it first")
+            raise self._not_open()
         return self._database
 
     @property
     def materializer(self) -> Materializer:
         """The writer; call it through `write`."""
         if self._materializer is None:
-            raise DatabaseError("the consumer is not started; enter it first")
+            raise self._not_open()
         return self._materializer
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
@@ -177,8 +181,6 @@ class ConsumerService:
 
     async def purge_older_than(self, t: datetime) -> int:
         """As `StorageAdmin.purge_older_than`."""
-        from skillaudit.consumer.purge import purge_older_than
-
         return await self.write(lambda materializer: purge_older_than(materializer, t))
 
     def positions(self) -> dict[str, int]:
@@ -189,12 +191,14 @@ class ConsumerService:
         """As `AuditReader.wait_for`, woken by commits."""
         try:
             async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(lambda: self._reached(positions))
+                await self._moved.wait_for(lambda: self._closed or self._reached(positions))
         except TimeoutError as exc:
             behind = [p for p, offset in positions.items() if self._positions.get(p, 0) < offset]
             raise NotYetMaterializedError(
                 f"not consumed so far within {timeout_s:g} s: {', '.join(sorted(behind))}; see the consumer's lag"
             ) from exc
+        if not self._reached(positions):  # nothing moves any more
+            raise self._not_open()
 
     # its life
 
@@ -207,8 +211,8 @@ class ConsumerService:
             await self._in_writer(self._open)
             self._announce("")
             await self._open_source()
-        except BaseException:
-            self.status.state = ServiceState.FAILED
+        except BaseException as exc:
+            await self._fail(exc)
             await self.close()
             raise
         self.status.state = ServiceState.RUNNING
@@ -226,28 +230,33 @@ class ConsumerService:
                 await self.start()
             await self._consume(stop)
             self.status.state = ServiceState.STOPPED
-        except StopError as exc:
-            self.status.state = ServiceState.FAILED
-            self.status.last_error = str(exc)
-            await self._keep_incident(exc)
+        except Exception as exc:
+            await self._fail(exc)
             raise
         finally:
             await self.close()
 
     async def close(self) -> None:
         """Release source, file and threads; safe to call again. A seal under way is finished."""
+        if self._closed:
+            return
         if self._seal is not None:
             with contextlib.suppress(
                 StopError
             ):  # `run` has raised it, or it is found again at the next start
                 await self._seal
             self._seal = None
+        self._closed = True
         source, self._source = self._source, None
-        if source is not None:
-            await source.close()
-        await self._in_writer(self._close)
-        self._writing.shutdown(wait=False)
-        self._sealing.shutdown(wait=False)
+        try:
+            if source is not None:
+                await source.close()
+        finally:
+            await self._in_writer(self._close)
+            self._writing.shutdown(wait=False)
+            self._sealing.shutdown(wait=False)
+        async with self._moved:
+            self._moved.notify_all()
 
     # the loop
 
@@ -261,10 +270,12 @@ class ConsumerService:
                 if not polling.done():
                     break
                 batch = polling.result()
-                # The next batch is fetched while the engine works on this one.
-                polling = asyncio.ensure_future(self._poll()) if batch.records else None
+                # A large batch says that more waits: the next is fetched while the engine works on this one. After a
+                # small one that would only make records wait in memory.
+                large = len(batch.records) >= SMALL_BATCH_RECORDS
+                polling = asyncio.ensure_future(self._poll()) if large else None
                 took_s = await self._take(batch)
-                if 0 < len(batch.records) < SMALL_BATCH_RECORDS:
+                if batch.records and not large:
                     pause_s = min(took_s, self.settings.batch_interval_ms / 1000)
                     await asyncio.wait((stopping,), timeout=pause_s)
         finally:
@@ -272,6 +283,8 @@ class ConsumerService:
             if polling is not None:
                 polling.cancel()
                 await asyncio.wait((polling,))
+                if not polling.cancelled():
+                    polling.exception()  # what it found while the end had begun is found again at the next start
 
     async def _poll(self) -> RecordBatch:
         """The next batch; waits out a side that does not answer."""
@@ -309,9 +322,10 @@ class ConsumerService:
 
     def _apply(self, batch: RecordBatch) -> ApplyReport:
         """In the writer's thread."""
-        report = self.materializer.apply(batch.records, batch.ends)
+        # Findings first: once the position has moved past the damage, nobody would meet it again.
         if batch.findings:
             record_findings(self.materializer, batch.findings)
+        report = self.materializer.apply(batch.records, batch.ends)
         if batch.closed:
             close_sources(self.materializer, batch.closed)
         return report
@@ -339,6 +353,18 @@ class ConsumerService:
             await self._in_writer(sealer.checkpoint)
         if self._seal is None and sealer.due and await self._in_writer(sealer.swap):
             self._seal = asyncio.ensure_future(self._move())
+        if self._seal is None and self.settings.retention_days:
+            await self._retain(now_s)
+
+    async def _retain(self, now_s: float) -> None:
+        """Let the settings' retention take its due, now and then."""
+        if now_s - self._retained_s < RETENTION_INTERVAL_S:
+            return
+        self._retained_s = now_s
+        before = from_us(self._clock.wall_us()) - timedelta(days=self.settings.retention_days)
+        runs = await self._in_writer(lambda: apply_retention(self.materializer, before))
+        if runs:
+            _log.info("retention_days=%d: %d runs deleted", self.settings.retention_days, runs)
 
     async def _move(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._sealing, self.materializer.sealer.move)
@@ -356,6 +382,8 @@ class ConsumerService:
         for partition in self._accepted:
             if accept_history_loss(self._materializer, partition):
                 _log.warning("the history of %s is given up, as accepted; recorded as an incident", partition)
+            else:
+                _log.warning("%s has no stored position, so there is no lost history to accept", partition)
 
     async def _open_source(self) -> None:
         materializer = self.materializer
@@ -366,7 +394,11 @@ class ConsumerService:
             await source.close()
             raise
         self._source = source
-        foreign = {p: c for p, c in materializer.clusters().items() if c and c != source.identity}
+        # A database that was fed otherwise before (embedded, and now by Kafka) holds positions of that kind, too.
+        kind = source.identity.partition(":")[0] + ":"
+        foreign = {
+            p: c for p, c in materializer.clusters().items() if c.startswith(kind) and c != source.identity
+        }
         if foreign:
             partition, cluster = next(iter(sorted(foreign.items())))
             raise HistoryLostError(
@@ -397,12 +429,24 @@ class ConsumerService:
         )
         write_owner(self.settings.database, self._owner)
 
+    async def _fail(self, exc: BaseException) -> None:
+        """What `exc` means for the status and, where going on would lose or falsify something, the incidents."""
+        self.status.state = ServiceState.FAILED
+        self.status.last_error = str(exc) or type(exc).__name__
+        if isinstance(exc, StopError):
+            await self._keep_incident(exc)
+
     async def _keep_incident(self, exc: StopError) -> None:
         if self._materializer is None or isinstance(exc, DatabaseError | FencedError):
             return  # the database itself is what failed
         kind, detail = type(exc).__name__.removesuffix("Error"), str(exc)
         with contextlib.suppress(StopError):  # the first error is the one to tell
-            await self.write(lambda materializer: materializer.record_incident(kind, "consumer", detail))
+            await self.write(lambda materializer: record_stop(materializer, kind, detail))
+
+    def _not_open(self) -> DatabaseError:
+        if self.status.state is ServiceState.FAILED:
+            return DatabaseError(f"the consumer has stopped: {self.status.last_error}")
+        return DatabaseError(f"the consumer is {self.status.state.value}, its database is not open")
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
         """Run `work` in the writer's thread to its end, also when cancelled: a half-known transaction helps nobody."""
