@@ -16,7 +16,7 @@ from skillaudit.consumer.statements import statements
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.events import RUN_ID_BYTES_MAX, encode_log, json_string
 from skillaudit.contract.sources import SourceRecord
-from skillaudit.contract.wire import JSON_DEPTH_MAX, Event, RunLog, parse_record
+from skillaudit.contract.wire import JSON_DEPTH_MAX, Event, RunLog, fast_log, parse_record
 
 _TEXT: Final = r"[ !#-\[\]-~]"
 _PIECES: Final = (
@@ -41,8 +41,8 @@ _REFUSED: Final = _SQL["refused"]
 _BY_RUN: Final = _SQL["by_run"]
 
 
-SMALL_BATCH_RECORDS: Final = 64
-"""Up to so many records the strict parser reads all: the engine's way costs 14 ms however few they are."""
+SMALL_BATCH_RECORDS: Final = 1_500
+"""Up to so many records are decoded here: the engine's way costs 14 ms however few they are, this one 5 us a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +82,19 @@ def decode(
 
 
 def _decode_small(records: Sequence[SourceRecord]) -> Decoded:
-    events, failures = _parse(records, range(len(records)))
     plain: dict[str, list[tuple[int, RunLog]]] = {}
-    others: list[tuple[int, Event]] = []
-    for index, event in events:
-        if isinstance(event, RunLog) and is_plain(event, records[index].value):
-            plain.setdefault(event.run_id, []).append((index, event))
+    others: list[int] = []
+    for index, record in enumerate(records):
+        log = None if record.value is None else fast_log(record.value)
+        if log is None:
+            others.append(index)
         else:
-            others.append((index, event))
+            plain.setdefault(log.run_id, []).append((index, log))
     logs = [
         PlainLogs(run_id, [log.seq for _, log in rows], max(log.at_us for _, log in rows), rows[0][0], rows)
         for run_id, rows in plain.items()
     ]
-    return Decoded(logs, others, failures)
-
-
-def is_plain(log: RunLog, value: bytes | None) -> bool:
-    """Whether the record is what a Writer would send, byte for byte: then its row is all that has to be kept."""
-    return not log.is_bare and not log.lost and plain_bytes(log) == value
+    return Decoded(logs, *_parse(records, others))
 
 
 def plain_bytes(log: RunLog) -> bytes:
