@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+CHUNK_RECORDS: Final = 4_096
+"""The engine gives each of its threads one chunk at a time."""
+
 
 class Kind(Enum):
     """Types of columns."""
@@ -44,16 +47,16 @@ def make_table(columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]) -> An
 
 
 def make_incoming(values: Sequence[bytes | None]) -> Any:
-    """A batch of records as the engine takes it: `idx`, and the same buffers as `bytes` and as `record`, text.
-
-    Text that is none is left out, at the cost of that record only.
+    """A batch of records as the engine takes it: `idx` and `record`, text. Text that is none is left out, at the cost of
+    that record only.
     """
     raw = pa.array(values, pa.large_binary())
     try:
         text = raw.cast(pa.large_string())
     except pa.ArrowInvalid:
         text = pa.array([_text(value) for value in values], pa.large_string())
-    return pa.table({"idx": pa.array(range(len(values)), pa.int64()), "record": text, "bytes": raw})
+    whole = pa.table({"idx": pa.array(range(len(values)), pa.int64()), "record": text, "bytes": raw})
+    return pa.Table.from_batches(whole.to_batches(max_chunksize=CHUNK_RECORDS))
 
 
 def _text(value: bytes | None) -> str | None:

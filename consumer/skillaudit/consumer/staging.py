@@ -6,7 +6,7 @@ A record that is not valid, in whatever way, costs itself only. Both ways agree,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import duckdb
@@ -14,29 +14,12 @@ import duckdb
 from skillaudit.consumer.arrow import make_incoming
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.errors import InvalidRecordError
-from skillaudit.contract.events import RUN_ID_BYTES_MAX, encode_log, json_string
+from skillaudit.contract.events import encode_log, json_string
 from skillaudit.contract.sources import SourceRecord
-from skillaudit.contract.wire import JSON_DEPTH_MAX, Event, RunLog, fast_log, parse_record
-
-_TEXT: Final = r"[ !#-\[\]-~]"
-_PIECES: Final = (
-    r"^\{{\"v\":1,\"type\":\"run\.log\",\"run_id\":\"({text}+)\",\"seq\":([1-9][0-9]{{0,17}}),"
-    r"\"at_us\":(0|[1-9][0-9]{{0,16}}),\"tag\":\"([0-9a-f]{{16}}\",\"event_type\":\"{text}*)\",\"payload\":\{{"
-)
-PLAIN_LOG: Final = _PIECES.format(text=_TEXT).replace('\\"', '"')
-"""`contract.wire.LOG_PREFIX_PATTERN` of a log without `lost`, its tag and event type in one group."""
-
-_FIXED: Final = '{"v":1,"type":"run.log","run_id":"","seq":,"at_us":,"tag":"","payload":'
-_KIND_BEFORE_TYPE: Final = '0123456789abcdef","event_type":"'
-_LITERAL: Final = r"-?(?:(?i:nan|inf|infinity)\s*[,}\]]|[0-9][0-9.]*[eE]\+?[0-9]{3}|[0-9]{300})"
+from skillaudit.contract.wire import Event, RunLog, fast_log, fast_logs_sql, parse_record
 
 _SQL: Final = statements("staging.sql")
-_GUARD: Final = _SQL["guard"].format(
-    literal=_LITERAL, run_id_bytes_max=RUN_ID_BYTES_MAX, depth_max=JSON_DEPTH_MAX - 1
-)
-_STAGE: Final = _SQL["stage"].format(
-    pattern=PLAIN_LOG, fixed_bytes=len(_FIXED) + 1, event_type_from=len(_KIND_BEFORE_TYPE) + 1, guard=_GUARD
-)
+_STAGE: Final = _SQL["stage"].format(logs=fast_logs_sql("(SELECT idx, record FROM incoming)", "record"))
 _REFUSED: Final = _SQL["refused"]
 _BY_RUN: Final = _SQL["by_run"]
 
@@ -64,7 +47,8 @@ class Decoded:
 
     logs: Sequence[PlainLogs] = ()
     events: Sequence[tuple[int, Event]] = ()
-    failures: Sequence[tuple[int, str]] = field(default=())
+    failures: Sequence[tuple[int, str]] = ()
+    size_bytes: int = 0
 
 
 def decode(
@@ -73,12 +57,13 @@ def decode(
     """Decode a batch. Unless it is small, the rows of its plain logs stay in `staged` until the next call."""
     if len(records) <= small:
         return _decode_small(records)
-    cursor.register("incoming", make_incoming([record.value for record in records]))
+    incoming = make_incoming([record.value for record in records])
+    cursor.register("incoming", incoming)
     cursor.execute(_STAGE)
     refused = [row[0] for row in cursor.execute(_REFUSED).fetchall()]
     logs = [PlainLogs(*row) for row in cursor.execute(_BY_RUN).fetchall()]
     cursor.unregister("incoming")
-    return Decoded(logs, *_parse(records, refused))
+    return Decoded(logs, *_parse(records, refused), size_bytes=incoming.nbytes // 2)
 
 
 def _decode_small(records: Sequence[SourceRecord]) -> Decoded:
