@@ -13,7 +13,7 @@ import duckdb
 from skillaudit.consumer.database import STORAGE_VERSION, Database, engine_errors
 from skillaudit.contract.errors import DatabaseError, RejectedError
 
-_ALIAS: Final = "backup_copy"
+_ALIAS: Final = "backup_copy_{}"
 
 
 def back_up(database: Database, target: Path) -> int:
@@ -48,20 +48,21 @@ def back_up(database: Database, target: Path) -> int:
 def _copy(database: Database, partial: Path) -> list[tuple[str, int]]:
     with contextlib.closing(database.cursor()) as cursor, engine_errors(f"copy {database.path}"):
         source = _identifier(str(_one(cursor, "SELECT current_database()")))
-        cursor.execute(f"ATTACH '{_quoted(partial)}' AS {_ALIAS} (STORAGE_VERSION '{STORAGE_VERSION}')")
+        alias = _ALIAS.format(secrets.token_hex(4))  # another backup may be under way
+        cursor.execute(f"ATTACH '{_quoted(partial)}' AS {alias} (STORAGE_VERSION '{STORAGE_VERSION}')")
         try:
             cursor.execute("BEGIN")
-            cursor.execute(f"COPY FROM DATABASE {source} TO {_ALIAS}")
+            cursor.execute(f"COPY FROM DATABASE {source} TO {alias}")
             rows = _rows(cursor)
             cursor.execute("COMMIT")
-            cursor.execute(f"CHECKPOINT {_ALIAS}")
+            cursor.execute(f"CHECKPOINT {alias}")
         except BaseException:
             with contextlib.suppress(duckdb.Error):  # the first error is the one to tell
                 cursor.execute("ROLLBACK")
             raise
         finally:
             with contextlib.suppress(duckdb.Error):  # as above
-                cursor.execute(f"DETACH {_ALIAS}")
+                cursor.execute(f"DETACH {alias}")
     return rows
 
 

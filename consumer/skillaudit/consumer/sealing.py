@@ -116,12 +116,17 @@ class Sealer:
             return _move(cursor, self._cold())
 
     def checkpoint(self) -> None:
-        """Write the log into the file while the writer waits; also ends a seal."""
+        """Write the log into the file while the writer waits; also ends a seal. Stays due while a backup is being written:
+        the engine counts that as a transaction that writes.
+        """
         with self.writing, contextlib.closing(self._database.cursor()) as cursor:
             if self._state is SealState.MOVING:
                 return
             with engine_errors("checkpoint"):
-                cursor.execute("CHECKPOINT")
+                try:
+                    cursor.execute("CHECKPOINT")
+                except duckdb.TransactionException:
+                    return
             with self._changed:
                 self._set(SealState.IDLE)
 
