@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away (`| head -1`): silent, and stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (click.ClickException, SkillauditError, ModuleNotFoundError) as exc:
+    except (click.ClickException, SkillauditError, ModuleNotFoundError, OSError) as exc:
         return _explain(exc)
     return code if isinstance(code, int) else 0
 
@@ -123,13 +123,16 @@ def _log_to_stderr() -> None:
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
-def _explain(exc: click.ClickException | SkillauditError | ModuleNotFoundError) -> int:
+def _explain(exc: click.ClickException | SkillauditError | ModuleNotFoundError | OSError) -> int:
     if isinstance(exc, click.ClickException):
         exc.show()
         return exc.exit_code
     if isinstance(exc, SkillauditError):
         click.echo(f"skillaudit: {exc}", err=True)
         return exc.exit_code
+    if isinstance(exc, OSError):
+        click.echo(f"skillaudit: {exc.filename or 'the system'}: {exc.strerror or exc}", err=True)
+        return 1
     return _missing_extra(exc)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from typing import TypeVar
 
 import click
 
@@ -10,6 +12,8 @@ from skillaudit.cli.options import with_settings
 from skillaudit.cli.output import stderr
 from skillaudit.cli.running import ProgressLine, stop_on_signals
 from skillaudit.contract.settings import Settings
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -49,7 +53,13 @@ async def _run(settings: Settings, *, serve: bool, accepted: tuple[str, ...]) ->
         )
 
     async with stop_on_signals() as stop:
-        async with host_consumer(settings, serve=serve, accept_history_loss=accepted) as hosted:
+        async with contextlib.AsyncExitStack() as stack:
+            starting = asyncio.ensure_future(
+                stack.enter_async_context(host_consumer(settings, serve=serve, accept_history_loss=accepted))
+            )
+            if not await _done_before(starting, stop):
+                return  # told to end while the broker did not answer yet
+            hosted = starting.result()
             origin = settings.kafka_bootstrap_servers or settings.outbox_dir
             stderr().print(
                 f"consuming {origin} into {settings.database}{', ' + hosted.url if hosted.url else ''}"
@@ -64,3 +74,15 @@ async def _run(settings: Settings, *, serve: bool, accepted: tuple[str, ...]) ->
             if hosted.running.done():
                 hosted.running.result()
         line.done(text(hosted))
+
+
+async def _done_before(work: asyncio.Future[T], stop: asyncio.Event) -> bool:
+    """Wait for `work`; cancel it, and wait for that, where `stop` is set before it is done."""
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if work.done():
+        return True
+    work.cancel()
+    await asyncio.wait((work,))
+    return False

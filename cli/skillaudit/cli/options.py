@@ -64,8 +64,11 @@ class Moment(click.ParamType[datetime]):
         if isinstance(value, datetime):
             return value
         text = str(value).strip()
-        if text[:-1].isdigit() and text[-1:] in _UNITS_S:
-            return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * _UNITS_S[text[-1]])
+        if text[:-1].isdecimal() and text[-1:] in _UNITS_S:
+            try:
+                return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * _UNITS_S[text[-1]])
+            except OverflowError:
+                self.fail(f"{text!r} is before all times; leave the option out", param, ctx)
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
@@ -76,7 +79,10 @@ class Moment(click.ParamType[datetime]):
             )
         if at.tzinfo is None and len(text) > len("2026-11-22"):
             self.fail(f"{text!r} has no offset; append Z for UTC", param, ctx)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        try:
+            return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        except OverflowError:
+            self.fail(f"{text!r} is no time in UTC", param, ctx)
 
 
 MOMENT = Moment()

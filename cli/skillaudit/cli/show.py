@@ -31,7 +31,7 @@ class SequenceRange(click.ParamType[tuple[int, int]]):
     ) -> tuple[int, int]:
         """An inclusive pair."""
         low, dash, high = str(value).partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(low) > int(high)):
+        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(low) > int(high)):
             self.fail(f"{value!r} is neither a number like 17 nor a range like 40-80", param, ctx)
         return int(low), int(high if dash else low)
 
