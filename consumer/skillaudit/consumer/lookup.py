@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,14 +48,18 @@ class StoredLog:
     payload: str
 
 
-def find_books(cursor: duckdb.DuckDBPyConnection, topic: str, run_ids: Iterable[str]) -> dict[str, Book]:
-    """A book for every one of these runs: of what is stored, else a new one."""
+def find_books(
+    cursor: duckdb.DuckDBPyConnection, topic: str, run_ids: Iterable[str], tables: Collection[str]
+) -> dict[str, Book]:
+    """A book for every one of these runs: of what is stored in these tables, else a new one."""
     books = {run_id: Book(run_id, run_hash(run_id)) for run_id in run_ids}
     hashes = {"hashes": [book.run_hash for book in books.values()]}
     if not books:
         return books
     readers = (("tombstones", _purged), ("orphans", _orphan), ("runs", _started))
     for statement, read in readers:
+        if statement not in tables:
+            continue
         for row in cursor.execute(_SQL[statement], hashes).fetchall():
             if row[1] == topic and row[0] in books:
                 books[row[0]] = read(row)

@@ -18,6 +18,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 import duckdb
@@ -46,6 +47,8 @@ from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord, StoredPosition
 
 _STATE: Final = statements("state.sql")
+_PARTITION: Final = attrgetter("partition")
+_RECEIVED_US: Final = attrgetter("received_us")
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class Materializer:
                 settle(cursor)
             for book in changes.sources.values():
                 book.stored = True
-            self.sealer.note(rows, sum(len(r.value or b"") for r in records))
+            self.sealer.note(rows, tally.size_bytes)
         return ApplyReport(
             records=len(records),
             outcomes=tally.outcomes,
@@ -191,20 +194,20 @@ class Materializer:
         self._cursor.close()
 
     def _apply(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
-        fresh = self._fresh(records)
+        fresh, parts = self._fresh(records)
         if not fresh:
             return ApplyReport(len(records), len(records))
         tally, changes = Tally(), Changes()
         with self.transaction(f"apply {len(fresh)} records") as cursor:
             rows = self._take(cursor, fresh, changes, tally)
             self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
-            moved = self._move(fresh, ends)
+            moved = self._move(parts, ends)
             changes.write_rest(cursor, self.remembered.gone)
             write_positions(cursor, moved)
         confirm(moved)
         for book in changes.sources.values():
             book.stored = True
-        self.sealer.note(rows, sum(len(r.value or b"") for r in fresh))
+        self.sealer.note(rows, tally.size_bytes)
         return ApplyReport(
             records=len(records),
             skipped=len(records) - len(fresh),
@@ -214,13 +217,21 @@ class Materializer:
             positions={book.partition: book.next_offset for book in moved},
         )
 
-    def _fresh(self, records: Sequence[SourceRecord]) -> Sequence[SourceRecord]:
-        """Those that were not consumed before."""
+    def _fresh(
+        self, records: Sequence[SourceRecord]
+    ) -> tuple[Sequence[SourceRecord], Mapping[str, Sequence[SourceRecord]]]:
+        """Those that were not consumed before, and the same by partition. Offsets ascend within a partition."""
+        parts = by_partition(records)
         books = self.remembered.partitions
-        next_offsets = {name: book.next_offset for name, book in books.items()}
-        if all(r.offset >= next_offsets.get(r.partition, 0) for r in records):
-            return records
-        return [r for r in records if r.offset >= next_offsets.get(r.partition, 0)]
+        behind = {
+            name: books[name].next_offset
+            for name, part in parts.items()
+            if name in books and part[0].offset < books[name].next_offset
+        }
+        if not behind:
+            return records, parts
+        fresh = [r for r in records if r.offset >= behind.get(r.partition, 0)]
+        return fresh, by_partition(fresh)
 
     def _take(
         self,
@@ -255,13 +266,15 @@ class Materializer:
         if malformed or before.in_a_row:
             cursor.execute(_STATE["set_poison"], {"value": self.remembered.poison.dump()})
 
-    def _move(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> list[PartitionBook]:
+    def _move(
+        self, parts: Mapping[str, Sequence[SourceRecord]], ends: Mapping[str, int]
+    ) -> list[PartitionBook]:
         """Move the positions, in memory."""
         moved: list[PartitionBook] = []
         steady_us = self.clock.steady_us()
-        for partition, part in by_partition(records).items():
+        for partition, part in parts.items():
             book = self.remembered.partitions.setdefault(partition, PartitionBook(partition))
-            received_us = max(r.received_us for r in part)
+            received_us = max(map(_RECEIVED_US, part))
             advance(book, part, self.identity, received_us)
             self._broker_clock.see(received_us, steady_us)
             book.read_to_us = max(book.read_to_us, received_us)
@@ -299,11 +312,11 @@ class Materializer:
         return len(source_ids)
 
 
-def _by_topic(records: Sequence[SourceRecord]) -> dict[str, list[int]]:
+def _by_topic(records: Sequence[SourceRecord]) -> Mapping[str, Sequence[int]]:
     """Places of the records of each topic."""
-    topics = {partition: topic_of(partition) for partition in {r.partition for r in records}}
+    topics = {partition: topic_of(partition) for partition in set(map(_PARTITION, records))}
     if len(set(topics.values())) == 1:
-        return {next(iter(topics.values())): list(range(len(records)))}
+        return {next(iter(topics.values())): range(len(records))}
     found: dict[str, list[int]] = {}
     for place, record in enumerate(records):
         found.setdefault(topics[record.partition], []).append(place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 import duckdb
@@ -15,6 +17,7 @@ from skillaudit.contract.errors import FencedError
 from skillaudit.contract.sources import SourceRecord, StoredPosition
 
 _SQL: Final = statements("lookup.sql")
+_PARTITION: Final = attrgetter("partition")
 
 
 @dataclass(slots=True)
@@ -119,8 +122,8 @@ def _row(book: PartitionBook) -> Row:
 def by_partition(records: Sequence[SourceRecord]) -> Mapping[str, list[SourceRecord]]:
     """The records of each partition, in order."""
     found: dict[str, list[SourceRecord]] = {}
-    for record in records:
-        found.setdefault(record.partition, []).append(record)
+    for partition, part in groupby(records, _PARTITION):  # sources hand them out partition by partition
+        found.setdefault(partition, []).extend(part)
     return found
 
 

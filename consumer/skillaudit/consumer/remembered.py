@@ -29,6 +29,8 @@ class Remembered:
         self.gone: set[str] = {row[0] for row in cursor.execute(_STATE["gone_sources"]).fetchall()}
         """Sources whose open runs count as abandoned."""
         self.partitions: dict[str, PartitionBook] = load_positions(cursor)
+        self.tables = {"runs", *(name for name in ("orphans", "tombstones") if _any(cursor, name))}
+        """Tables in which an unknown run may be found: orphans and tombstones are rare, and each look-up a scan."""
         self.poison: PoisonState = _poison(cursor)
         self.next_run_key = next_number(cursor, "next_run_key")
         self.next_record_id = next_number(cursor, "next_record_id")
@@ -41,7 +43,8 @@ class Remembered:
         """The books of these runs, in this order; those not remembered are looked up, all at once."""
         books = self.books.setdefault(topic, {})
         wanted = list(run_ids)
-        books.update(find_books(cursor, topic, [run_id for run_id in wanted if run_id not in books]))
+        unknown = [run_id for run_id in wanted if run_id not in books]
+        books.update(find_books(cursor, topic, unknown, self.tables))
         return {run_id: books[run_id] for run_id in wanted}
 
     def recall_sources(self, cursor: duckdb.DuckDBPyConnection, source_ids: Iterable[str]) -> None:
@@ -88,6 +91,10 @@ class Remembered:
         """The next id of an incident."""
         self.next_incident_id += 1
         return self.next_incident_id - 1
+
+
+def _any(cursor: duckdb.DuckDBPyConnection, table: str) -> bool:
+    return bool(cursor.execute(_STATE[f"any_{table}"]).fetchall())
 
 
 def _poison(cursor: duckdb.DuckDBPyConnection) -> PoisonState:

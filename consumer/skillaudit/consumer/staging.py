@@ -79,7 +79,7 @@ def _decode_small(records: Sequence[SourceRecord]) -> Decoded:
         PlainLogs(run_id, [log.seq for _, log in rows], max(log.at_us for _, log in rows), rows[0][0], rows)
         for run_id, rows in plain.items()
     ]
-    return Decoded(logs, *_parse(records, others))
+    return Decoded(logs, *_parse(records, others), size_bytes=sum(len(r.value or b"") for r in records))
 
 
 def plain_bytes(log: RunLog) -> bytes:

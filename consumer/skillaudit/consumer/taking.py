@@ -60,6 +60,7 @@ class Tally:
     runs_finished: int = 0
     malformed: list[int] = field(default_factory=list[int])
     """Places of malformed records in the batch, ascending within a topic."""
+    size_bytes: int = 0
 
 
 class TopicTaker:
@@ -89,6 +90,7 @@ class TopicTaker:
         """Take all records of the topic; `places` are theirs in the whole batch. Rows of plain logs stay in `staged`."""
         self._topic, self._records = topic, records
         decoded = decode(self._cursor, records, self._small)
+        self._tally.size_bytes += decoded.size_bytes
         self._bury(decoded, places)
         batches = self._by_run(decoded)
         books = self._remembered.recall(self._cursor, topic, batches)
@@ -162,6 +164,7 @@ class TopicTaker:
 
     def _touch(self, book: Book) -> None:
         if book.kind is BookKind.ORPHAN:
+            self._remembered.tables.add("orphans")
             self._changes.orphans[book.run_key] = (book, self._topic)
         else:
             self._changes.touched[book.run_key] = book

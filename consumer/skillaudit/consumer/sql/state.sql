@@ -18,3 +18,9 @@ WHERE s.state = 'live' AND s.heard_us > 0 AND s.heard_us + $limit_us < p.read_to
 
 -- name: read_to
 UPDATE store.positions SET read_to_us = $read_to_us WHERE partition = $partition AND read_to_us < $read_to_us
+
+-- name: any_orphans
+SELECT 1 FROM store.orphans LIMIT 1
+
+-- name: any_tombstones
+SELECT 1 FROM store.tombstones LIMIT 1
