@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +118,19 @@ def test_a_missing_file_is_not_locked(tmp_path):
     """And asking makes none."""
     assert lock_holder(tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
+
+
+def test_another_name_of_the_file_is_the_same_file(tmp_path, monkeypatch):
+    """Asking by a symbolic link, or by a relative path, sees the lock and does not free it."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    lock = FileLock(tmp_path / "real" / "lock")
+    assert lock.try_acquire()
+    monkeypatch.chdir(tmp_path)
+    for name in (tmp_path / "link" / "lock", Path("real/lock")):
+        assert lock_holder(name) == os.getpid()
+        assert not FileLock(name).try_acquire()
+    with process("say(lock_holder(lock.path))", lock.path) as other:
+        assert heard(other) == [str(os.getpid())], "the lock is still held"
+    lock.release()
+    assert not is_locked(tmp_path / "link" / "lock")
