@@ -101,3 +101,12 @@ def test_topics_and_the_broker():
     assert settings.kafka_topics == ("a", "b")
     assert settings.uses_kafka
     assert not load().uses_kafka
+
+
+def test_the_data_directory_stays_where_it_is(monkeypatch, tmp_path):
+    """A relative one is where the process was then; an empty one is the default."""
+    monkeypatch.chdir(tmp_path)
+    settings = load({"data": "here"})
+    monkeypatch.chdir("/")
+    assert settings.outbox_dir == tmp_path / "here" / "outbox"
+    assert load(environ={"SKILLAUDIT_DATA": ""}).data == load().data

@@ -119,6 +119,10 @@ class Settings:
     """Address of a running consumer's HTTP surface; reading commands ask it."""
     token_file: Path | None = None
 
+    def __post_init__(self) -> None:
+        """An agent may change its directory; its outbox stays where it is."""
+        object.__setattr__(self, "data", self.data.absolute())
+
     @classmethod
     def load(
         cls,
@@ -254,10 +258,14 @@ def _path(raw: object) -> Path | None:
     return Path(raw).expanduser() if str(raw) else None
 
 
+def _directory(raw: object) -> Path:
+    return _path(raw) or default_data_dir()
+
+
 _CONVERTERS: Final[Mapping[str, Callable[[object], object]]] = {
     "bool": _boolean,
     "int": _integer,
     "str": _string,
-    "Path": _path,
+    "Path": _directory,
     "Path | None": _path,
 }
