@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -125,12 +126,12 @@ class SourceStatus:
 
 def list_source_dirs(outbox_dir: Path) -> list[Path]:
     """The directories of sources, oldest first. A directory without `source.json` is just being made, or never was."""
-    found = [
-        path
-        for path in outbox_dir.glob("*")
-        if _SOURCE_ID.fullmatch(path.name) and (path / "source.json").exists()
-    ]
-    return sorted(found, key=lambda path: (path / "source.json").stat().st_mtime_ns)
+    found: list[tuple[int, Path]] = []
+    for path in outbox_dir.glob("*"):
+        if _SOURCE_ID.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # its adopter may remove it at any moment
+                found.append(((path / "source.json").stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
 
 
 def list_sources(outbox_dir: Path) -> list[SourceStatus]:
