@@ -376,6 +376,70 @@ async def test_damage_is_an_incident_and_the_rest_arrives(tmp_path: Path, caplog
     source.die()
 
 
+async def test_lines_behind_damage_wait_until_it_can_be_put_on_record(tmp_path: Path):
+    """Where the incident can't be written (a full disk), they are sent, and nothing past it is acknowledged."""
+    source = HandwrittenSource(tmp_path, alive=True)
+    run = source.run("r")
+    damaged = run.log()
+    run.log()
+    path = source.dir / "00000001.seg"
+    path.write_bytes(path.read_bytes().replace(damaged, damaged.replace(b"xxx", b"yyy")))
+    (source.dir / "incidents.jsonl").mkdir()
+    topic = TopicInMemory()
+    async with forwarding(tmp_path, topic) as forwarder:
+        await until(lambda: topic.of_key("r") == [run.records[0], run.records[2]])
+        await until(lambda: forwarder.outage)
+        assert (a := source.acknowledgement()) is None or a.records <= 1
+        (source.dir / "incidents.jsonl").rmdir()
+        await until(lambda: (a := source.acknowledgement()) is not None and a.records == 3)
+    assert [i["kind"] for i in read_incidents(source.dir)] == ["altered"]
+    source.die()
+
+
+async def test_a_refused_record_that_cant_be_kept_holds_its_partition_up(tmp_path: Path):
+    """Nothing goes past it until its bytes are in `refused/`; then the rest goes on by itself."""
+    source = HandwrittenSource(tmp_path, alive=True)
+    run = source.run("r")
+    run.log(5_000)
+    run.log()
+    (source.dir / "refused").write_text("in the way")
+    topic = TopicThatRefuses()
+    async with forwarding(tmp_path, topic) as forwarder:
+        await until(lambda: "can't be kept" in forwarder.outage)
+        assert topic.of_key("r") == run.records[:1]
+        (source.dir / "refused").unlink()
+        await until(lambda: (a := source.acknowledgement()) is not None and a.records == 3)
+    assert [json.loads(r)["type"] for r in topic.of_key("r")] == ["run.started", "run.refused", "run.log"]
+    assert [r.seq for r in list_refused(source.dir)] == [1]
+    source.die()
+
+
+async def test_a_line_that_is_no_event_stops_nothing(tmp_path: Path):
+    """It is sent as it is, for the consumer's dead letters; its dead source is closed, with its open run's head."""
+    source = HandwrittenSource(tmp_path)
+    run = source.run("r")
+    garbage = source.append(b"no json")
+    foreign = source.append(b'{"v":2,"type":"run.started","source_seq":"?","run_id":"f"}')
+    run.log()
+    topic = TopicInMemory()
+    await forward_all(tmp_path, topic)
+    assert {garbage, foreign} <= set(topic.values)
+    closed = [json.loads(v) for v in topic.values if b'"source.closed"' in v]
+    assert [c["open"] for c in closed] == [[run.is_open_entry()]]
+
+
+async def test_a_source_that_cant_be_begun_stops_no_other(tmp_path: Path):
+    """A full disk, say, takes no pinned partition count for a new source; those under way relieve it."""
+    bad, good = HandwrittenSource(tmp_path, 1, alive=True), HandwrittenSource(tmp_path, 2, alive=True)
+    (bad.dir / "partitions").mkdir()
+    run = good.run("r")
+    topic = TopicInMemory()
+    async with forwarding(tmp_path, topic):
+        await until(lambda: topic.of_key("r") == run.records)
+    bad.die()
+    good.die()
+
+
 async def test_a_stop_saves_what_is_acknowledged_and_lets_go(tmp_path: Path):
     """Afterwards the acknowledgement is on the disk and the source is free for another forwarder."""
     source = HandwrittenSource(tmp_path, alive=True)

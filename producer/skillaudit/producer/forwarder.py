@@ -331,10 +331,15 @@ class Forwarder:
         entry = lane.refused()
         if entry is None:
             return
+        try:
+            instead = self._sources.refuse(entry, str(exc))
+        except OSError as trouble:  # nothing goes on past a record that is kept nowhere
+            lane.put_first(entry)
+            self._fail(PublisherBrokenError(f"a refused record can't be kept beside its source: {trouble}"))
+            return
         self._release(entry)
         if not entry.line:
             self._sources.closed(entry)
-        instead = self._sources.refuse(entry, str(exc))
         if instead is not None:
             self._in_flight_records += 1
             self._in_flight_bytes += instead.size_bytes

@@ -85,6 +85,7 @@ class SourceFeed:
         self.due_us = 0
         """When to look for more, on the steady clock."""
         self._interval_ms = limits.poll_interval_ms
+        self._unwritten: list[Mapping[str, Any]] = []
         self._lock = lock
         self._limits = limits
         self._clock = clock
@@ -179,7 +180,14 @@ class SourceFeed:
         self.incidents += 1
         stamped = {"at_us": self._clock.wall_us(), "source_id": self.source_id, **incident}
         logger.error("outbox source %s: %s", self.source_id, orjson.dumps(dict(incident)).decode())
-        note_incident(self.source_dir, stamped)
+        self._unwritten.append(stamped)
+        with contextlib.suppress(OSError):  # `save` tries again, and acknowledges nothing until it succeeds
+            self._write_incidents()
+
+    def _write_incidents(self) -> None:
+        while self._unwritten:
+            note_incident(self.source_dir, self._unwritten[0])
+            del self._unwritten[0]
 
     def acknowledgement(self) -> Acknowledgement:
         """How far everything is acknowledged, now."""
@@ -193,6 +201,7 @@ class SourceFeed:
 
     def save(self, *, force: bool = False) -> bool:
         """Write the acknowledgement where it is due, then delete what it covers. Returns whether it was written."""
+        self._write_incidents()
         records, position = self.window.acknowledged
         if position == self._written.position and len(self.refused) == self._written.refused:
             return False
@@ -296,8 +305,8 @@ class SourceFeed:
         if self._ends_by_itself():
             self.state = FeedState.FINISHED
             return None
-        self.state = FeedState.CLOSING
         value = closing_record(self.source_dir, self._closed_record())
+        self.state = FeedState.CLOSING
         return make_entry(self.window, 0, self.window.reached_position, self.source_id.encode(), value)
 
     def has_said_its_last(self) -> bool:

@@ -106,11 +106,18 @@ class Sources:
         if self._looked_us is None:
             self._sweep()
         self._looked_us = moment
+        self._forget_before(moment - _RECHECK_MS * 1000)
         for source_dir in self._candidates():
             if len(self._feeds) >= self._limits.sources_max:
                 break
-            if source_dir.name not in self._feeds and self._is_ours(source_dir, moment):
+            if source_dir.name not in self._feeds and self._is_ours(source_dir):
                 self._take(source_dir, moment)
+
+    def _forget_before(self, moment: int) -> None:
+        """A host's forwarder meets many sources; those left alone before then are not left alone any more."""
+        over = [name for name, at_us in self._left_alone_us.items() if at_us <= moment]
+        for name in over:
+            del self._left_alone_us[name]
 
     def _sweep(self) -> None:
         """What a death in the middle of a removal left."""
@@ -123,11 +130,10 @@ class Sources:
             return own
         return own + [path for path in list_source_dirs(self.outbox_dir) if path != self._own]
 
-    def _is_ours(self, source_dir: Path, moment: int) -> bool:
+    def _is_ours(self, source_dir: Path) -> bool:
         if source_dir == self._own:
             return True
-        left_alone = self._left_alone_us.get(source_dir.name)
-        if left_alone is not None and moment - left_alone < _RECHECK_MS * 1000:
+        if source_dir.name in self._left_alone_us:
             return False
         if self._scope is Scope.OWN_AND_DEAD and is_locked(source_dir / WRITER_LOCK_NAME):
             return False
@@ -146,7 +152,7 @@ class Sources:
                     source_dir, lock, self.partitions, self._limits, self._clock
                 )
                 return
-        except OutboxCorruptError as exc:
+        except (OutboxCorruptError, OSError) as exc:  # a full disk, say: the other sources go on
             self._incidents_before += 1
             self._left_alone_us[source_dir.name] = moment
             logger.error("outbox source %s is not forwarded: %s", source_dir, exc)  # noqa: TRY400  no trace wanted

@@ -86,19 +86,29 @@ class Tally:
             self._count(record, needed)
 
     def _count(self, record: bytes, needed: frozenset[bytes] | None) -> None:
-        kind, key = classify(record)
+        try:
+            kind, key = classify(record)
+        except ValueError:
+            return  # no event: the consumer keeps it among its dead letters
         if kind == events.STARTED and not is_bare_start(record):
-            members = orjson.loads(record)
-            self.runs_started = max(self.runs_started, int(members["source_seq"]))
-            if needed is None or key in needed:
-                self.runs[key] = CarriedRun(members["salt"], members["source_seq"], _manifest_start(key))
-                _add_start(self.runs[key], record, members)
+            try:
+                self._begin(key, record, needed)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.runs.pop(key, None)  # not as this version writes it: closed without a head
         elif kind == events.FINISHED:
             self.runs_finished += b'"by":"storage"' not in record[: len(key) * 6 + 128]
             self.runs.pop(key, None)
         elif kind == events.LOG and (run := self.runs.get(key)) is not None and run.known:
             _add_log(run, record)
             self._bound(run)
+
+    def _begin(self, key: bytes, record: bytes, needed: frozenset[bytes] | None) -> None:
+        members = orjson.loads(record)
+        self.runs_started = max(self.runs_started, int(members["source_seq"]))
+        if needed is None or key in needed:
+            run = CarriedRun(members["salt"], members["source_seq"], _manifest_start(key))
+            _add_start(run, record, members)
+            self.runs[key] = run
 
     def keep(self, needed: frozenset[bytes]) -> None:
         """Forget the runs that ended later."""
