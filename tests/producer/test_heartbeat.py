@@ -2,10 +2,12 @@
 
 from threading import Event
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.producer.support import FullLog, ListLog
 
+from skillaudit.contract.errors import RunStateError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.wire import parse_record
 from skillaudit.producer import Sink, SkillRun
@@ -121,6 +123,36 @@ def test_the_backlog_is_the_logs(clock):
         beat_if_due(sink._source_here(), HeartbeatPlan(1_000))
     beat = log.parsed("source.heartbeat")[0]
     assert (beat["backlog_records"], beat["backlog_bytes"], beat["oldest_us"]) == (3, 400, 5)
+
+
+def test_a_backlog_that_cant_be_looked_at_ends_no_heartbeats(clock):
+    """No file descriptor left, say: this one is not sent, the next one is."""
+    log = ListLog()
+    with Sink(log, clock=clock) as sink:
+        sink.start_run(SkillRun(skill_id="s")).finish()
+        plan = HeartbeatPlan(1_000)
+
+        def fail():
+            raise OSError(24, "Too many open files")
+
+        log.backlog = fail
+        assert not beat_if_due(sink._source_here(), plan)
+        log.backlog = lambda: None
+        assert beat_if_due(sink._source_here(), plan)
+
+
+def test_nothing_follows_the_last_word(log, settings, clock):
+    """A start or heartbeat that comes while the sink is being closed is refused: it would contradict the counts."""
+    sink = Sink(log, settings=settings, clock=clock)
+    sink.start_run(SkillRun(skill_id="s")).finish()
+    source = sink._source_here()
+    source.close(clock.wall_us())
+    with pytest.raises(RunStateError):
+        sink.start_run(SkillRun(skill_id="late"))
+    with pytest.raises(RunStateError):
+        source.beat(clock.wall_us(), [], None)
+    assert source.runs_started == 1
+    sink.close()
 
 
 def test_the_thread_beats_by_itself():

@@ -1,6 +1,7 @@
 """The Sink: targets, states, what is disabled, what an import costs."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -94,6 +95,22 @@ def test_a_storage_out_of_reach_is_asked_again_and_a_refusal_is_named(caplog):
     assert [call[0] for call in storage.calls[1:]] == ["log", "finish"]
     assert [(r.run_id, r.seq, r.reason) for r in report.refused] == [(run.run_id, 0, "ZeroDivisionError")]
     assert "refused event 0" in caplog.text
+
+
+def test_refusals_never_count_as_acknowledged(caplog):
+    """Also those beyond the ones that are named."""
+    caplog.set_level(logging.CRITICAL, "skillaudit.producer")
+    storage = BareStorage()
+    storage.failures = [ValueError() for _ in range(1_200)]
+    sink = Sink(storage)
+    run = sink.start_run(SkillRun(skill_id="s"))
+    for _ in range(1_199):
+        run.step("s")
+    run.finish()
+    report = sink.close(30)
+    assert (report.acknowledged, report.pending, len(report.refused)) == (3, 0, 1_000), (
+        "source.opened and source.closed, the finish"
+    )
 
 
 def test_a_slow_storage_makes_callers_wait():

@@ -67,8 +67,8 @@ def beat_if_due(source: Source, plan: HeartbeatPlan) -> bool:
     runs = plan.select(now_us, dict(source.open))
     try:
         source.beat(source.clock.wall_us(), runs, backlog_of(source.log))
-    except SkillauditError:
-        return False  # no room, or closed meanwhile: what it would have said, the next one says
+    except (SkillauditError, OSError):  # no room, closed meanwhile, no descriptor left to look at the backlog
+        return False  # what it would have said, the next one says
     plan.sent(now_us, *counts, runs)
     return True
 

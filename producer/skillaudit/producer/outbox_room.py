@@ -71,6 +71,8 @@ class RoomKeeper:
             ack = read_acknowledgement(self._source_dir)
         except OutboxCorruptError:
             return None  # the reader reports it and begins again; until then nothing counts as acknowledged
+        except OSError:
+            return None  # no descriptor left, say: no reason to refuse a record; the next look may see more
         self._ack_stamp = stamp
         return ack
 

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from skillaudit.contract import events
 from skillaudit.contract.clock import Clock
-from skillaudit.contract.errors import SkillauditError
+from skillaudit.contract.errors import RunStateError, SkillauditError
 from skillaudit.contract.eventlog import EventLog, RecordKind, taken_at
 from skillaudit.contract.events import OpenRun, SourceCounts
 from skillaudit.producer._version import VERSION
@@ -126,6 +126,7 @@ class Source:
         bytes are appended again, under the same number, before the next start. Readers drop the duplicate.
         """
         with self.lock:
+            self._check_open()
             self._settle()
             if run.source_seq:  # it was this run's start that was in doubt
                 return
@@ -141,6 +142,11 @@ class Source:
                     self._commit(run)
                 raise
             self._commit(run)
+
+    def _check_open(self) -> None:
+        """Nothing follows `source.closed`: its counts are the last word."""
+        if self._closed:
+            raise RunStateError("the sink is closed; make a new one")
 
     def _settle(self) -> None:
         if self._doubt is not None:
@@ -170,6 +176,7 @@ class Source:
         event it counts stands before it. Raises as `append` does, and has then done nothing.
         """
         with self.lock:
+            self._check_open()
             self._settle()
             counts = SourceCounts(
                 runs_started=self.runs_started,
@@ -188,9 +195,11 @@ class Source:
     def close(self, now_us: int) -> None:
         """Append `source.closed`, if the source was ever opened; the open runs become inert. Safe to call again."""
         with self.lock:
-            if not self.opened or self._closed:
+            if self._closed:
                 return
             self._closed = True
+            if not self.opened:
+                return
             self._settle()
             runs = list(self.open.values())
             counts = SourceCounts(

@@ -27,7 +27,7 @@ from skillaudit.producer._numbering import warn
 QUEUE_RECORDS_MAX: Final = 10_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
 REFUSED_MAX: Final = 1_000
-"""Refused records named at most; more are only counted in the log of the process."""
+"""Refused records named at most; more are only logged, and count neither as acknowledged nor as pending."""
 _RESERVE_RECORDS: Final = 1_000
 _BACKOFF_S_MIN: Final = 0.05
 _BACKOFF_S_MAX: Final = 5.0
@@ -59,6 +59,7 @@ class StorageLog:
         self._appended = 0
         self._done = 0
         self._refused: list[RefusedRecord] = []
+        self._refused_count = 0
 
     def __repr__(self) -> str:
         """How much waits."""
@@ -67,9 +68,12 @@ class StorageLog:
     @property
     def source_id(self) -> str:
         """Names this process's runs; a bare Storage keeps no trace of it."""
+        self._notice_fork()
+        return self._source_id
+
+    def _notice_fork(self) -> None:
         if os.getpid() != self._pid:
             self._begin_process()
-        return self._source_id
 
     def append(self, key: str, record: bytes, kind: RecordKind, *, wait_ms: int) -> int:
         """As `EventLog.append`, but in memory: it doesn't survive the process."""
@@ -77,6 +81,7 @@ class StorageLog:
 
     def append_many(self, items: Sequence[tuple[str, bytes, RecordKind]], *, wait_ms: int) -> int:
         """As `append` for several, all or none."""
+        self._notice_fork()
         size_bytes = sum(len(record) for _, record, _ in items)
         reserve = 0 if any(kind is RecordKind.LOG for _, _, kind in items) else _RESERVE_RECORDS
         with self._changed:
@@ -100,11 +105,12 @@ class StorageLog:
 
     def flush(self, timeout_s: float) -> FlushReport:
         """As `EventLog.flush`."""
+        self._notice_fork()
         with self._changed:
             target = self._appended
             self._changed.wait_for(lambda: self._done >= target, timeout_s)
             return FlushReport(
-                acknowledged=self._done - len(self._refused),
+                acknowledged=max(self._done - self._refused_count, 0),
                 pending=self._appended - self._done,
                 refused=tuple(self._refused),
             )
@@ -122,6 +128,7 @@ class StorageLog:
 
     def has_room(self) -> bool:
         """Whether a log of usual size would be taken now."""
+        self._notice_fork()
         return self._fits(1, 64 * 1024, 0)
 
     def _fits(self, records: int, size_bytes: int, reserve: int) -> bool:
@@ -198,6 +205,7 @@ class StorageLog:
 
     def _refuse(self, run_id: str, seq: int, reason: str) -> None:
         with self._changed:
+            self._refused_count += run_id != ""  # else it was `initialize`, no record
             if len(self._refused) < REFUSED_MAX:
                 self._refused.append(RefusedRecord(run_id=run_id, seq=seq, reason=reason, path=""))
         warn("the storage refused event %d of run %s: %s", seq, run_id, reason)
