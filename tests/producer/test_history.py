@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -360,6 +361,32 @@ def test_nothing_of_a_file_is_lost(tmp_path_factory, conversations):
         assert {m["content"] for m in conversation} <= set(there)
         kinds = [e.get("event_type") for e in events]
         assert kinds.count("step") == sum(m["role"] == "assistant" for m in conversation)
+
+
+def test_a_second_import_tells_what_the_first_left_waiting(tmp_path, data):
+    """It appends nothing, and does not call acknowledged what no broker has."""
+    away = replace(data, kafka_bootstrap_servers="127.0.0.1:1", forwarder="none", flush_timeout_ms=0)
+    path = write(tmp_path, [CONVERSATION])
+    first, second = import_file(path, away), import_file(path, away)
+    assert (first.flush.pending, second.appended) == (first.appended, 0)
+    assert (second.flush.pending, second.flush.acknowledged) == (first.appended, 0)
+
+
+def test_an_interrupted_import_keeps_its_skill(tmp_path, data):
+    """Going on under another name of file or skill changes no record: half a run of each would fit no digest."""
+
+    class InterruptedImportError(Exception):
+        pass
+
+    def interrupt(_done, _size):
+        raise InterruptedImportError
+
+    entries = [[*CONVERSATION, {"role": "user", "content": str(n)}] for n in range(3)]
+    with pytest.raises(InterruptedImportError):
+        import_file(write(tmp_path, entries, "a.json"), data, progress=interrupt)
+    report = import_file(write(tmp_path, entries, "b.json"), data, skill_id="other")
+    starts = [json.loads(r) for r in stored(data, report.source_id) if b'"run.started"' in r]
+    assert [s["skill_id"] for s in starts] == ["a", "a", "a"]
 
 
 JSON_VALUES = st.recursive(

@@ -8,7 +8,7 @@ none of its own (MemoryStorage) come again as exact duplicates, which readers dr
 
     <data>/imports/key                32 random bytes in hexadecimal, mode 0600, made at first use; lose it, and a second
                                       import of a file would contradict the first
-    <data>/imports/<source_id>.json   {"file", "at_us", "done", "runs", "events"}; remove it to import a file anew
+    <data>/imports/<source_id>.json   {"file", "at_us", "skill_id", "done", "runs", "events", ...}
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -33,8 +34,10 @@ from skillaudit.contract.errors import (
     RejectedError,
 )
 from skillaudit.contract.eventlog import EventLog, FlushReport, RecordKind
+from skillaudit.contract.outbox.directory import ReaderPresence, source_status
 from skillaudit.contract.outbox.files import create_exclusively, read_optional, write_atomically
 from skillaudit.contract.outbox.reader import SourceReader, iter_lines
+from skillaudit.contract.outbox.refused import list_refused
 from skillaudit.contract.records import SkillRun
 from skillaudit.contract.settings import Settings
 from skillaudit.producer._drafting import draft_run
@@ -51,6 +54,7 @@ from skillaudit.producer.trajectories import Entry, Trajectory, parse_entry, rea
 REFUSED_MAX: Final = 1_000
 """Refusals listed one by one; more are counted."""
 _CHUNK_BYTES: Final = 1 << 20
+_POLL_S: Final = 0.02
 
 Progress = Callable[[int, int], None]
 """Called now and then with bytes read and bytes in all."""
@@ -105,7 +109,7 @@ def import_file(
 
     `target`: settings (their outbox, forwarded as they say), or a Sink (its outbox, or its log, with its mask and
     encoding). `at` counts for what has no time of its own, at the file's first import. `skill_id` names runs whose
-    trajectory names no skill; by default the file's name without its ending. Trajectories that can't be taken are
+    trajectory names no skill; by default the file's name without its ending; the first import's counts, too. Trajectories that can't be taken are
     refused in the report, the rest goes in. Raises `LockedError` while another process imports the same file, and
     `OutboxFullError` when there is no room for `block_ms_max`: importing again goes on from there.
     """
@@ -115,14 +119,16 @@ def import_file(
     into_outbox = isinstance(target, Settings) or isinstance(target.log, OutboxLog)
     state = _State(settings.data / "imports", source_id)
     kept = state.read()
-    if into_outbox and kept.get("done"):
-        return _report_of(kept, source_id)
     at_us: int = kept.get("at_us") or (path.stat().st_mtime_ns // 1_000 if at is None else to_us(at))
-    state.write({"file": path.name, "at_us": at_us, "done": False})
+    named = kept.get("skill_id") or skill_id or path.stem
+    fixed = {"file": path.name, "at_us": at_us, "skill_id": named}
+    if into_outbox and kept.get("done"):
+        return replace(_report_of(kept, source_id), flush=_flush_again(target, settings, source_id))
+    state.write({**fixed, "done": False})
     plan = _Plan(
         source_id=source_id,
         at_us=at_us,
-        skill_id=skill_id or path.stem,
+        skill_id=named,
         key=state.key(),
         mask=target.mask if isinstance(target, Sink) else None,
         strict=isinstance(target, Sink) and target.strict,
@@ -138,7 +144,7 @@ def import_file(
     finally:
         outlet.close(0)
     if into_outbox:
-        state.write({"file": path.name, "at_us": at_us, "done": True, **_kept_of(report)})
+        state.write({**fixed, "done": True, **_kept_of(report)})
     return report
 
 
@@ -287,6 +293,9 @@ class _Outlet:
         return position
 
     def flush(self, timeout_s: float) -> FlushReport:
+        """Also of what an earlier import left unacknowledged: the log itself knows only what it wrote."""
+        if self._owned and not self.appended and isinstance(self._log, OutboxLog):
+            return _await_source(self._log.settings, self._log.source_dir, timeout_s)
         return self._log.flush(timeout_s)
 
     def close(self, timeout_s: float) -> FlushReport:
@@ -307,6 +316,34 @@ def _outlet(target: Settings | Sink, settings: Settings, source_id: str) -> _Out
 
         forwarder = start_forwarder(settings, log)
     return _Outlet(log, source_id, there=_records_in(log.source_dir), forwarder=forwarder, owned=True)
+
+
+def _flush_again(target: Settings | Sink, settings: Settings, source_id: str) -> FlushReport:
+    """Of a file that was imported before: what its first import left in the outbox may still be waiting."""
+    outlet = _outlet(target, settings, source_id)
+    try:
+        return outlet.flush(settings.flush_timeout_ms / 1_000)
+    finally:
+        outlet.close(0)
+
+
+def _await_source(settings: Settings, source_dir: Path, timeout_s: float) -> FlushReport:
+    """As a flush of the source, by whoever reads it: at once where nobody does."""
+    deadline = time.monotonic() + timeout_s
+    presence = ReaderPresence(settings.outbox_dir)
+    while True:
+        status = source_status(source_dir)
+        waits = settings.uses_kafka or presence.is_consumed(source_dir.name)
+        if not status.backlog_records or not waits or time.monotonic() >= deadline:
+            break
+        time.sleep(_POLL_S)
+    ack = status.acknowledgement
+    return FlushReport(
+        acknowledged=ack.records - ack.refused,
+        pending=status.backlog_records,
+        refused=list_refused(source_dir),
+        positions=ack.positions,
+    )
 
 
 def _records_in(source_dir: Path) -> int:
