@@ -215,9 +215,9 @@ def test_a_reader_beside_threads_sees_everything_once(log):
         for worker in workers:
             worker.start()
         while not done.is_set() or not reader.at_end:
-            lines += reader.read(100, 1 << 20)
-            if all(not worker.is_alive() for worker in workers):
+            if all(not worker.is_alive() for worker in workers):  # before the read whose `at_end` then counts
                 done.set()
+            lines += reader.read(100, 1 << 20)
         assert reader.take_findings() == []
     assert len(lines) == 1 + count * threads
     assert all(a.next_position <= b.position for a, b in pairwise(lines))
