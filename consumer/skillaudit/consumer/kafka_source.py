@@ -36,6 +36,9 @@ FETCH_WAIT_MS: Final = 50
 METADATA_AGE_MS: Final = 5_000
 """After which new partitions are noticed."""
 HISTORY_CHECK_INTERVAL_S: Final = 30.0
+COMMIT_TIMEOUT_S: Final = 2.0
+COMMIT_RETRY_S: Final = 30.0
+"""A group's coordinator that does not answer costs one batch so long, and the others nothing until then."""
 START_ATTEMPTS_MAX: Final = 20
 START_BACKOFF_S: Final = 0.25
 _LOG_APPEND_TIME: Final = 1
@@ -54,6 +57,7 @@ class KafkaSource:
         self._next: dict[TopicPartition, int] = {}
         self._begins: dict[TopicPartition, int] = {}
         self._checked_s = 0.0
+        self._commit_again_s = float("-inf")
         self.identity = ""
 
     def __repr__(self) -> str:
@@ -67,7 +71,9 @@ class KafkaSource:
         self._consumer = await self._start(group=self._group or None)
         try:
             self.identity = f"kafka:{(await self._metadata())['cluster_id']}"
-            await self._assign(await self._partitions())
+            partitions = await self._partitions()
+            self._check_present(partitions)
+            await self._assign(partitions)
         except BaseException:
             await self.close()
             raise
@@ -76,8 +82,12 @@ class KafkaSource:
         """As `RecordSource.poll`."""
         await self._take_new_partitions()
         await self._check_now_and_then()
-        with self._mapped("read"):
-            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        try:
+            with self._mapped("read"):
+                found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        except UnreachableError:
+            self._seek_again()
+            raise
         records: list[SourceRecord] = []
         for partition, messages in found.items():
             if not messages:
@@ -102,20 +112,26 @@ class KafkaSource:
     async def commit(self, positions: Mapping[str, int]) -> None:
         """As `RecordSource.commit`: the group's offsets, for people's tools. A failure changes nothing that counts."""
         offsets = {tp: positions[_name(tp)] for tp in self._next if _name(tp) in positions}
-        if not self._group or not offsets:
+        if not self._group or not offsets or time.monotonic() < self._commit_again_s:
             return
         try:
-            await asyncio.wait_for(
-                self._consumer.commit(offsets), self._settings.kafka_request_timeout_ms / 1000
-            )
+            await asyncio.wait_for(self._consumer.commit(offsets), COMMIT_TIMEOUT_S)
         except (kafka_errors.KafkaError, TimeoutError) as exc:
-            _log.info("lag is not shown to the broker for now: %s", exc)
+            self._commit_again_s = time.monotonic() + COMMIT_RETRY_S
+            _log.info("lag is not shown to the broker for now: %s", exc or type(exc).__name__)
 
     async def close(self) -> None:
         """As `RecordSource.close`."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await _stop(consumer)
+
+    def _seek_again(self) -> None:
+        """Back to where the records given so far end: an error of one partition drops what the client had taken of the
+        others, and of that one before it, and it would go on behind that.
+        """
+        for partition, offset in self._next.items():
+            self._consumer.seek(partition, offset)
 
     # starting
 
@@ -191,6 +207,14 @@ class KafkaSource:
             await self._assign(known | set(self._next))
 
     # history
+
+    def _check_present(self, partitions: Collection[TopicPartition]) -> None:
+        """Topics only grow: one with fewer partitions than were consumed is another one under the same name."""
+        present = set(map(_name, partitions))
+        for name in sorted(set(self._positions) - present):
+            topic, _, number = name.rpartition("/")
+            if topic in self._topics and number.isdecimal():
+                raise _history_lost(TopicPartition(topic, int(number)), "is not there any more")
 
     async def _check_now_and_then(self) -> None:
         if time.monotonic() - self._checked_s < HISTORY_CHECK_INTERVAL_S:

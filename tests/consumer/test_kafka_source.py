@@ -1,0 +1,80 @@
+"""The Kafka source against a real broker: what an error or a changed topic must not do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from uuid import uuid4
+
+import aiokafka.codec
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from skillaudit.consumer.kafka_source import KafkaSource
+from skillaudit.contract.errors import HistoryLostError, UnreachableError
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import SourceRecord, StoredPosition
+
+RECORDS = 20
+POLLS_MAX = 200
+
+
+@pytest.fixture
+async def settings(kafka_bootstrap: str) -> AsyncGenerator[Settings]:
+    """Two partitions, the first with records."""
+    topic = f"source-{uuid4().hex[:12]}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 2, 1)])
+    try:
+        yield Settings(kafka_bootstrap_servers=kafka_bootstrap, kafka_topic=topic)
+    finally:
+        await admin.delete_topics([topic])
+        await admin.close()
+
+
+async def send(settings: Settings, partition: int, count: int, compression: str | None = None) -> None:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, compression_type=compression
+    )
+    await producer.start()
+    for number in range(count):
+        await producer.send_and_wait(settings.kafka_topic, b"%d" % number * 100, partition=partition)
+    await producer.stop()
+
+
+async def poll(source: KafkaSource, taken: list[SourceRecord], records: int) -> None:
+    """Until so many were taken, bounded."""
+    for _ in range(POLLS_MAX):
+        taken += (await source.poll(1_000, 50)).records
+        if len(taken) >= records:
+            return
+
+
+async def test_an_error_of_one_partition_loses_no_record_of_another(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client drops what it had taken of the others and goes on behind it: the source goes back."""
+    await send(settings, 0, RECORDS)
+    source = KafkaSource(settings)
+    await source.open({})
+    await send(settings, 1, 1, compression="gzip")
+    with monkeypatch.context() as patch:
+        patch.setattr(aiokafka.codec, "has_gzip", lambda: False)  # as where a codec is not installed
+        taken: list[SourceRecord] = []
+        with pytest.raises(UnreachableError, match="gzip"):
+            await poll(source, taken, POLLS_MAX)
+    await poll(source, taken, RECORDS + 1)
+    await source.close()
+    first = [record.offset for record in taken if record.partition.endswith("/0")]
+    assert first == list(range(RECORDS))
+    assert len(taken) == RECORDS + 1
+
+
+async def test_a_topic_with_fewer_partitions_is_another_one(settings: Settings) -> None:
+    """Topics only grow: it was made anew, even where the partitions that are left were never consumed."""
+    source = KafkaSource(settings)
+    with pytest.raises(HistoryLostError, match=r"accept-history-loss .*/5"):
+        await source.open({f"{settings.kafka_topic}/5": StoredPosition(3)})
+    await source.open({"another-topic/5": StoredPosition(3)})
+    await source.close()
