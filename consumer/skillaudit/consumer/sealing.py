@@ -116,8 +116,8 @@ class Sealer:
             return _move(cursor, self._cold())
 
     def checkpoint(self) -> None:
-        """Write the log into the file while the writer waits; also ends a seal. Stays due while a backup is being written:
-        the engine counts that as a transaction that writes.
+        """Write the log into the file while the writer waits; also ends a seal. Stays due while
+        somebody reads a snapshot from before the last changes (a read under way, a backup): the engine refuses it then.
         """
         with self.writing, contextlib.closing(self._database.cursor()) as cursor:
             if self._state is SealState.MOVING:
