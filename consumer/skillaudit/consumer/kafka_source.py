@@ -54,6 +54,10 @@ class KafkaSource:
         self._group = group
         self._consumer: Any = None
         self._positions: dict[str, StoredPosition] = {}
+        self._known: dict[str, StoredPosition] = {}
+        """Positions as of the last check. The next one looks at these: a topic that was made anew in between, and grew past
+        the position, holds what was consumed last, but not what was consumed then.
+        """
         self._next: dict[TopicPartition, int] = {}
         self._begins: dict[TopicPartition, int] = {}
         self._checked_s = 0.0
@@ -67,6 +71,7 @@ class KafkaSource:
     async def open(self, positions: Mapping[str, StoredPosition]) -> None:
         """As `RecordSource.open`; raises `UnreachableError` after bounded attempts."""
         self._positions = dict(positions)
+        self._known = {}
         self._next = {}
         self._consumer = await self._start(group=self._group or None)
         try:
@@ -107,6 +112,7 @@ class KafkaSource:
             last = messages[-1]
             self._next[partition] = last.offset + 1
             self._positions[name] = StoredPosition(last.offset + 1, last.offset, record_digest(last.value))
+            self._known.setdefault(name, self._positions[name])
         return RecordBatch(records, self._ends())
 
     async def commit(self, positions: Mapping[str, int]) -> None:
@@ -243,16 +249,20 @@ class KafkaSource:
             ends = await self._consumer.end_offsets(sorted(partitions))
         self._begins.update(begins)
         again: dict[TopicPartition, StoredPosition] = {}
+        reached = {name: stored for name, stored in self._positions.items() if stored.last_digest}
         for partition in sorted(partitions):
             stored = self._positions.get(_name(partition))
             if stored is not None:
                 _check_bounds(partition, stored, begins[partition], ends[partition])
+                known = self._known.get(_name(partition), stored)
+                stored = known if known.last_offset >= begins[partition] else stored
                 if stored.last_digest and stored.last_offset >= begins[partition]:
                     again[partition] = stored
         if again:
             async with self._prober() as prober:
                 for partition, stored in again.items():
                     await self._check_last_record(prober, partition, stored)
+        self._known.update({_name(it): reached[_name(it)] for it in partitions if _name(it) in reached})
 
     async def _check_last_record(
         self, prober: Any, partition: TopicPartition, stored: StoredPosition
