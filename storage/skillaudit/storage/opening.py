@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from skillaudit.contract.errors import SettingsError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import AuditReader
+from skillaudit.storage.locating import owner_url
 from skillaudit.storage.session import Consistency, Purger, SessionStorage
 from skillaudit.storage.writing import LogWriter
 
@@ -163,17 +164,6 @@ async def _direct_storage(settings: Settings, consistency: Consistency) -> Async
             session_wait_ms_max=settings.session_wait_ms_max,
             resources=resources,
         )
-
-
-async def owner_url(settings: Settings) -> str:
-    """The address of the live owner of the database; empty where there is none, or no HTTP client is installed."""
-    try:
-        from skillaudit.query.locate import find_owner
-    except ModuleNotFoundError as exc:
-        if exc.name != "httpx":
-            raise
-        return ""
-    return await asyncio.to_thread(find_owner, settings) or ""
 
 
 def _http_reader(settings: Settings, url: str) -> Any:

@@ -17,7 +17,7 @@ from skillaudit.consumer.purge import purge_older_than
 from skillaudit.contract.admin import DeadLetter, Operations, ReplayReport
 from skillaudit.contract.errors import UnreachableError
 from skillaudit.contract.settings import Settings
-from skillaudit.storage.opening import owner_url
+from skillaudit.storage.locating import owner_url
 
 if TYPE_CHECKING:
     from skillaudit.consumer.service import ConsumerService
