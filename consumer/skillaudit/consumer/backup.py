@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ import duckdb
 from skillaudit.consumer.database import STORAGE_VERSION, Database, engine_errors
 from skillaudit.contract.errors import DatabaseError, RejectedError
 
+CHECKPOINT_ATTEMPTS: Final = 300
+CHECKPOINT_PAUSE_S: Final = 0.1
 _ALIAS: Final = "backup_copy_{}"
 
 
@@ -55,7 +58,7 @@ def _copy(database: Database, partial: Path) -> list[tuple[str, int]]:
             cursor.execute(f"COPY FROM DATABASE {source} TO {alias}")
             rows = _rows(cursor)
             cursor.execute("COMMIT")
-            cursor.execute(f"CHECKPOINT {alias}")
+            _checkpoint(cursor, alias)
         except BaseException:
             with contextlib.suppress(duckdb.Error):  # the first error is the one to tell
                 cursor.execute("ROLLBACK")
@@ -64,6 +67,19 @@ def _copy(database: Database, partial: Path) -> list[tuple[str, int]]:
             with contextlib.suppress(duckdb.Error):  # as above
                 cursor.execute(f"DETACH {alias}")
     return rows
+
+
+def _checkpoint(cursor: duckdb.DuckDBPyConnection, alias: str) -> None:
+    """Get all of the copy into its one file; the engine refuses for moments while others write elsewhere."""
+    for attempt in range(CHECKPOINT_ATTEMPTS):
+        try:
+            cursor.execute(f"CHECKPOINT {alias}")
+        except duckdb.TransactionException:
+            if attempt + 1 == CHECKPOINT_ATTEMPTS:
+                raise
+            time.sleep(CHECKPOINT_PAUSE_S)
+        else:
+            return
 
 
 def _count(path: Path) -> list[tuple[str, int]]:
