@@ -84,7 +84,9 @@ class SkillRun:
     """One invocation of a skill.
 
     To record a run, `skill_id` is enough; `id` becomes a UUIDv7 and `started_at` the current time. The members from
-    `finished_at` on are what a reader fills in; a Sink ignores them.
+    `finished_at` on are what a reader fills in; a Sink ignores them. An object is one run, since its id is made with it:
+    a Sink refuses to start it twice. Of a template, start `dataclasses.replace(run, id=uuid7())`
+    (`contract.clock`).
     """
 
     skill_id: str

@@ -144,16 +144,23 @@ class Sink:
 
     def start_run(self, run: SkillRun) -> Writer:
         """Record the start and return the run's Writer. Raises `InvalidRecordError` for a run that can't be recorded,
-        `RecordTooLargeError`, `OutboxFullError`, or `RunStateError` once the Sink is closed; no number is taken then.
+        `RecordTooLargeError`, `OutboxFullError`, or `RunStateError` once the Sink is closed, for a run that was begun
+        already, and where another open Sink records into this log; no number is taken then.
         """
         if self._state is SinkState.DISABLED:
             return NullWriter(self, run.id)
         if self._state is SinkState.CLOSED:
             raise RunStateError("the sink is closed; make a new one")
         draft = draft_run(run, os.urandom(SALT_BYTES).hex(), self._mask, strict=self._strict)
-        numbered = NumberedRun(self._current_source(), draft, self._limits, self._clock)
+        source = self._current_source()
+        numbered = NumberedRun(source, draft, self._limits, self._clock)
         writer = Writer(self, numbered, draft.run.skill_id, self._mask, self._strict)
-        numbered.begin()
+        source.claim(numbered.run_id)
+        try:
+            numbered.begin()
+        except BaseException:
+            source.disclaim(numbered)
+            raise
         return writer
 
     def flush(self, timeout_s: float | None = None) -> FlushReport:

@@ -18,6 +18,7 @@ from skillaudit.contract.clock import Clock
 from skillaudit.contract.errors import RunStateError, SkillauditError
 from skillaudit.contract.eventlog import EventLog, RecordKind, taken_at
 from skillaudit.contract.events import OpenRun, SourceCounts
+from skillaudit.producer._begun import BegunRuns
 from skillaudit.producer._version import VERSION
 
 Item = tuple[str, bytes, RecordKind]
@@ -105,6 +106,7 @@ class Source:
         self._closed = False
         self._opened_by = opened_by
         self._doubt: tuple[Sequence[Item], Numbered] | None = None
+        self._begun = before._begun if before else BegunRuns()  # noqa: SLF001  also in a log of its own, an id names one run
         if before is not None and before.source_id == self.source_id:
             self.runs_started, self.beats, self.opened = before.runs_started, before.beats, before.opened
             self.open = dict(before.open)
@@ -118,6 +120,16 @@ class Source:
     def runs_finished(self) -> int:
         """Finishes in the log."""
         return self.runs_started - len(self.open)
+
+    def claim(self, run_id: str) -> None:
+        """Before a run is made: raises `RunStateError` where one of this id was begun here."""
+        self._begun.claim(run_id, lambda: [run.run_id for run in list(self.open.values())])
+
+    def disclaim(self, run: Numbered) -> None:
+        """Its start failed: unless it was taken, or is in doubt, the same run may be started again."""
+        doubt = self._doubt
+        if not run.source_seq and (doubt is None or doubt[1] is not run):
+            self._begun.forget(run.run_id)
 
     def start(self, run: Numbered) -> None:
         """Give the run its number and append its start. When it raises, no number is taken.
