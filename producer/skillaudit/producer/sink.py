@@ -19,6 +19,7 @@ from skillaudit.contract.records import SkillRun
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import StorageWriter
 from skillaudit.producer._drafting import draft_run
+from skillaudit.producer._holding import Hold
 from skillaudit.producer._numbering import Limits, NumberedRun, warn
 from skillaudit.producer._reentrancy import BUSY, defer, guarded
 from skillaudit.producer.heartbeat import Heart
@@ -56,6 +57,7 @@ class Sink:
     """Records runs into one target: None (audits nothing, costs nothing), an event log (the outbox, MemoryStorage), or
     any other Storage, whose write half a background thread awaits in order.
 
+    One open Sink records into a log; when it has closed, another may go on there, as far as the log takes more.
     Safe from any thread, task and signal handler, and across forks: the child goes on with a source of its own. At
     interpreter exit an open Sink is closed, within `flush_timeout_ms`.
     """
@@ -89,6 +91,7 @@ class Sink:
         self._state = SinkState.DISABLED if self.log is None else SinkState.NEW
         self._sources: dict[int, Source] = {}
         """By pid: this process's, once it has begun a run, and until then its parent's."""
+        self._hold = None if self.log is None else Hold(self.log)
         self._heart: Heart | None = None
         self._forwarder: Forwarder | None = None
         self._last_report = FlushReport(acknowledged=0, pending=0)
@@ -225,8 +228,10 @@ class Sink:
         source = self._sources.get(pid)
         if source is None:
             assert self.log is not None  # noqa: S101  disabled Sinks start nothing
+            assert self._hold is not None  # noqa: S101  as above
+            ended = self._hold.take()
             before = next(iter(self._sources.values()), None)
-            made = Source(self.log, self._clock, before=before)
+            made = Source(self.log, self._clock, before=before, ended=ended)
             source = self._sources.setdefault(pid, made)  # one dict operation: of two threads one wins
             if source is made:
                 guarded(lambda: self._begin_process(pid, made))
@@ -264,6 +269,8 @@ class Sink:
             source.close(self._clock.wall_us())
         except SkillauditError as exc:
             warn("the source could not say that it ends; whoever reads it to its end will: %s", exc)
+        if self._hold is not None:
+            self._hold.free(source.numbers)
         if self._forwarder is None:
             return self._with_lost(log.close(timeout_s))
         report = log.flush(timeout_s)

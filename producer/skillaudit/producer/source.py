@@ -19,6 +19,7 @@ from skillaudit.contract.errors import RunStateError, SkillauditError
 from skillaudit.contract.eventlog import EventLog, RecordKind, taken_at
 from skillaudit.contract.events import OpenRun, SourceCounts
 from skillaudit.producer._begun import BegunRuns
+from skillaudit.producer._holding import Numbers
 from skillaudit.producer._version import VERSION
 
 Item = tuple[str, bytes, RecordKind]
@@ -85,9 +86,11 @@ class Source:
         clock: Clock,
         *,
         before: Source | None = None,
+        ended: Numbers | None = None,
         opened_by: tuple[str, int, str] | None = None,
     ) -> None:
         """`before`: the parent's source, before a fork; a log that keeps its `source_id` goes on where that was.
+        `ended`: where the numbering of an earlier Sink on this log ended; the source is then opened again behind that.
         `opened_by`: host, pid and boot id for `source.opened`, for a source that is no process's life.
         """
         self.log = log
@@ -98,6 +101,8 @@ class Source:
         self.runs_started = 0
         self.open: dict[int, Numbered] = {}
         """Runs started and not finished, by their number."""
+        self._left_open = 0
+        """Runs of an earlier Sink that it left unfinished."""
         self.lost = 0
         """Events dropped in best-effort mode, all of them declared in their runs."""
         self._lost_lock = Lock()
@@ -106,10 +111,15 @@ class Source:
         self._closed = False
         self._opened_by = opened_by
         self._doubt: tuple[Sequence[Item], Numbered] | None = None
-        self._begun = before._begun if before else BegunRuns()  # noqa: SLF001  also in a log of its own, an id names one run
+        self._begun = BegunRuns()
+        if ended is not None:
+            self.runs_started, self.beats, self._begun = ended.runs_started, ended.beats, ended.begun
+            self._left_open = ended.runs_started - ended.runs_finished
+        if before is not None:  # also where the child's log is another one: an id names one run
+            self._begun = before._begun  # noqa: SLF001
         if before is not None and before.source_id == self.source_id:
             self.runs_started, self.beats, self.opened = before.runs_started, before.beats, before.opened
-            self.open = dict(before.open)
+            self.open, self._left_open = dict(before.open), before._left_open  # noqa: SLF001
         _SOURCES.add(self)
 
     def __repr__(self) -> str:
@@ -119,7 +129,18 @@ class Source:
     @property
     def runs_finished(self) -> int:
         """Finishes in the log."""
-        return self.runs_started - len(self.open)
+        return self.runs_started - self._left_open - len(self.open)
+
+    @property
+    def numbers(self) -> Numbers:
+        """Where the numbering stands, for another Sink to go on when this source has closed."""
+        return Numbers(
+            source_id=self.source_id,
+            runs_started=self.runs_started,
+            runs_finished=self.runs_finished,
+            beats=self.beats,
+            begun=self._begun,
+        )
 
     def claim(self, run_id: str) -> None:
         """Before a run is made: raises `RunStateError` where one of this id was begun here."""
