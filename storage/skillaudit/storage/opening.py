@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from skillaudit.contract.errors import SettingsError
+from skillaudit.contract.errors import LockedError, SettingsError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import AuditReader
 from skillaudit.storage.locating import owner_url
 from skillaudit.storage.session import Consistency, Purger, SessionStorage
 from skillaudit.storage.writing import LogWriter
 
+T = TypeVar("T")
+
 CLOSE_TIMEOUT_S: Final = 10.0
+LOCKED_PAUSE_S: Final = 0.1
+
+if TYPE_CHECKING:
+    from skillaudit.storage.hosting import HostedConsumer
 
 _log = logging.getLogger("skillaudit.storage")
 
@@ -67,31 +74,49 @@ def _resolve(target: Settings | str | None, overrides: dict[str, Any]) -> tuple[
 
 @contextlib.asynccontextmanager
 async def _reader(settings: Settings) -> AsyncGenerator[AuditReader]:
+    async with AsyncExitStack() as resources:
+        yield await patiently(settings, lambda: _open_reader(settings, resources))
+
+
+async def _open_reader(settings: Settings, resources: AsyncExitStack) -> AuditReader:
     url = settings.url or await owner_url(settings)
     if url:
-        async with _http_reader(settings, url) as remote:
-            yield remote
-    elif settings.uses_kafka or not settings.outbox_dir.exists():
-        async with _file_reader(settings) as local:
-            yield local
-    else:
-        from skillaudit.storage.hosting import host_consumer
+        remote: AuditReader = await resources.enter_async_context(_http_reader(settings, url))
+        return remote
+    if settings.uses_kafka or not settings.outbox_dir.exists():
+        return await resources.enter_async_context(_file_reader(settings))
+    from skillaudit.storage.hosting import host_consumer
 
-        async with host_consumer(settings, serve=False) as hosted:
-            waiting = asyncio.ensure_future(hosted.service.caught_up.wait())
-            limit_s = settings.session_wait_ms_max / 1000
-            await asyncio.wait(
-                (waiting, hosted.running), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if hosted.running.done():
-                hosted.running.result()
-            if not waiting.done():
-                waiting.cancel()
-                _log.warning(
-                    "more waits in the outbox than was read in %g s; `skillaudit consume` reads it all",
-                    limit_s,
-                )
-            yield hosted.reader
+    hosted = await resources.enter_async_context(host_consumer(settings, serve=False))
+    await _catch_up(hosted, settings.session_wait_ms_max / 1000)
+    return hosted.reader
+
+
+async def _catch_up(hosted: HostedConsumer, limit_s: float) -> None:
+    """Read in what waits in the outbox, bounded."""
+    waiting = asyncio.ensure_future(hosted.service.caught_up.wait())
+    await asyncio.wait((waiting, hosted.running), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    if hosted.running.done():
+        hosted.running.result()
+    if not waiting.done():
+        waiting.cancel()
+        _log.warning(
+            "more waits in the outbox than was read in %g s; `skillaudit consume` reads it all", limit_s
+        )
+
+
+async def patiently(settings: Settings, opening: Callable[[], Awaitable[T]]) -> T:
+    """Open what another process may hold for a moment (a command that reads, a consumer that has not announced where it
+    answers): tried again for at most `session_wait_ms_max`, then its `LockedError` is raised.
+    """
+    deadline_s = time.monotonic() + settings.session_wait_ms_max / 1000
+    while True:
+        try:
+            return await opening()
+        except LockedError:
+            if time.monotonic() >= deadline_s:
+                raise
+        await asyncio.sleep(LOCKED_PAUSE_S)
 
 
 @contextlib.asynccontextmanager
@@ -118,14 +143,17 @@ async def _composed_storage(settings: Settings, consistency: Consistency) -> Asy
 
 
 async def _read_half(settings: Settings, resources: AsyncExitStack) -> tuple[AuditReader, Purger]:
-    url = settings.url or await owner_url(settings)
-    if url:
-        remote = await resources.enter_async_context(_http_reader(settings, url))
-        return remote, remote
-    from skillaudit.storage.hosting import host_consumer
+    async def opening() -> tuple[AuditReader, Purger]:
+        url = settings.url or await owner_url(settings)
+        if url:
+            remote = await resources.enter_async_context(_http_reader(settings, url))
+            return remote, remote
+        from skillaudit.storage.hosting import host_consumer
 
-    hosted = await resources.enter_async_context(host_consumer(settings, serve=False))
-    return hosted.reader, hosted.service
+        hosted = await resources.enter_async_context(host_consumer(settings, serve=False))
+        return hosted.reader, hosted.service
+
+    return await patiently(settings, opening)
 
 
 def _write_half(settings: Settings, resources: AsyncExitStack) -> LogWriter:

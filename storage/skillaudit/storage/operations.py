@@ -18,6 +18,7 @@ from skillaudit.contract.admin import DeadLetter, Operations, ReplayReport
 from skillaudit.contract.errors import UnreachableError
 from skillaudit.contract.settings import Settings
 from skillaudit.storage.locating import owner_url
+from skillaudit.storage.opening import patiently
 
 if TYPE_CHECKING:
     from skillaudit.consumer.service import ConsumerService
@@ -97,24 +98,24 @@ async def open_operations(settings: Settings) -> AsyncGenerator[Operations]:
 
     Raises `LockedError` where a process without an HTTP surface owns it, `UnreachableError` where there is no file.
     """
+    async with contextlib.AsyncExitStack() as resources:
+        yield await patiently(settings, lambda: _open(settings, resources))
+
+
+async def _open(settings: Settings, resources: contextlib.AsyncExitStack) -> Operations:
     url = settings.url or await owner_url(settings)
     if url:
         from skillaudit.query.access import read_token
         from skillaudit.query.operations import HttpOperations
 
-        async with HttpOperations(url, token=read_token(settings.token_file)) as remote:
-            yield remote
-        return
+        remote = HttpOperations(url, token=read_token(settings.token_file))
+        return await resources.enter_async_context(remote)
     if not settings.database.exists():
         raise UnreachableError(
             f"there is no database at {settings.database}; has anything been consumed yet?"
         )
     database = await asyncio.to_thread(open_database, settings.database)
-    try:
-        materializer = await asyncio.to_thread(Materializer, database)
-        try:
-            yield FileOperations(database, materializer)
-        finally:
-            await asyncio.to_thread(materializer.close)
-    finally:
-        await asyncio.to_thread(database.close)
+    resources.push_async_callback(asyncio.to_thread, database.close)
+    materializer = await asyncio.to_thread(Materializer, database)
+    resources.push_async_callback(asyncio.to_thread, materializer.close)
+    return FileOperations(database, materializer)
