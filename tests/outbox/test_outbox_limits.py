@@ -238,6 +238,31 @@ def test_free_space_is_kept(tmp_path):
     log.close(0)
 
 
+def test_has_room_looks_at_the_file_system_where_a_log_would_need_it(tmp_path):
+    """Not while the segment has the space: that is taken already. Ends again when there is more."""
+    files = NearlyFullDisk(free=10 * MIB)
+    log = OutboxLog(settings(tmp_path, outbox_free_bytes_min=5 * MIB), files=files)
+    append(log, b"{}")
+    files.free = 5 * MIB
+    assert log.has_room(100)
+    assert not log.has_room()
+    files.free = 50 * MIB
+    assert log.has_room()
+    log.close(0)
+
+
+def test_has_room_looks_at_the_file_system_where_segments_grow(tmp_path):
+    """Each log takes space there."""
+    files = NearlyFullDisk(free=10 * MIB)
+    files.allocate = ShortWritingFileSystem(1 << 40).allocate
+    log = OutboxLog(settings(tmp_path, outbox_free_bytes_min=5 * MIB), files=files)
+    append(log, b"{}")
+    assert log.has_room()
+    files.free = 5 * MIB
+    assert not log.has_room(100)
+    log.close(0)
+
+
 def test_a_short_plain_write_is_undone(tmp_path):
     """The next record stands where the refused one would have."""
     files = ShortWritingFileSystem(room=5_000)

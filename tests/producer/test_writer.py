@@ -372,6 +372,19 @@ async def test_inside_an_event_loop_a_call_waits_shortly(full_log):
     check_run(full_log.run_records(run.run_id))
 
 
+async def test_drain_ends_with_its_time(full_log, settings):
+    """`OutboxFullError` then; at once without a wait where there is room."""
+    with Sink(full_log, settings=settings) as sink:
+        run = sink.start_run(SkillRun(skill_id="s"))
+        await run.drain(0)
+        full_log.full = True
+        with pytest.raises(OutboxFullError, match="no room for 0.02 s"):
+            await run.drain(timeout_s=0.02)
+        full_log.full = False
+        await run.drain(timeout_s=0.02)
+        run.finish()
+
+
 @pytest.mark.parametrize("text", ["x", "\x01", "é", "😀"])
 def test_a_finish_too_large_is_shortened(log, text):
     """Output and error are cut, marked, so that the record fits; a run can always end."""

@@ -411,15 +411,20 @@ class OutboxLog:
         return Backlog(records=records, bytes=waiting if records else 0, oldest_us=oldest)
 
     def has_room(self, size_bytes: int = ROOM_BYTES) -> bool:
-        """Whether a log of this size would be taken now, as far as `outbox_bytes_max` goes; never waits for room."""
+        """Whether a log of this size would be taken now, as far as `outbox_bytes_max` and, where it would need space of
+        the file system, `outbox_free_bytes_min` go; never waits for room.
+        """
         with self._slow:
             if self._state is not LogState.OPEN or self._slow_busy:
                 return True
             self._look_at_acknowledgement()
             try:
                 self._keeper.check_bytes(self._segment, size_bytes, _LOG)
+                self._keeper.check_disk_ahead(self._segment, size_bytes)
             except NoRoom:
                 return False
+            except OSError:  # what is wrong there the append will say
+                return True
         return True
 
     def flush(self, timeout_s: float) -> FlushReport:

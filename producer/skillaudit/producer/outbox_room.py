@@ -122,6 +122,13 @@ class RoomKeeper:
             self.check_disk(size, kind)
             self._checked_at = max(at, 1)
 
+    def check_disk_ahead(self, segment: OutboxSegment, size: int) -> None:
+        """As `check_disk`, for a log of `size` bytes that may come: where `segment` has its space already, nothing."""
+        if segment.mapping is None:
+            self.check_disk(size, RecordKind.LOG)
+        elif segment.used + size > segment.size:
+            self.check_disk(max(size, self.next_segment_bytes(segment)), RecordKind.LOG)
+
     def next_segment_bytes(self, before: OutboxSegment) -> int:
         """Size of the segment after `before`, unless a record needs more."""
         doubled = max(FIRST_SEGMENT_BYTES, 2 * before.size)

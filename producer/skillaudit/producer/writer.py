@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from skillaudit.contract.errors import InvalidRecordError, RunStateError, SkillauditError
+from skillaudit.contract.errors import InvalidRecordError, OutboxFullError, RunStateError, SkillauditError
 from skillaudit.contract.records import SkillRun, Status
 from skillaudit.producer._finish import FinishRequest, count_of, runtime_of, terminal_status, token_counts
 from skillaudit.producer._kinds import ERROR, STEP, TOOL_CALL, TOOL_RESULT, Kind, kind_of
@@ -210,12 +211,20 @@ class Writer:
             self._write_mapped([(STEP, {}, None)])
         self._run.end(request)
 
-    async def drain(self) -> None:
-        """Wait until the log has room, without standing in the event loop's way."""
+    async def drain(self, timeout_s: float | None = None) -> None:  # noqa: ASYNC109  as everywhere else here
+        """Wait until the log has room, without standing in the event loop's way: for as long as that takes, or at most
+        `timeout_s`, then `OutboxFullError`. Room is what `outbox_bytes_max` and `outbox_free_bytes_min` leave.
+        """
         import asyncio
 
-        while not self._run.has_room():  # noqa: ASYNC110  other threads and processes make room, nobody here tells
-            await asyncio.sleep(_DRAIN_PAUSE_S)
+        begun_s = time.monotonic()
+        while not self._run.has_room():  # other threads and processes make room, nobody here tells
+            left_s = _DRAIN_PAUSE_S if timeout_s is None else begun_s + timeout_s - time.monotonic()
+            if left_s <= 0:
+                raise OutboxFullError(
+                    f"the log has had no room for {timeout_s} s; is the forwarder or consumer running, is the disk full?"
+                )
+            await asyncio.sleep(min(left_s, _DRAIN_PAUSE_S))
 
     def __enter__(self) -> Self:
         """The Writer itself."""
@@ -320,7 +329,7 @@ class NullWriter(Writer):
     def finish(self, *_: Any, **__: Any) -> None:
         """Nothing."""
 
-    async def drain(self) -> None:
+    async def drain(self, timeout_s: float | None = None) -> None:  # noqa: ARG002, ASYNC109
         """Nothing."""
 
     def __exit__(self, *_: object) -> None:
