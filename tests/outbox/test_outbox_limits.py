@@ -17,6 +17,7 @@ from skillaudit.contract.outbox.reader import SourceReader
 from skillaudit.contract.settings import MIB
 from skillaudit.producer.outbox import OutboxLog
 from skillaudit.producer.outbox_files import FileSystem, MappingUnsupportedError
+from skillaudit.producer.outbox_sync import IntervalSync
 
 KIB = b"x" * 1014
 
@@ -99,6 +100,13 @@ def fill(log: OutboxLog, kind=LOG) -> int:
             return count
         count += 1
     raise AssertionError("never full")
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "too long"
+        time.sleep(0.005)
 
 
 def acknowledge_all(log: OutboxLog) -> Acknowledgement:
@@ -421,6 +429,42 @@ def test_interval_syncs_by_itself(tmp_path):
     assert files.syncs > 0
     log.close(0)
     assert not any(thread.name == "skillaudit-outbox-sync" for thread in threading.enumerate())
+
+
+def test_interval_takes_nothing_after_a_failed_fsync(tmp_path, caplog):
+    """Of any kind, as it can't be promised to be on the disk; nothing that is refused counts as taken."""
+    files = FailingDisk()
+    files.syncs = 1
+    log = OutboxLog(settings(tmp_path, outbox_fsync="interval", outbox_fsync_interval_ms=10), files=files)
+    append(log, b"{}")
+    wait_until(lambda: "takes no more" in caplog.text)
+    wait_until(lambda: not any(t.name == "skillaudit-outbox-sync" for t in threading.enumerate()))
+    records = log.records
+    for _ in range(2):
+        for kind in (LOG, RESERVED):
+            with pytest.raises(StopError, match="check the disk") as caught:
+                append(log, b"{}", kind, wait_ms=60_000)
+            assert taken_at(caught.value) is None
+        with pytest.raises(StopError, match="check the disk"):
+            log.append_many([("k", b"{}", RESERVED)] * 2, wait_ms=60_000)
+    assert log.records == records
+    with pytest.raises(StopError, match="check the disk"):
+        log.flush(0)
+
+
+def test_interval_outlives_a_lack_of_descriptors():
+    """Nothing was asked of the disk then: the next interval does it."""
+    tries, failed = [], []
+
+    def sync():
+        tries.append(0)
+        if len(tries) < 3:
+            raise StopError("the disk failed") from OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    thread = IntervalSync(sync, 1, failed.append)
+    wait_until(lambda: len(tries) > 3)
+    thread.stop()
+    assert failed == []
 
 
 def test_never_syncs_only_when_nobody_consumes(tmp_path):

@@ -36,6 +36,7 @@ from skillaudit.contract.errors import (
     OutboxFullError,
     RecordTooLargeError,
     RunStateError,
+    StopError,
 )
 from skillaudit.contract.eventlog import FlushReport, RecordKind, mark_taken
 from skillaudit.contract.outbox.acknowledgement import Acknowledgement
@@ -130,6 +131,7 @@ class OutboxLog:
         self._busy = False  # this thread is inside _lock
         self._slow = threading.RLock()
         self._slow_busy = False  # this thread is inside _slow
+        self._failure: StopError | None = None
         self._queue: list[_Entry] = []
         self._room = threading.Condition()
         self._sync = GroupSync(self._files)
@@ -272,6 +274,8 @@ class OutboxLog:
         """Store the lines wherever there is room; raises `NoRoom` with nothing taken."""
         if self._state is LogState.CLOSED:
             raise RunStateError(_CLOSED)
+        if self._failure is not None:
+            raise StopError(str(self._failure)) from self._failure
         size = len(entry.lines)
         try:
             if self._state is LogState.NEW:
@@ -291,7 +295,15 @@ class OutboxLog:
             self._keeper.set_limits(segment)
             self._state = LogState.OPEN
         if self.settings.outbox_fsync == "interval":
-            self._interval = IntervalSync(self._sync_everything, self.settings.outbox_fsync_interval_ms)
+            self._interval = IntervalSync(
+                self._sync_everything, self.settings.outbox_fsync_interval_ms, self._disk_failed
+            )
+
+    def _disk_failed(self, failure: StopError) -> None:
+        """What `outbox_fsync=interval` promises can't be kept any more: nothing is taken from now on."""
+        with self._slow:
+            self._failure = failure
+            self._freeze(self._segment, frozen=True)  # every append takes the long way, to `_place`
 
     @contextmanager
     def _deciding(self) -> Generator[None]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from skillaudit.contract.errors import StopError
 from skillaudit.producer.outbox_files import FileSystem
 from skillaudit.producer.outbox_segment import OutboxSegment
 
+_PASSING_ERRNOS: Final = frozenset((errno.EMFILE, errno.ENFILE))
+"""No descriptor left: nothing was asked of the disk, so nothing is lost; the next time may do better."""
 _log = logging.getLogger("skillaudit.outbox")
 
 
@@ -78,11 +82,14 @@ class GroupSync:
 
 
 class IntervalSync:
-    """A thread that calls `sync` every `interval_ms` until stopped."""
+    """A thread that calls `sync` every `interval_ms` until stopped, or until the disk fails: then it calls `failed`."""
 
-    def __init__(self, sync: Callable[[], None], interval_ms: int) -> None:
+    def __init__(
+        self, sync: Callable[[], None], interval_ms: int, failed: Callable[[StopError], None]
+    ) -> None:
         """Starts at once; a daemon thread, so that it never keeps the interpreter."""
         self._sync = sync
+        self._failed = failed
         self._interval_s = interval_ms / 1000
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="skillaudit-outbox-sync", daemon=True)
@@ -97,6 +104,10 @@ class IntervalSync:
         while not self._stop.wait(self._interval_s):
             try:
                 self._sync()
-            except StopError:
-                _log.exception("can't sync the outbox to the disk")
+            except StopError as exc:
+                if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _PASSING_ERRNOS:
+                    _log.warning("can't sync the outbox to the disk this time: %s", exc)
+                    continue
+                _log.exception("can't sync the outbox to the disk; it takes no more records")
+                self._failed(exc)
                 return
