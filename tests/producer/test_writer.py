@@ -378,7 +378,7 @@ async def test_drain_ends_with_its_time(full_log, settings):
         run = sink.start_run(SkillRun(skill_id="s"))
         await run.drain(0)
         full_log.full = True
-        with pytest.raises(OutboxFullError, match="no room for 0.02 s"):
+        with pytest.raises(OutboxFullError, match="no room for"):
             await run.drain(timeout_s=0.02)
         full_log.full = False
         await run.drain(timeout_s=0.02)

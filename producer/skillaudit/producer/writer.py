@@ -211,7 +211,7 @@ class Writer:
             self._write_mapped([(STEP, {}, None)])
         self._run.end(request)
 
-    async def drain(self, timeout_s: float | None = None) -> None:  # noqa: ASYNC109  as everywhere else here
+    async def drain(self, timeout_s: float | None = None) -> None:
         """Wait until the log has room, without standing in the event loop's way: for as long as that takes, or at most
         `timeout_s`, then `OutboxFullError`. Room is what `outbox_bytes_max` and `outbox_free_bytes_min` leave.
         """
@@ -329,7 +329,7 @@ class NullWriter(Writer):
     def finish(self, *_: Any, **__: Any) -> None:
         """Nothing."""
 
-    async def drain(self, timeout_s: float | None = None) -> None:  # noqa: ARG002, ASYNC109
+    async def drain(self, timeout_s: float | None = None) -> None:
         """Nothing."""
 
     def __exit__(self, *_: object) -> None:
