@@ -148,6 +148,45 @@ def test_ends_of_runs_have_a_reserve(tmp_path):
     log.close(0)
 
 
+class InterruptedFileSystem(FileSystem):
+    """Calls `handler` once while a segment is being made, as a signal might."""
+
+    def __init__(self) -> None:
+        self.handler = None
+
+    def allocate(self, fd, size):
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler()
+        super().allocate(fd, size)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_signal_handlers_record_without_room_is_pending_then_lost(tmp_path, caplog, room):
+    """It was taken, as it seemed to fit: a flush counts it as pending and writes it where there is room meanwhile; what
+    still has none when the log closes is counted as lost.
+    """
+    files = InterruptedFileSystem()
+    limits = settings(
+        tmp_path, outbox_bytes_max=MIB, outbox_reserve_bytes=256 * 1024, segment_bytes=64 * 1024
+    )
+    log = OutboxLog(limits, files=files)
+    count = fill(log)
+    large = b"x" * 200 * 1024
+    files.handler = lambda: append(log, large, RESERVED)
+    append(log, large, RESERVED)
+    report = log.flush(0)
+    assert (report.acknowledged, report.pending, report.lost) == (0, count + 2, 0)
+    if room:
+        acknowledge_all(log)
+    report = log.close(0)
+    written = count + 1 + room
+    assert (report.acknowledged + report.pending, report.lost) == (written, not room)
+    assert log.close(0) == report
+    assert len(read_source_dir(log.source_dir).records) == written
+    assert ("1 records from signal handlers are lost" in caplog.text) is not room
+
+
 def test_an_empty_outbox_takes_a_record_of_any_size(tmp_path):
     """Otherwise it could never be taken."""
     log = OutboxLog(settings(tmp_path, outbox_bytes_max=MIB))

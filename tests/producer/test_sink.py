@@ -8,9 +8,10 @@ import threading
 from importlib.metadata import version
 
 import pytest
-from tests.producer.support import check_run
+from tests.producer.support import ListLog, check_run
 
 from skillaudit.contract.errors import InvalidRecordError, RunStateError, SettingsError, UnreachableError
+from skillaudit.contract.eventlog import FlushReport
 from skillaudit.contract.memory import MemoryStorage
 from skillaudit.contract.records import Completeness
 from skillaudit.contract.settings import Settings
@@ -190,6 +191,26 @@ def test_a_forwarder_begins_with_the_first_run_and_ends_with_the_sink(log, setti
     sink.close()
     assert events == ["started", ("closed", False)]
     assert log.closed
+
+
+def test_what_is_lost_when_the_log_closes_is_in_the_report(settings):
+    """Also where a forwarder has to end in between: the log closes after the flush."""
+
+    class LosingLog(ListLog):
+        def flush(self, timeout_s):
+            return FlushReport(acknowledged=3, pending=2)
+
+        def close(self, timeout_s):
+            return FlushReport(acknowledged=3, pending=1, lost=1)
+
+    class Forwarder:
+        def close(self, timeout_s):
+            pass
+
+    sink = Sink(LosingLog(), settings=settings, start_forwarder=Forwarder)
+    sink.start_run(SkillRun(skill_id="s")).finish()
+    report = sink.close()
+    assert (report.acknowledged, report.pending, report.lost) == (3, 1, 1)
 
 
 def test_a_closed_sink_starts_nothing(log, settings):

@@ -32,7 +32,7 @@ class FlushReport:
     """What became of everything that was appended before `flush` was called; counts of records.
 
     `acknowledged + pending + refused + lost` is what this source ever took; `lost` were dropped in best-effort mode
-    and are declared in the record. `positions` is the token for reading one's own writes.
+    and are declared in the record, or were a signal handler's that had found no room when the log closed. `positions` is the token for reading one's own writes.
     """
 
     acknowledged: int

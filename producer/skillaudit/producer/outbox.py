@@ -25,6 +25,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -467,11 +468,12 @@ class OutboxLog:
         self, ack: Acknowledgement, target: int, records: int, *, synced: bool = False
     ) -> FlushReport:
         pending = 0 if ack.position >= target else max(records - ack.records, 1)
+        queued = self._queued_records()  # for want of room: this flush tried to write them
         refused = list_refused(self._source.directory) if ack.refused else ()
         mine = {f"{OUTBOX_TOPIC}/{self._source_id}": target}
         return FlushReport(
             acknowledged=max(records - pending - ack.refused, 0),
-            pending=pending,
+            pending=pending + queued,
             refused=refused,
             positions=ack.positions if self.settings.uses_kafka else mine,
             synced=synced,
@@ -498,11 +500,23 @@ class OutboxLog:
             if self._state is LogState.OPEN:
                 self._end_segment()
             self._state = LogState.CLOSED
+            report = self._without_queue(report)
             self._report = report
         if interval is not None:
             interval.stop()
         self._source.release()
         return report
+
+    def _without_queue(self, report: FlushReport) -> FlushReport:
+        """What signal handlers left and even the reserve had no room for is lost now."""
+        lost = self._queued_records()
+        self._queue.clear()
+        if lost:
+            _log.error("%d records from signal handlers are lost: the outbox had no room for them", lost)
+        return replace(report, pending=max(report.pending - lost, 0), lost=report.lost + lost)
+
+    def _queued_records(self) -> int:
+        return sum(entry.count for entry in tuple(self._queue) if entry.position < 0)
 
     def _end_segment(self) -> None:
         segment = self._segment

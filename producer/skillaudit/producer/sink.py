@@ -275,8 +275,10 @@ class Sink:
             return self._with_lost(log.close(timeout_s))
         report = log.flush(timeout_s)
         self._forwarder.close(max(FORWARDER_STOP_S, deadline - time.monotonic()))
-        log.close(0)
-        return self._with_lost(report)
+        lost = log.close(0).lost  # of what was pending: only now is it known that it finds no room
+        return self._with_lost(
+            replace(report, pending=max(report.pending - lost, 0), lost=report.lost + lost)
+        )
 
     def _at_exit(self) -> None:
         if self._source_here() is not None:
