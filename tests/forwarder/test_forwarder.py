@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.forwarder.support import (
     until,
 )
 
+from skillaudit.contract.clock import ManualClock
 from skillaudit.contract.errors import OutboxMismatchError
 from skillaudit.contract.outbox.locks import FileLock
 from skillaudit.contract.outbox.refused import list_refused, read_refused
@@ -29,6 +31,7 @@ from skillaudit.producer.forwarder import Forwarder
 from skillaudit.producer.forwarder_core import ForwarderLimits, ForwarderState
 from skillaudit.producer.forwarder_files import read_incidents
 from skillaudit.producer.forwarder_sources import Scope
+from skillaudit.producer.forwarder_trouble import Trouble, Troubles
 from skillaudit.producer.publisher import partition_for
 
 
@@ -95,6 +98,54 @@ async def test_an_outage_is_one_line_in_the_log(tmp_path: Path, caplog: pytest.L
             assert forwarder.outage == ""
     assert [r.getMessage().split(": ")[0].split(" ")[-1] for r in caplog.records] == ["waits", "on"]
     source.die()
+
+
+async def test_acknowledgements_that_cant_be_saved_are_one_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """However many batches are acknowledged meanwhile; one more when the disk takes them, and only then."""
+    source = HandwrittenSource(tmp_path, alive=True)
+    run = source.run("r")
+    in_the_way = source.dir / f"ack.{os.getpid()}.tmp"
+    in_the_way.mkdir()
+    with caplog.at_level(logging.WARNING):
+        async with forwarding(tmp_path, TopicInMemory()) as forwarder:
+            for count in range(2, 22):
+                run.log()
+                await until(lambda count=count: forwarder.report.acknowledged == count)
+            await until(lambda: "no acknowledgement can be saved" in forwarder.outage)
+            assert len(caplog.records) == 1
+            in_the_way.rmdir()
+            run.log()
+            await until(lambda: (a := source.acknowledgement()) is not None and a.records == 22)
+            await until(lambda: forwarder.outage == "")
+    assert [r.getMessage().split(": ")[0].split(" ")[-1] for r in caplog.records] == ["waits", "on"]
+    source.die()
+
+
+def test_troubles_are_said_once_and_at_intervals(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Each kind by itself, however many sources it is of; that all is well again once the last has gone."""
+    clock = ManualClock()
+    troubles = Troubles(tmp_path, clock, log_interval_ms=1_000)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            troubles.begin(Trouble.SAVING, "full", "a")
+            troubles.begin(Trouble.SAVING, "full", "b")
+            troubles.end(Trouble.PUBLISHING)
+        assert len(caplog.records) == 1
+        clock.advance(1_000_000)
+        for _ in range(5):
+            troubles.begin(Trouble.SAVING, "still full", "a")
+        troubles.begin(Trouble.PUBLISHING, "away")
+        assert len(caplog.records) == 3
+        troubles.end(Trouble.SAVING, "a")
+        assert troubles.reason
+        troubles.end(Trouble.SAVING, "b")
+        assert troubles.reason == "away"
+        assert len(caplog.records) == 3
+        troubles.end(Trouble.PUBLISHING)
+    assert troubles.reason == ""
+    assert caplog.records[-1].getMessage().endswith("goes on")
 
 
 async def test_the_acknowledgement_stops_at_the_first_gap(tmp_path: Path):

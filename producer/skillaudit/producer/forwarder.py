@@ -13,7 +13,6 @@ and then at intervals.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from skillaudit.producer.forwarder_core import (
 )
 from skillaudit.producer.forwarder_source import FeedState, SourceFeed
 from skillaudit.producer.forwarder_sources import Scope, Sources
+from skillaudit.producer.forwarder_trouble import Trouble, Troubles
 from skillaudit.producer.publisher import (
     OFFSET_UNKNOWN,
     PublisherBrokenError,
@@ -43,8 +43,6 @@ from skillaudit.producer.publisher import (
     RefusedForGoodError,
     partition_for,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class ProgressListener(Protocol):
@@ -91,13 +89,12 @@ class Forwarder:
         """`own`: the source directory of this process, for the scopes that have one."""
         self.outbox_dir = outbox_dir
         self.state = ForwarderState.NEW
-        self.outage = ""
-        """What keeps it from forwarding now; empty while it does."""
         self._publisher = publisher
         self._limits = limits or ForwarderLimits()
         self._clock = clock or SystemClock()
         self._on_progress = on_progress
         self._backoff = Backoff(self._limits, random or Random())  # noqa: S311  jitter, no secret
+        self._troubles = Troubles(outbox_dir, self._clock, self._limits.log_interval_ms)
         self._sources = Sources(outbox_dir, scope, own, self._limits, self._clock)
         self._lanes: dict[int, Lane] = {}
         self._sends: set[asyncio.Task[None]] = set()
@@ -107,7 +104,6 @@ class Forwarder:
         self._in_flight_records = 0
         self._acknowledged = 0
         self._rebuilt = 0
-        self._logged_us = 0
         self._nudged = False
         self._told: dict[str, Acknowledgement] = {}
 
@@ -118,6 +114,11 @@ class Forwarder:
             f"Forwarder({self.state.value}, {len(self._sources)} sources, {self._in_flight_records} records "
             f"under way, {self._acknowledged} acknowledged{wrong})"
         )
+
+    @property
+    def outage(self) -> str:
+        """What keeps it from forwarding, or from saving what was acknowledged; empty while nothing does."""
+        return self._troubles.reason
 
     @property
     def report(self) -> ForwardReport:
@@ -193,7 +194,7 @@ class Forwarder:
         await self._publisher.abandon()
         if refused:
             return
-        self._say_outage(str(failure))
+        self._troubles.begin(Trouble.PUBLISHING, str(failure))
         self._go(ForwarderState.WAITING)
         self._wake.clear()  # what woke it before is no reason not to wait, except a stop
         if not stop.is_set():
@@ -210,24 +211,6 @@ class Forwarder:
         self._sends.clear()
         for lane in self._lanes.values():
             lane.failed()
-
-    def _say_outage(self, reason: str) -> None:
-        """At the change and then at intervals, never once per record or attempt."""
-        now = self._clock.steady_us()
-        if not self.outage or (now - self._logged_us) // 1000 >= self._limits.log_interval_ms:
-            logger.warning(
-                "forwarding from %s waits: %s; events stay in the outbox, attempts go on",
-                self.outbox_dir,
-                reason,
-            )
-            self._logged_us = now
-        self.outage = reason
-
-    def _say_recovered(self) -> None:
-        if self.outage:
-            logger.warning("forwarding from %s goes on", self.outbox_dir)
-            self.outage = ""
-        self._backoff.reset()
 
     async def _forward(self, stop: asyncio.Event) -> None:
         """Turn after turn, until stopped or until the publisher is spent."""
@@ -261,12 +244,14 @@ class Forwarder:
 
     def _read_feed(self, feed: SourceFeed, records: int, size: int) -> list[Entry]:
         try:
-            return feed.read(
+            entries = feed.read(
                 min(records, self._limits.read_records_max), min(size, self._limits.read_bytes_max)
             )
         except OSError as exc:
-            self._say_outage(f"{feed.source_dir} can't be read: {exc}")
+            self._troubles.begin(Trouble.READING, f"{feed.source_dir} can't be read: {exc}", feed.source_id)
             return []
+        self._troubles.end(Trouble.READING, feed.source_id)
+        return entries
 
     def _put(self, entries: Sequence[Entry]) -> None:
         lanes, size = self._lanes, 0
@@ -320,7 +305,8 @@ class Forwarder:
             name = f"{self._publisher.topic}/{lane.partition}"
             for window, number in last.items():
                 window.positions[name] = max(offset + number, window.positions.get(name, 0))
-        self._say_recovered()
+        self._troubles.end(Trouble.PUBLISHING)
+        self._backoff.reset()
 
     def _release(self, entry: Entry) -> None:
         self._in_flight_records -= 1
@@ -350,10 +336,12 @@ class Forwarder:
         for feed in self._sources.all():
             try:
                 self._settle_feed(feed)
-            except (
-                OSError
-            ) as exc:  # a disk that takes no acknowledgement stops nothing: a crash sends more twice
-                self._say_outage(f"no acknowledgement can be saved in {feed.source_dir}: {exc}")
+            except OSError as exc:  # it stops nothing: a crash sends more twice
+                self._troubles.begin(
+                    Trouble.SAVING,
+                    f"no acknowledgement can be saved in {feed.source_dir}: {exc}",
+                    feed.source_id,
+                )
 
     def _settle_feed(self, feed: SourceFeed) -> None:
         closing = feed.begin_closing()
@@ -361,11 +349,14 @@ class Forwarder:
             self._put([closing])
             self._nudged = True
             self._wake.set()
-        feed.save()
+        if feed.save():  # else nothing was due: that says nothing about the disk
+            self._troubles.end(Trouble.SAVING, feed.source_id)
         self._tell(feed)
         if feed.state is FeedState.FINISHED:
             self._told.pop(feed.source_id, None)
             self._sources.finish(feed)
+            for trouble in Trouble:
+                self._troubles.end(trouble, feed.source_id)
 
     def _tell(self, feed: SourceFeed) -> None:
         if self._on_progress is None:
@@ -395,7 +386,9 @@ class Forwarder:
                 if feed.has_said_its_last():
                     self._sources.finish(feed)
         except OSError as exc:
-            self._say_outage(f"what is acknowledged can't be saved and may be sent again: {exc}")
+            self._troubles.begin(
+                Trouble.SAVING, f"what is acknowledged can't be saved and may be sent again: {exc}"
+            )
         finally:
             self._sources.release_all()
             await self._publisher.abandon()

@@ -184,10 +184,12 @@ class SourceFeed:
         with contextlib.suppress(OSError):  # `save` tries again, and acknowledges nothing until it succeeds
             self._write_incidents()
 
-    def _write_incidents(self) -> None:
+    def _write_incidents(self) -> bool:
+        any_unwritten = bool(self._unwritten)
         while self._unwritten:
             note_incident(self.source_dir, self._unwritten[0])
             del self._unwritten[0]
+        return any_unwritten
 
     def acknowledgement(self) -> Acknowledgement:
         """How far everything is acknowledged, now."""
@@ -200,15 +202,15 @@ class SourceFeed:
         )
 
     def save(self, *, force: bool = False) -> bool:
-        """Write the acknowledgement where it is due, then delete what it covers. Returns whether it was written."""
-        self._write_incidents()
+        """Write the acknowledgement where it is due, then delete what it covers. Returns whether anything was written."""
+        wrote = self._write_incidents()
         records, position = self.window.acknowledged
         if position == self._written.position and len(self.refused) == self._written.refused:
-            return False
+            return wrote
         now = self._clock.steady_us()
         many = records - self._written.records >= self._limits.ack_records_max
         if not (force or many or now - self._written_us >= self._limits.ack_interval_ms * 1000):
-            return False
+            return wrote
         self._written_us = now
         ack = self.acknowledgement()
         write_acknowledgement(self.source_dir, ack)

@@ -1,0 +1,64 @@
+"""What keeps a forwarder from its work, said in the log at each change and then at intervals.
+
+Troubles of different kinds begin and end by themselves: a broker that answers says nothing about a disk that is full.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from pathlib import Path
+
+from skillaudit.contract.clock import Clock
+
+logger = logging.getLogger("skillaudit.producer.forwarder")
+
+
+class Trouble(Enum):
+    """What goes wrong."""
+
+    PUBLISHING = "publishing"
+    READING = "reading"
+    SAVING = "saving"
+    """Acknowledgements, or what is kept beside a source; records are sent all the same."""
+
+
+class Troubles:
+    """Those of one forwarder, each of the publisher or of one source."""
+
+    def __init__(self, outbox_dir: Path, clock: Clock, log_interval_ms: int) -> None:
+        self._outbox_dir = outbox_dir
+        self._clock = clock
+        self._log_interval_us = log_interval_ms * 1_000
+        self._reasons: dict[Trouble, dict[str, str]] = {}
+        self._logged_us: dict[Trouble, int] = {}
+
+    @property
+    def reason(self) -> str:
+        """What is wrong now; empty where nothing is."""
+        for reasons in self._reasons.values():
+            for reason in reasons.values():
+                return reason
+        return ""
+
+    def begin(self, trouble: Trouble, reason: str, source_id: str = "") -> None:
+        """It is there, maybe still: a line if no trouble of this kind was, and then one per interval."""
+        reasons = self._reasons.setdefault(trouble, {})
+        now_us = self._clock.steady_us()
+        if not reasons or now_us - self._logged_us[trouble] >= self._log_interval_us:
+            logger.warning(
+                "forwarding from %s waits: %s; events stay in the outbox, attempts go on",
+                self._outbox_dir,
+                reason,
+            )
+            self._logged_us[trouble] = now_us
+        reasons[source_id] = reason
+
+    def end(self, trouble: Trouble, source_id: str = "") -> None:
+        """It is over; a line if it was the last one of all."""
+        reasons = self._reasons.get(trouble)
+        if reasons is None or reasons.pop(source_id, None) is None or reasons:
+            return
+        del self._reasons[trouble]
+        if not self._reasons:
+            logger.warning("forwarding from %s goes on", self._outbox_dir)
