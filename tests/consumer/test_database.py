@@ -56,6 +56,20 @@ def test_a_second_owner_in_this_process_is_refused(path: Path) -> None:
     open_database(path).close()
 
 
+def test_closing_lets_go_of_the_file_whoever_still_reads(path: Path) -> None:
+    """A forgotten cursor must not keep the next owner out."""
+    database = open_database(path)
+    forgotten = database.cursor()
+    forgotten.execute("BEGIN")
+    forgotten.execute("SELECT * FROM runs")
+    database.close()
+    database.close()
+    program = "import sys, duckdb\nduckdb.connect(sys.argv[1]).close()\n"
+    assert subprocess.run([sys.executable, "-c", program, str(path)], timeout=60, check=False).returncode == 0
+    with pytest.raises(DatabaseError, match="is closed"):
+        database.cursor()
+
+
 def test_another_process_is_named(path: Path) -> None:
     """Who finds the file locked is told who holds it, and where that one answers."""
     program = "import sys\nfrom pathlib import Path\nfrom skillaudit.consumer.database import open_database\nopen_database(Path(sys.argv[1]))\n"

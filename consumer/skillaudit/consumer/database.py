@@ -15,6 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
+from weakref import WeakSet
 
 import duckdb
 
@@ -26,8 +27,6 @@ STORAGE_VERSION: Final = "v1.5.0"
 """The file format: the oldest that compresses payloads with zstd."""
 WAL_AUTOCHECKPOINT: Final = "1TB"
 """Out of reach: an automatic checkpoint compresses hot rows for nothing and stops the writer for seconds."""
-READERS_MAX: Final = 64
-"""Cursors that readers may hold at once."""
 
 _HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 _open_here: set[Path] = set()
@@ -52,6 +51,8 @@ class Database:
         self.path = path
         self.database_id = ""
         self._connection = connection
+        self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
+        self._guard = Lock()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -59,8 +60,12 @@ class Database:
         return f"Database({str(self.path)!r}, {'closed' if self._closed else 'open'})"
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own to the same database; the caller closes it."""
-        cursor = self._connection.cursor()
+        """A connection of its own to the same database; the caller closes it. `DatabaseError` once it is closed."""
+        with self._guard:
+            if self._closed:
+                raise DatabaseError(f"{self.path} is closed in this process; open it again")
+            cursor = self._connection.cursor()
+            self._cursors.add(cursor)
         cursor.execute("SET TimeZone = 'UTC'")  # it is the session's, and a cursor is a session
         return cursor
 
@@ -72,10 +77,16 @@ class Database:
             return 0
 
     def close(self) -> None:
-        """Let go of the file; safe to call again."""
-        if self._closed:
-            return
-        self._closed = True
+        """Let go of the file; safe to call again. The engine holds it until the last cursor is closed."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            left = list(self._cursors)
+        for cursor in left:
+            with contextlib.suppress(duckdb.ConnectionException):  # its owner closed it
+                cursor.interrupt()
+                cursor.close()
         self._connection.close()
         with _open_guard:
             _open_here.discard(self.path)
