@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -42,8 +42,19 @@ COMMANDS: Final = {
 }
 
 
+class ReaderGoneError(Exception):
+    """Whoever reads stdout went away (`| head -1`)."""
+
+
 class LazyGroup(click.Group):
     """Lists commands from the table above; imports a command's module only when it is called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """The command; a reader that goes away under another name, since click has an exit code of its own for it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise ReaderGoneError from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands."""
@@ -103,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (`| head -1`): silent, and stdout must not be flushed again at exit.
+    except (ReaderGoneError, BrokenPipeError):
+        # Silent, and stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (click.ClickException, SkillauditError, ModuleNotFoundError, OSError) as exc:

@@ -16,9 +16,17 @@ _WIDTH_PIPED: Final = 100_000
 """Columns where stdout is not a terminal: nothing is cut, a row is as wide as its cells."""
 
 
+class _Console(Console):
+    """A reader that goes away (`| head -1`) is the business of whoever runs the command, as for any other write."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled: raise it again, instead of ending with exit code 1."""
+        raise  # noqa: PLE0704
+
+
 def stdout() -> Console:
     """Where data goes."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_PIPED, highlight=False)
+    return _Console(width=None if sys.stdout.isatty() else _WIDTH_PIPED, highlight=False)
 
 
 def stderr() -> Console:
