@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
 
 import orjson
@@ -140,60 +142,73 @@ MALFORMED = (
 )
 
 
-def honest_run(world: World, run: int, logs: int) -> list[bytes]:
+@dataclass(frozen=True)
+class Draft:
+    """A record still to be written, in one world or another: what is drawn does not depend on names."""
+
+    maker: Callable[..., bytes]
+    args: tuple[Any, ...]
+
+    def make(self, world: World) -> bytes:
+        return self.maker(world, *self.args)
+
+
+def _malformed(world: World, number: int) -> bytes:
+    del world
+    return MALFORMED[number]
+
+
+def honest_drafts(run: int, logs: int) -> list[Draft]:
     """What one Writer sends of one run."""
     source = run % 2
     return [
-        _start(world, run, source, 0),
-        *(_log(world, run, seq, 0, "plain") for seq in range(1, logs + 1)),
-        _finish(world, run, source, logs + 1, 0),
+        Draft(_start, (run, source, 0)),
+        *(Draft(_log, (run, seq, 0, "plain")) for seq in range(1, logs + 1)),
+        Draft(_finish, (run, source, logs + 1, 0)),
     ]
 
 
-def one_record(world: World) -> st.SearchStrategy[bytes]:
-    """Any single record."""
-    run = st.integers(0, len(world.runs) - 1)
-    source = st.integers(0, 1)
-    variant = st.integers(0, 2)
-    seq = st.integers(1, 6)
-    opened = st.lists(st.tuples(run, st.integers(1, 8)), max_size=2, unique_by=lambda pair: pair[0])
-    return st.one_of(
-        st.builds(lambda r, s, v: _start(world, r, s, v), run, source, variant),
-        st.builds(
-            lambda r, n, v, f: _log(world, r, n, v, f),
-            run,
-            seq,
-            variant,
-            st.sampled_from(["plain", "plain", "spaced", "lost"]),
-        ),
-        st.builds(lambda r, s, n, v: _finish(world, r, s, n, v), run, source, seq, variant),
-        st.builds(lambda r, n: _bare_start(world, r, n), run, variant),
-        st.builds(lambda r, n, c: _bare_log(world, r, n, c), run, seq, variant),
-        st.builds(lambda r, c: _bare_finish(world, r, c), run, variant),
-        st.builds(lambda r, n, v: _refused(world, r, n, v), run, st.integers(0, 6), variant),
-        st.builds(
-            lambda s, k, b, o: _source(world, s, k, b, o),
-            source,
-            st.sampled_from(["opened", "beat", "beat", "closed"]),
-            st.integers(1, 4),
-            opened,
-        ),
-        st.sampled_from(MALFORMED),
-    )
+def honest_run(world: World, run: int, logs: int) -> list[bytes]:
+    """The same, written."""
+    return [draft.make(world) for draft in honest_drafts(run, logs)]
+
+
+def _drafts(maker: Callable[..., bytes], *args: st.SearchStrategy[Any]) -> st.SearchStrategy[Draft]:
+    return st.builds(Draft, st.just(maker), st.tuples(*args))
+
+
+_RUN = st.integers(0, 2)
+_SOURCE = st.integers(0, 1)
+_VARIANT = st.integers(0, 2)
+_SEQ = st.integers(1, 6)
+_FORM = st.sampled_from(["plain", "plain", "spaced", "lost"])
+_OPEN = st.lists(st.tuples(_RUN, st.integers(1, 8)), max_size=2, unique_by=lambda pair: pair[0])
+_KIND = st.sampled_from(["opened", "beat", "beat", "closed"])
+
+ONE_RECORD = st.one_of(
+    _drafts(_start, _RUN, _SOURCE, _VARIANT),
+    _drafts(_log, _RUN, _SEQ, _VARIANT, _FORM),
+    _drafts(_finish, _RUN, _SOURCE, _SEQ, _VARIANT),
+    _drafts(_bare_start, _RUN, _VARIANT),
+    _drafts(_bare_log, _RUN, _SEQ, _VARIANT),
+    _drafts(_bare_finish, _RUN, _VARIANT),
+    _drafts(_refused, _RUN, st.integers(0, 6), _VARIANT),
+    _drafts(_source, _SOURCE, _KIND, st.integers(1, 4), _OPEN),
+    _drafts(_malformed, st.integers(0, len(MALFORMED) - 1)),
+)
+"""Any single record."""
 
 
 @st.composite
-def streams(draw: st.DrawFn, world: World) -> list[bytes]:
+def streams(draw: st.DrawFn) -> list[Draft]:
     """Honest runs, in order or shuffled, with repetitions and anything else between them."""
-    records: list[bytes] = []
-    for run in draw(st.lists(st.integers(0, len(world.runs) - 1), max_size=3, unique=True)):
-        records += honest_run(world, run, draw(st.integers(0, 5)))
-    extra = draw(st.lists(one_record(world), max_size=12))
-    for record in extra:
+    records: list[Draft] = []
+    for run in draw(st.lists(_RUN, max_size=3, unique=True)):
+        records += honest_drafts(run, draw(st.integers(0, 5)))
+    for record in draw(st.lists(ONE_RECORD, max_size=12)):
         records.insert(draw(st.integers(0, len(records))), record)
     if draw(st.booleans()):
-        records = draw(st.permutations(records))
+        records = list(draw(st.permutations(records)))
     if records and draw(st.booleans()):
-        start = draw(st.integers(0, len(records) - 1))
-        records = [*records, *records[start:]]
-    return list(records)
+        records += records[draw(st.integers(0, len(records) - 1)) :]
+    return records

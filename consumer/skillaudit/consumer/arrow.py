@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from array import array
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
@@ -57,6 +59,18 @@ def make_incoming(values: Sequence[bytes | None]) -> Any:
         text = pa.array([_text(value) for value in values], pa.large_string())
     whole = pa.table({"idx": pa.array(range(len(values)), pa.int64()), "record": text, "bytes": raw})
     return pa.Table.from_batches(whole.to_batches(max_chunksize=CHUNK_RECORDS))
+
+
+def numbers_of(connection: Any, query: str) -> array[int]:
+    """The one UBIGINT column of a query, without a Python object for each; on a cursor of its own."""
+    numbers = array("Q")
+    with contextlib.closing(connection.cursor()) as cursor:
+        chunks = cursor.sql(query).to_arrow_table().column(0).chunks
+    for chunk in chunks:
+        if len(chunk):
+            start = chunk.offset * numbers.itemsize
+            numbers.frombytes(memoryview(chunk.buffers()[1])[start : start + len(chunk) * numbers.itemsize])
+    return numbers
 
 
 def _text(value: bytes | None) -> str | None:

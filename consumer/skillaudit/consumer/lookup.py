@@ -11,6 +11,7 @@ import orjson
 
 from skillaudit.consumer.arrow import Kind, make_table
 from skillaudit.consumer.books import NEVER_US, Book, BookKind
+from skillaudit.consumer.hashes import KnownHashes
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.digests import run_hash
 from skillaudit.contract.events import parse_ranges
@@ -49,12 +50,18 @@ class StoredLog:
 
 
 def find_books(
-    cursor: duckdb.DuckDBPyConnection, topic: str, run_ids: Iterable[str], tables: Collection[str]
+    cursor: duckdb.DuckDBPyConnection,
+    topic: str,
+    run_ids: Iterable[str],
+    tables: Collection[str],
+    known: KnownHashes,
 ) -> dict[str, Book]:
     """A book for every one of these runs: of what is stored in these tables, else a new one."""
     books = {run_id: Book(run_id, run_hash(run_id)) for run_id in run_ids}
-    hashes = {"hashes": [book.run_hash for book in books.values()]}
-    if not books:
+    hashes = {"hashes": [book.run_hash for book in books.values() if known.may_hold(book.run_hash)]}
+    for book in books.values():
+        known.add(book.run_hash)
+    if not hashes["hashes"]:
         return books
     readers = (("tombstones", _purged), ("orphans", _orphan), ("runs", _started))
     for statement, read in readers:

@@ -187,7 +187,7 @@ class Materializer:
 
     def forget(self) -> None:
         """Throw away what is remembered; it is read again."""
-        self.remembered = Remembered(self._cursor)
+        self.remembered = Remembered(self._cursor, self.remembered.known)
 
     def close(self) -> None:
         """Let go of the cursor. Nothing is pending between batches."""
@@ -198,6 +198,8 @@ class Materializer:
         if not fresh:
             return ApplyReport(len(records), len(records))
         tally, changes = Tally(), Changes()
+        with engine_errors("read what is stored"):
+            self.remembered.known.prepare(self._cursor, self.remembered.next_run_key)
         with self.transaction(f"apply {len(fresh)} records") as cursor:
             rows = self._take(cursor, fresh, changes, tally)
             self._judge_poison(cursor, len(fresh), sorted(tally.malformed))

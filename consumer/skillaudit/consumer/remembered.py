@@ -8,6 +8,7 @@ from typing import Final
 import duckdb
 
 from skillaudit.consumer.books import Book
+from skillaudit.consumer.hashes import KnownHashes
 from skillaudit.consumer.lookup import find_books, next_number
 from skillaudit.consumer.poison import PoisonState, load_state
 from skillaudit.consumer.positions import PartitionBook, load_positions
@@ -23,7 +24,9 @@ _STATE: Final = statements("state.sql")
 class Remembered:
     """Books of runs by topic and id, of sources and partitions, and the next free numbers."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, known: KnownHashes | None = None) -> None:
+        """`known`: of an earlier one over the same database, to be gone on with."""
+        self.known = known or KnownHashes()
         self.books: dict[str, dict[str, Book]] = {}
         self.sources: dict[str, SourceBook] = {}
         self.gone: set[str] = {row[0] for row in cursor.execute(_STATE["gone_sources"]).fetchall()}
@@ -44,7 +47,8 @@ class Remembered:
         books = self.books.setdefault(topic, {})
         wanted = list(run_ids)
         unknown = [run_id for run_id in wanted if run_id not in books]
-        books.update(find_books(cursor, topic, unknown, self.tables))
+        if unknown:
+            books.update(find_books(cursor, topic, unknown, self.tables, self.known))
         return {run_id: books[run_id] for run_id in wanted}
 
     def recall_sources(self, cursor: duckdb.DuckDBPyConnection, source_ids: Iterable[str]) -> None:
