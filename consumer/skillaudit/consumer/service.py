@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 POLL_TIMEOUT_MS: Final = 500
 """How long a poll waits for records: the stop event is looked at no less often."""
+CATCH_UP_POLL_MS: Final = 20
+"""The same until everything that was there has been consumed: whoever reads at once waits for that."""
 SMALL_BATCH_RECORDS: Final = 4_000
 """From here on a batch is worth its transaction, and no pause follows it."""
 TICK_INTERVAL_S: Final = 1.0
@@ -292,7 +294,8 @@ class ConsumerService:
         pause_s = RETRY_PAUSE_S
         while True:
             try:
-                batch = await self._source.poll(self.settings.batch_records_max, POLL_TIMEOUT_MS)
+                timeout_ms = POLL_TIMEOUT_MS if self.caught_up.is_set() else CATCH_UP_POLL_MS
+                batch = await self._source.poll(self.settings.batch_records_max, timeout_ms)
             except UnreachableError as exc:
                 self._say_unreachable(exc)
                 await asyncio.sleep(pause_s)
