@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import pytest
@@ -79,8 +80,7 @@ class LogCases:
         """There is no limit on a run's events."""
         run = scope.run()
         await storage.start_run(run)
-        for sequence in range(1, MANY + 1):
-            await storage.append_log(log(run.id, sequence))
+        await asyncio.gather(*(storage.append_log(log(run.id, n)) for n in range(1, MANY + 1)))
         assert [e.sequence for e in await storage.list_logs_by_run(run.id)] == list(range(1, MANY + 1))
 
     async def test_a_repeated_event_changes_nothing(self, storage: Storage, scope: Scope) -> None:
