@@ -42,3 +42,16 @@ class TestThroughKafka(WriterConformance):
         settings = await compositions.kafka_settings(tmp_path_factory.mktemp("kafka"), kafka_bootstrap)
         async with compositions.recording(settings, serve=False) as recorder:
             yield recorder
+
+
+@pytest.mark.broker
+@pytest.mark.asyncio(loop_scope="class")
+class TestThroughKafkaOverHTTP(WriterConformance):
+    """The whole way: outbox, forwarder, broker, consumer, HTTP."""
+
+    @pytest_asyncio.fixture(scope="class", loop_scope="class")
+    @classmethod
+    async def recorder(cls, tmp_path_factory, kafka_bootstrap):
+        settings = await compositions.kafka_settings(tmp_path_factory.mktemp("whole"), kafka_bootstrap)
+        async with compositions.recording(settings, serve=True) as recorder:
+            yield recorder
