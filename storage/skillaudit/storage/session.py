@@ -50,6 +50,8 @@ class SessionStorage:
         self._consistency = consistency
         self._wait_s = session_wait_ms_max / 1000
         self._resources = resources
+        self._reached: Positions = writer.positions
+        """What the reader is known to have consumed; the writer makes a new mapping with every flush."""
 
     async def __aenter__(self) -> Self:
         """The storage, already open."""
@@ -182,5 +184,7 @@ class SessionStorage:
                 f"{report.pending} records written here were not acknowledged within {self._wait_s:g} s; they are kept, "
                 "read again later or raise session_wait_ms_max"
             )
-        if self._writer.positions:
-            await self._reader.wait_for(self._writer.positions, max(deadline_s - time.monotonic(), 0))
+        positions = self._writer.positions
+        if positions is not self._reached:
+            await self._reader.wait_for(positions, max(deadline_s - time.monotonic(), 0))
+            self._reached = positions
