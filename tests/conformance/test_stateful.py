@@ -21,7 +21,7 @@ SEAL_ROWS = 1_000
 FLOOD = 700
 """Two of them fill a hot table, and each fills several segments."""
 EXAMPLES = settings(
-    max_examples=10,
+    max_examples=7,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -11,7 +11,7 @@ from skillaudit.contract import RunFilter
 from skillaudit.query.client import HttpReader
 
 KILLS = 3
-RUNS = 400
+RUNS = 300
 WAIT_S = 60
 
 
