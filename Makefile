@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format bench docs wheel clean
+.PHONY: help install demo test faults lint format bench docs wheel clean
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,6 +21,9 @@ demo: $(STAMP)   ## record, materialize and read a small fleet (KAFKA=host:port:
 
 test: $(STAMP)   ## the whole test suite (ARGS=... for pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(STAMP) ## inject the faults of the delivery contract, a share (FULL=1: the published counts; ROWS=...)
+	$(BIN)/python -m tests.faults $(if $(FULL),--full,--share) $(ROWS)
 
 lint: $(STAMP)   ## linters and type checkers
 	$(BIN)/ruff check .

@@ -1,0 +1,126 @@
+"""An agent process under faults: records runs and notes, outside the product, what it was told is safe.
+
+`python -m tests.faults.agent PLAN`, settings from the environment. PLAN is a JSON object, see `Plan`. The form of the account is
+described in `oracle.py`. By its end the process has flushed; it exits 0 if everything is acknowledged or, where nobody consumes,
+synced, 3 if something is pending, and tells which on standard error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+import orjson
+
+from skillaudit.producer import Sink, SkillRun
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the process records."""
+
+    account: str
+    seed: int = 0
+    runs: int = 10
+    open_at_once: int = 4
+    logs_min: int = 1
+    logs_max: int = 12
+    payload_bytes: int = 200
+    """About so many, by chance between half and one and a half of it; the text is not ASCII alone."""
+    events_per_s: float = 0.0
+    """0: as fast as it goes."""
+    threads: int = 1
+    flush_s: float = 60.0
+    begun_file: str = ""
+    """Made once the first event is noted."""
+    leave_unfinished: int = 0
+    """So many runs are never finished."""
+
+
+class Notebook:
+    """The account file: a line is one write, so that it is there as a whole or not at all."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(self, **entry: object) -> None:
+        """Append one line; safe from any thread."""
+        os.write(self._file, json.dumps(entry).encode() + b"\n")
+
+
+def payload(chance: random.Random, size_bytes: int, number: int) -> dict[str, object]:
+    """A payload whose bytes nobody else makes."""
+    length = max(1, int(size_bytes * chance.uniform(0.5, 1.5)))
+    text = "".join(chance.choices('abcdefghijklmnopqrstuvwxyz é"\\\n\t漢', k=min(length, 64)))
+    return {"n": number, "mark": chance.getrandbits(64), "text": (text * (length // len(text) + 1))[:length]}
+
+
+def digest(content: dict[str, object]) -> str:
+    """SHA-256 of the bytes that the agent handed over, hex."""
+    return hashlib.sha256(orjson.dumps(content)).hexdigest()
+
+
+def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
+    """One thread's runs, interleaved."""
+    chance = random.Random(f"{plan.seed} {thread}")
+    started, alive, events = 0, [], 0
+    began_s = time.monotonic()
+    while started < plan.runs or alive:
+        if plan.events_per_s:
+            ahead_s = events / plan.events_per_s - (time.monotonic() - began_s)
+            if ahead_s > 0:
+                time.sleep(ahead_s)
+        events += 1
+        if started < plan.runs and len(alive) < plan.open_at_once:
+            run = sink.start_run(SkillRun(skill_id=f"skill-{started % 7}", caller_id=f"agent-{plan.seed}"))
+            notes.note(run=run.run_id, begin=started)
+            alive.append(
+                (run, chance.randint(plan.logs_min, plan.logs_max), started >= plan.leave_unfinished)
+            )
+            started += 1
+            if plan.begun_file and started == 1:
+                Path(plan.begun_file).touch()
+            continue
+        run, left, finishes = alive.pop(chance.randrange(len(alive)))
+        if left == 0:
+            if finishes:
+                logs = run.sequence
+                run.finish(output=f"done by {plan.seed}")
+                notes.note(run=run.run_id, end=logs)
+            continue
+        content = payload(chance, plan.payload_bytes, left)
+        run.log("step", content)
+        notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
+        alive.append((run, left - 1, finishes))
+
+
+def main(plan: Plan) -> int:
+    """Record, flush, close."""
+    notes = Notebook(plan.account)
+    with Sink.from_settings() as sink:
+        threads = [
+            threading.Thread(target=record, args=(sink, plan, notes, n), name=f"recorder {n}")
+            for n in range(1, plan.threads)
+        ]
+        for thread in threads:
+            thread.start()
+        record(sink, plan, notes, 0)
+        for thread in threads:
+            thread.join()
+        report = sink.flush(timeout_s=plan.flush_s)
+    notes.note(positions=dict(report.positions))
+    if report.complete or report.synced:
+        return 0
+    print(report, file=sys.stderr)
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(Plan(**json.loads(sys.argv[1]))))

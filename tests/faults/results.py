@@ -1,0 +1,70 @@
+"""The results file: one line per command and row, {row, first, count, seed, versions, result, ...}; the published table is made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PASSED, FAILED = "passed", "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a stretch of cases of one row gave."""
+
+    row: str
+    off: str = ""
+    """The mechanism that was switched off; the cases had to fail, and `result` is `passed` if they did."""
+    seed: int
+    first: int
+    """Number of the first case."""
+    cases: int
+    count: int
+    """Injections."""
+    events: int
+    seconds: float
+    result: str
+    error: str = ""
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What took part, as far as it can be asked here."""
+    names = ("skillaudit", "aiokafka", "duckdb", "orjson")
+    return {"python": platform.python_version(), "linux": platform.release()} | {n: version(n) for n in names}
+
+
+def append(path: Path, result: Result) -> None:
+    """One more line, in the file for good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(json.dumps(asdict(result), ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> Iterator[Result]:
+    """All lines; a torn last one is left out."""
+    if path.exists():
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                yield Result(**json.loads(line))
+
+
+def next_case(path: Path, row: str, seed: int) -> tuple[int, int]:
+    """Where a row goes on under this seed: number of the next case, injections that passed so far."""
+    first = count = 0
+    for result in read(path):
+        if (result.row, result.off, result.seed) == (row, "", seed):
+            first = max(first, result.first + result.cases)
+            count += result.count if result.result == PASSED else 0
+    return first, count

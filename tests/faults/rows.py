@@ -1,0 +1,99 @@
+"""The rows of the fault table: what each injects, how often, and how it is told apart from a test that cannot fail.
+
+A module `rows_*.py` of this directory registers its rows by `@row`. A row's function injects its fault once (or several
+times: `case.injections`), lets everything recover and drain, and compares what the agents were told is safe with what is
+stored (`oracle.py`). It raises AssertionError for anything lost, duplicated, reordered, altered or not named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ResourceFactory = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+@dataclass(slots=True)
+class Case:
+    """One run of a row's function. `seed` decides everything that is random in it."""
+
+    number: int
+    seed: int
+    directory: Path
+    """Empty, the case's own; removed when the case passed."""
+    switched_off: str = ""
+    """The mechanism that the product has to do without; empty: none."""
+    resource: Any = None
+    """What the row's `resource` gave, shared by the cases of one command: a broker, a file system."""
+    injections: int = 1
+    events: int = 0
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def random(self) -> random.Random:
+        """A generator of its own for every caller that asks, always the same for one seed."""
+        return random.Random(self.seed)
+
+    def note(self, **facts: Any) -> None:
+        """Add to what the result tells; numbers are summed over the cases."""
+        for name, value in facts.items():
+            if isinstance(value, int | float) and isinstance(self.facts.get(name), int | float):
+                self.facts[name] += value
+            else:
+                self.facts[name] = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of the table."""
+
+    name: str
+    about: str
+    """The fault and how it is injected, in one sentence; stands in the published table."""
+    inject: Callable[[Case], Awaitable[None]]
+    full: int
+    """Injections of the full run."""
+    share: int
+    """Injections of `make faults`, all rows of which end within ten minutes."""
+    test: int = 1
+    """Injections inside `make test`; 0: it takes too long for that, or needs what CI has not."""
+    off: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Mechanism -> how it is switched off; the row must then fail."""
+    off_cases_max: int = 3
+    """Cases within which the switched-off mechanism must show; where chance decides, more."""
+    off_in_tests: bool = True
+    """Whether `make test` shows it; else `make faults` does."""
+    resource: ResourceFactory = contextlib.nullcontext
+    broker: bool = False
+    """Needs a real broker."""
+    root: str = ""
+    """What it needs root for (to mount a small file system); skipped, and said so, where it cannot be had."""
+    case_s_max: float = 300.0
+
+
+REGISTRY: dict[str, Row] = {}
+
+
+def row(name: str, **details: Any) -> Callable[[Callable[[Case], Awaitable[None]]], Row]:
+    """Register the function as the row `name`; see `Row` for the details."""
+
+    def register(inject: Callable[[Case], Awaitable[None]]) -> Row:
+        assert name not in REGISTRY, name
+        made = Row(name=name, inject=inject, **details)
+        REGISTRY[name] = made
+        return made
+
+    return register
+
+
+def all_rows() -> dict[str, Row]:
+    """Every row, by name, after all modules of rows were loaded."""
+    for path in sorted(Path(__file__).parent.glob("rows_*.py")):
+        importlib.import_module(f"tests.faults.{path.stem}")
+    return REGISTRY

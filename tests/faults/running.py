@@ -1,0 +1,176 @@
+"""Running rows: case after case, each in a directory of its own, until the wanted injections passed or one failed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from tests.faults.results import FAILED, PASSED, Result, append, next_case, versions
+from tests.faults.rows import Case, Row
+
+SAVE_EVERY_S = 30.0
+ERROR_CHARS_MAX = 600
+
+
+class RowFailedError(AssertionError):
+    """A case did not pass; its directory is left for a look."""
+
+
+class _Stretch:
+    """Cases that passed and are not in the results file yet."""
+
+    def __init__(self, row: Row, seed: int, first: int, results: Path | None) -> None:
+        self.row, self.seed, self.results = row, seed, results
+        self._begin(first)
+
+    def _begin(self, first: int) -> None:
+        self.first, self.cases, self.count, self.events = first, 0, 0, 0
+        self.facts: dict[str, object] = {}
+        self.began_s = time.monotonic()
+
+    def add(self, case: Case) -> None:
+        self.cases += 1
+        self.count += case.injections
+        self.events += case.events
+        for name, value in case.facts.items():
+            before = self.facts.get(name)
+            both = isinstance(value, int | float) and isinstance(before, int | float)
+            self.facts[name] = before + value if both else value  # type: ignore[operator]
+        if time.monotonic() - self.began_s > SAVE_EVERY_S:
+            self.save()
+
+    def save(self, result: str = PASSED, error: str = "") -> None:
+        if self.results is not None and (self.cases or error):
+            append(self.results, self._result(result, error))
+        self._begin(self.first + self.cases)
+
+    def _result(self, result: str, error: str) -> Result:
+        return Result(
+            row=self.row.name,
+            seed=self.seed,
+            first=self.first,
+            cases=self.cases,
+            count=self.count,
+            events=self.events,
+            seconds=round(time.monotonic() - self.began_s, 1),
+            result=result,
+            error=error[:ERROR_CHARS_MAX],
+            facts=self.facts,
+            versions=versions(),
+        )
+
+
+async def run_row(
+    row: Row,
+    *,
+    count: int,
+    seed: int,
+    results: Path | None,
+    first: int | None = None,
+    resource: object = None,
+) -> int:
+    """Cases until `count` injections passed in all, those in the results file included; answers how many were made now.
+
+    Raises `RowFailedError` at the first that fails, after it is written down.
+    """
+    number, done = (
+        next_case(results, row.name, seed) if results is not None and first is None else (first or 0, 0)
+    )
+    made = 0
+    if done >= count:
+        return 0
+    async with _resource(row, resource) as shared:
+        stretch = _Stretch(row, seed, number, results)
+        try:
+            while done + made < count:
+                case = await run_case(row, number, seed, shared)
+                stretch.add(case)
+                made += case.injections
+                number += 1
+                _say(f"{row.name}: {done + made}/{count}")
+        except Exception as exc:
+            stretch.save()
+            stretch.add(Case(number, seed, Path()))
+            stretch.save(FAILED, f"case {number}: {exc}")
+            raise RowFailedError(f"{row.name}, case {number}, seed {seed}: {exc}") from exc
+        stretch.save()
+    return made
+
+
+async def run_off(
+    row: Row, mechanism: str, *, seed: int, results: Path | None, resource: object = None
+) -> str:
+    """The row without the mechanism: it must fail within `off_cases_max` cases; answers how. AssertionError if it does not."""
+    began_s = time.monotonic()
+    async with _resource(row, resource) as shared:
+        for number in range(row.off_cases_max):
+            try:
+                await run_case(row, number, seed, shared, mechanism, keep=False)
+            except AssertionError as exc:
+                error = str(exc) or traceback.format_exc(limit=-1)
+                break
+        else:
+            raise AssertionError(f"{row.name} passes without {mechanism}: it tests nothing of that")
+    if results is not None:
+        told = Result(
+            row=row.name,
+            off=mechanism,
+            seed=seed,
+            first=0,
+            cases=number + 1,
+            count=number + 1,
+            events=0,
+            seconds=round(time.monotonic() - began_s, 1),
+            result=PASSED,
+            error=error[:ERROR_CHARS_MAX],
+            versions=versions(),
+        )
+        append(results, told)
+    return error
+
+
+async def run_case(
+    row: Row, number: int, seed: int, resource: object, switched_off: str = "", *, keep: bool = True
+) -> Case:
+    """One case, bounded by `case_s_max`."""
+    directory = Path(tempfile.mkdtemp(prefix=f"skillaudit-{row.name}-"))
+    case = Case(number, seed * 1_000_003 + number, directory, switched_off, resource)
+    passed = False
+    try:
+        async with asyncio.timeout(row.case_s_max):
+            await row.inject(case)
+        passed = True
+    finally:
+        if passed or not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            _say(f"{row.name}: case {number} failed; left for a look: {directory}", end="\n")
+    return case
+
+
+class _Given:
+    """A resource that somebody else opened."""
+
+    def __init__(self, resource: object) -> None:
+        self._resource = resource
+
+    async def __aenter__(self) -> object:
+        return self._resource
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
+def _resource(row: Row, resource: object) -> object:
+    return row.resource() if resource is None else _Given(resource)
+
+
+def _say(text: str, end: str = "") -> None:
+    if sys.stderr.isatty() or end:
+        sys.stderr.write(f"\r\x1b[K{text}{end}" if sys.stderr.isatty() else f"{text}\n")
+        sys.stderr.flush()
