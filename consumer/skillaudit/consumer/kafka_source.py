@@ -60,6 +60,7 @@ class KafkaSource:
         """
         self._next: dict[TopicPartition, int] = {}
         self._begins: dict[TopicPartition, int] = {}
+        self._asked_ends: dict[TopicPartition, int] = {}
         self._checked_s = 0.0
         self._commit_again_s = float("-inf")
         self.identity = ""
@@ -248,6 +249,7 @@ class KafkaSource:
             begins = await self._consumer.beginning_offsets(sorted(partitions))
             ends = await self._consumer.end_offsets(sorted(partitions))
         self._begins.update(begins)
+        self._asked_ends.update(ends)
         again: dict[TopicPartition, StoredPosition] = {}
         reached = {name: stored for name, stored in self._positions.items() if stored.last_digest}
         for partition in sorted(partitions):
@@ -284,7 +286,9 @@ class KafkaSource:
     def _ends(self) -> dict[str, int]:
         ends: dict[str, int] = {}
         for partition in self._next:
-            end = self._consumer.highwater(partition)
+            # The client knows it from the first answer that held something of the partition. Until then it is the end
+            # that was asked for at assignment: without it a partition not heard of yet would count as read.
+            end = self._consumer.highwater(partition) or self._asked_ends.get(partition)
             if end is not None:
                 ends[_name(partition)] = int(end)
         return ends
