@@ -169,7 +169,7 @@ def migrate(database: Database) -> str:
                 )
             for number, _, text in steps:
                 if number > version:
-                    _step(cursor, number, text)
+                    _step(cursor, number, text, last=number == steps[-1][0])
             row = cursor.execute("SELECT value FROM store.meta WHERE name = 'database_id'").fetchone()
             return str(row[0]) if row else ""
     finally:
@@ -188,7 +188,8 @@ def _schema_version(cursor: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) if row else 0
 
 
-def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str) -> None:
+def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str, *, last: bool) -> None:
+    """One step in one transaction. The views are those of the newest schema, so they are made with its last step."""
     cursor.execute("BEGIN")
     try:
         if number == 1:
@@ -199,7 +200,8 @@ def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str) -> None:
                 [secrets.token_hex(16)],
             )
         cursor.execute(text)
-        cursor.execute(sql_text("schema/views.sql"))
+        if last:
+            cursor.execute(sql_text("schema/views.sql"))
         cursor.execute("UPDATE store.meta SET value = ? WHERE name = 'schema_version'", [str(number)])
         cursor.execute("COMMIT")
     except BaseException:

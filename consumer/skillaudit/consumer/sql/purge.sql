@@ -11,11 +11,11 @@ SELECT count(*), coalesce(sum(events_stored), 0)::BIGINT FROM store.runs SEMI JO
 -- name: tombstones
 INSERT INTO store.tombstones BY NAME
 SELECT run_key, run_hash, id, topic, source_id, source_seq, liveness, events_stored, missing, lost, conflicts, last_event_at,
-       $purge_id::BIGINT AS purge_id, 0::BIGINT AS records_dropped
+       started_at, received_at, $purge_id::BIGINT AS purge_id, 0::BIGINT AS records_dropped
 FROM store.runs SEMI JOIN purged USING (run_key)
 
 -- name: purge
-INSERT INTO store.purges VALUES
+INSERT INTO store.purges (id, purged_at, cutoff, policy, runs, events) VALUES
     ($purge_id, make_timestamptz($now_us::BIGINT), make_timestamptz($cutoff_us::BIGINT), $policy, $runs, $events)
 
 -- name: delete_events_hot_a

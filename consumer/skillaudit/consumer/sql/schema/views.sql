@@ -21,13 +21,14 @@ FROM store.orphans;
 CREATE OR REPLACE VIEW main.sources AS
 SELECT source_id, topic, partition, host, pid, boot_id, version, clock, opened_at, make_timestamptz(heard_us) AS heard_at,
        beat, beat_at, runs_started, runs_finished, backlog_records, backlog_bytes, oldest_us, refused, lost, closed_by,
-       closed_at, state
+       closed_at, state, claimed, due
 FROM store.sources;
 
 CREATE OR REPLACE VIEW main.positions AS
 SELECT partition, next_offset, cluster, last_offset, last_digest, records,
        CASE WHEN received_us > 0 THEN make_timestamptz(received_us) END AS received_at,
-       CASE WHEN read_to_us > 0 THEN make_timestamptz(read_to_us) END AS read_to, end_offset
+       CASE WHEN read_to_us > 0 THEN make_timestamptz(read_to_us) END AS read_to, end_offset,
+       ledger_next
 FROM store.positions;
 
 CREATE OR REPLACE VIEW main.conflicts AS
@@ -40,12 +41,61 @@ SELECT id, partition, record_offset, key, record, received_us, stored_at, error,
 FROM store.dead_letters;
 
 CREATE OR REPLACE VIEW main.purges AS
-SELECT id, purged_at, cutoff, policy, runs, events FROM store.purges;
+SELECT id, purged_at, cutoff, policy, runs, events, act_id FROM store.purges;
 
 CREATE OR REPLACE VIEW main.tombstones AS
 SELECT run_key, run_hash, id, topic, source_id, source_seq, purge_id, records_dropped, liveness, events_stored, missing,
-       lost, conflicts, last_event_at
+       lost, conflicts, last_event_at, started_at, received_at
 FROM store.tombstones;
 
 CREATE OR REPLACE VIEW main.incidents AS
 SELECT id, happened_at, kind, subject, detail FROM store.incidents;
+
+CREATE OR REPLACE VIEW main.ledger AS
+SELECT partition, idx, kind, run_id, source_id, source_seq, events, head, received_us, record_offset FROM store.ledger;
+
+CREATE OR REPLACE VIEW main.ledger_from AS
+SELECT partition, record_offset, run_key FROM store.ledger_from;
+
+CREATE OR REPLACE VIEW main.journal AS
+SELECT idx, at_us, kind, leaf FROM store.journal;
+
+CREATE OR REPLACE VIEW main.journal_nodes AS
+SELECT level, idx, hashes FROM store.journal_nodes;
+
+CREATE OR REPLACE VIEW main.checkpoints AS
+SELECT size, note, signed_us, published FROM store.checkpoints;
+
+CREATE OR REPLACE VIEW main.acts AS
+SELECT control_partition, control_offset, act_id, kind, act, journal_idx, applied_us FROM store.acts;
+
+CREATE OR REPLACE VIEW main.redactions AS
+SELECT run_key, seq, field, digest, act_id FROM store.redactions;
+
+CREATE OR REPLACE VIEW main.run_salts AS
+SELECT run_key, seq, field, salt FROM store.run_salts;
+
+CREATE OR REPLACE VIEW main.holds AS
+SELECT act_id, scope, placed_us, released_by FROM store.holds;
+
+-- Numbers of runs that their source counted, that are due, and of which neither start nor finish ever arrived: as ranges,
+-- so that no number a source claims makes this large.
+CREATE OR REPLACE VIEW main.source_gaps AS
+WITH arrived AS (
+    SELECT source_id, source_seq FROM store.ledger WHERE kind IN ('start', 'finish') AND run_id <> ''
+    UNION
+    SELECT source_id, source_seq FROM store.runs WHERE source_id <> ''
+    UNION
+    SELECT source_id, source_seq FROM store.tombstones WHERE source_id <> ''
+), numbers AS (
+    SELECT source_id, source_seq FROM arrived
+    UNION ALL
+    SELECT source_id, 0 FROM store.sources
+), next_numbers AS (
+    SELECT source_id, source_seq, lead(source_seq) OVER (PARTITION BY source_id ORDER BY source_seq) AS next_seq
+    FROM numbers
+)
+SELECT s.source_id, n.source_seq + 1 AS first_seq, least(s.due, coalesce(n.next_seq - 1, s.due)) AS last_seq,
+       s.due, s.partition, s.topic
+FROM store.sources AS s JOIN next_numbers AS n ON s.source_id = n.source_id
+WHERE n.source_seq < s.due AND (n.next_seq IS NULL OR n.next_seq > n.source_seq + 1);

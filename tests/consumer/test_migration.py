@@ -1,0 +1,89 @@
+"""A database of an earlier release: what it stored stays, and what was stored without a proof never passes for proven."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import duckdb
+import pytest
+from tests.consumer.support import SOURCE_A, finish, log, records, rows, start, value
+
+from skillaudit.consumer.database import open_database
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.statements import sql_text
+
+OLD_VIEWS = Path(__file__).parent / "data" / "views_of_schema_1.sql"
+COLUMNS = "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'main' AND NOT internal"
+OLD_ROWS = """
+INSERT INTO store.runs BY NAME SELECT
+    7::BIGINT AS run_key, 11::UBIGINT AS run_hash, 'old' AS id, 't' AS topic, 's' AS skill_id, 'c' AS caller_id,
+    'ch' AS channel_id, '{}' AS inputs, now() AS started_at, 'running' AS status, '' AS output, '' AS error,
+    0 AS tool_calls_count, 0 AS runtime_us, '' AS parent_run_id, 0 AS total_input_tokens, 0 AS total_output_tokens,
+    0 AS total_thinking_tokens, '{}' AS attributes, 'aa' AS source_id, 1 AS source_seq, 0 AS events_stored,
+    'pending' AS completeness, 'open' AS liveness, '' AS missing, '' AS lost, 0 AS conflicts, now() AS received_at,
+    false AS by_storage, 'manual' AS clock, 5::UBIGINT AS start_tag, 0 AS known, false AS refused, '0' AS received;
+INSERT INTO store.tombstones BY NAME SELECT
+    3 AS run_key, 9::UBIGINT AS run_hash, 'gone' AS id, 't' AS topic, 'aa' AS source_id, 2 AS source_seq,
+    'finished' AS liveness, 4 AS events_stored, '' AS missing, '' AS lost, 0 AS conflicts, 1 AS purge_id,
+    0 AS records_dropped;
+INSERT INTO store.purges VALUES (1, now(), now(), 'requested', 1, 4);
+INSERT INTO store.positions VALUES ('t/0', 'kafka:x', 42, 41, 'd', 42, 1000, 2000, 42), ('t/1', 'kafka:x', 0, -1, '', 0, 0, 0, 9);
+INSERT INTO store.sources BY NAME SELECT
+    'aa' AS source_id, 't' AS topic, 't/0' AS partition, 'h' AS host, 1 AS pid, 'b' AS boot_id, '1' AS version,
+    'manual' AS clock, 1 AS heard_us, 1 AS beat, 3 AS runs_started, 0 AS runs_finished, 0 AS backlog_records,
+    0 AS backlog_bytes, 0 AS oldest_us, 0 AS refused, 0 AS lost, '' AS closed_by, 'live' AS state;
+"""
+
+
+@pytest.fixture
+def old_file(tmp_path: Path) -> Path:
+    """A file as the first release left it: its schema, its views, rows of every kind that the migration touches."""
+    path = tmp_path / "old.duckdb"
+    with contextlib.closing(
+        duckdb.connect(str(path), config={"storage_compatibility_version": "v1.5.0"})
+    ) as old:
+        old.execute("CREATE SCHEMA store")
+        old.execute("CREATE TABLE store.meta (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)")
+        old.execute("INSERT INTO store.meta VALUES ('schema_version', '1'), ('database_id', 'ab')")
+        old.execute(sql_text("schema/0001_initial.sql"))
+        old.execute(OLD_VIEWS.read_text(encoding="utf-8"))
+        old.execute(OLD_ROWS)
+    return path
+
+
+def test_a_file_of_the_first_release_keeps_what_it_holds(old_file: Path) -> None:
+    """Its identity, its runs and its views' columns are what they were."""
+    with contextlib.closing(duckdb.connect(str(old_file))) as old:
+        before = old.execute("SELECT id, run_key FROM main.runs").fetchall()
+        columns = old.execute(COLUMNS).fetchall()
+    with open_database(old_file) as database:
+        assert database.database_id == "ab"
+        assert rows(database, "SELECT id, run_key FROM main.runs") == before
+        assert set(columns) <= set(rows(database, COLUMNS))
+        assert rows(database, "SELECT purge_id, started_at FROM main.tombstones") == [(1, None)]
+
+
+def test_what_was_stored_without_a_ledger_is_said_so(old_file: Path) -> None:
+    """The records and runs of before have no rows, and the file says from where on there are some; a partition of which
+    nothing was consumed is proven from its beginning.
+    """
+    with open_database(old_file) as database:
+        assert value(database, "SELECT count(*) FROM main.ledger") == 0
+        assert rows(database, "SELECT * FROM main.ledger_from") == [("t/0", 42, 8)]
+
+
+def test_a_new_file_is_proven_from_the_beginning(tmp_path: Path) -> None:
+    """Nothing was stored before the ledger."""
+    with open_database(tmp_path / "new.duckdb") as database:
+        assert rows(database, "SELECT * FROM main.ledger_from") == []
+
+
+def test_a_migrated_file_goes_on(old_file: Path) -> None:
+    """The next batch begins behind the stored position."""
+    with open_database(old_file) as database:
+        materializer = Materializer(database, identity="kafka:x")
+        materializer.apply(records([start(), log(1), finish(2)], first=42, partition="t/0"))
+        assert value(database, "SELECT next_offset FROM main.positions WHERE partition = 't/0'") == 45
+        assert value(database, f"SELECT run_key FROM main.runs WHERE source_id = '{SOURCE_A}'") == 8
+        materializer.close()
