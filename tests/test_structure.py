@@ -17,7 +17,11 @@ ALLOWED = {
     "storage": {"contract", "producer", "consumer", "query", "proof"},
     "cli": {"contract", "producer", "consumer", "query", "proof", "storage"},
 }
-AIOKAFKA_ADAPTERS = {"producer/skillaudit/producer/kafka.py", "consumer/skillaudit/consumer/kafka_source.py"}
+AIOKAFKA_ADAPTERS = {
+    "producer/skillaudit/producer/kafka.py",
+    "consumer/skillaudit/consumer/kafka_source.py",
+    "proof/skillaudit/proof/anchors/kafka.py",
+}
 HEAVY = ("pydantic", "aiokafka", "duckdb", "pyarrow", "click", "rich", "asyncio", "httpx")
 
 

@@ -1,1 +1,5 @@
-"""Proof: what shows that nothing was lost or changed. Imports only the contract; a verifier needs no other part."""
+"""Proof: what was recorded is all there and unaltered, from the database to an anchor outside.
+
+`docs/proof-format.md` gives the bytes. Modules are imported by name; none is loaded by this one, so that a reader of
+ledger leaves needs no engine and no cryptography.
+"""
