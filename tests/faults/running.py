@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Self
 
 from tests.faults.results import FAILED, PASSED, Result, append, next_case, versions
-from tests.faults.rows import Case, Row
+from tests.faults.rows import Case, ResourceFactory, Row
 
 SAVE_EVERY_S = 30.0
 ERROR_CHARS_MAX = 600
@@ -66,13 +68,7 @@ class _Stretch:
 
 
 async def run_row(
-    row: Row,
-    *,
-    count: int,
-    seed: int,
-    results: Path | None,
-    first: int | None = None,
-    resource: object = None,
+    row: Row, resources: Resources, *, count: int, seed: int, results: Path | None, first: int | None = None
 ) -> int:
     """Cases until `count` injections passed in all, those in the results file included; answers how many were made now.
 
@@ -84,38 +80,37 @@ async def run_row(
     made = 0
     if done >= count:
         return 0
-    async with _resource(row, resource) as shared:
-        stretch = _Stretch(row, seed, number, results)
-        try:
-            while done + made < count:
-                case = await run_case(row, number, seed, shared)
-                stretch.add(case)
-                made += case.injections
-                number += 1
-                _say(f"{row.name}: {done + made}/{count}")
-        except Exception as exc:
-            stretch.save()
-            stretch.add(Case(number, seed, Path()))
-            stretch.save(FAILED, f"case {number}: {exc}")
-            raise RowFailedError(f"{row.name}, case {number}, seed {seed}: {exc}") from exc
+    shared = await resources.of(row)
+    stretch = _Stretch(row, seed, number, results)
+    try:
+        while done + made < count:
+            case = await run_case(row, number, seed, shared)
+            stretch.add(case)
+            made += case.injections
+            number += 1
+            _say(f"{row.name}: {done + made}/{count}")
+    except Exception as exc:
+        stretch.save()
+        stretch.add(Case(number, seed, Path()))
+        stretch.save(FAILED, f"case {number}: {exc!r}")
+        raise RowFailedError(f"{row.name}, case {number}, seed {seed}: {exc!r}") from exc
+    finally:
         stretch.save()
     return made
 
 
-async def run_off(
-    row: Row, mechanism: str, *, seed: int, results: Path | None, resource: object = None
-) -> str:
+async def run_off(row: Row, resources: Resources, mechanism: str, *, seed: int, results: Path | None) -> str:
     """The row without the mechanism: it must fail within `off_cases_max` cases; answers how. AssertionError if it does not."""
     began_s = time.monotonic()
-    async with _resource(row, resource) as shared:
-        for number in range(row.off_cases_max):
-            try:
-                await run_case(row, number, seed, shared, mechanism, keep=False)
-            except AssertionError as exc:
-                error = str(exc) or traceback.format_exc(limit=-1)
-                break
-        else:
-            raise AssertionError(f"{row.name} passes without {mechanism}: it tests nothing of that")
+    shared = await resources.of(row)
+    for number in range(row.off_cases_max):
+        try:
+            await run_case(row, number, seed, shared, mechanism, keep=False)
+        except AssertionError as exc:
+            error = str(exc) or traceback.format_exc(limit=-1)
+            break
+    else:
+        raise AssertionError(f"{row.name} passes without {mechanism}: it tests nothing of that")
     if results is not None:
         told = Result(
             row=row.name,
@@ -153,21 +148,24 @@ async def run_case(
     return case
 
 
-class _Given:
-    """A resource that somebody else opened."""
+class Resources:
+    """What rows share: opened when a row first wants it, and once for all rows that name the same factory."""
 
-    def __init__(self, resource: object) -> None:
-        self._resource = resource
+    def __init__(self) -> None:
+        self._stack = contextlib.AsyncExitStack()
+        self._opened: dict[ResourceFactory, object] = {}
 
-    async def __aenter__(self) -> object:
-        return self._resource
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(self, *exc: object) -> None:
-        return None
+        await self._stack.aclose()
 
-
-def _resource(row: Row, resource: object) -> object:
-    return row.resource() if resource is None else _Given(resource)
+    async def of(self, row: Row) -> object:
+        """The row's; raises what opening it raises, for every row that wants it."""
+        if row.resource not in self._opened:
+            self._opened[row.resource] = await self._stack.enter_async_context(row.resource())
+        return self._opened[row.resource]
 
 
 def _say(text: str, end: str = "") -> None:
