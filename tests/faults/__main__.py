@@ -70,6 +70,9 @@ async def main(options: argparse.Namespace) -> int:
 async def _run(row: Row, resources: Resources, options: argparse.Namespace, results: Path) -> bool:
     """Whether it passed; a broker that does not start fails its row, not the others."""
     began_s = time.monotonic()
+    if row.skipped_because:
+        print(f"skipped {row.name}: {row.skipped_because}", flush=True)
+        return True
     try:
         if not options.off:
             count = options.count or (row.share if options.share else row.full)

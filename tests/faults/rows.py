@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.support.small_fs import why_not
 
 ResourceFactory = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -75,6 +78,11 @@ class Row:
     root: str = ""
     """What it needs root for (to mount a small file system); skipped, and said so, where it cannot be had."""
     case_s_max: float = 300.0
+
+    @property
+    def skipped_because(self) -> str:
+        """Why it can't be injected here; empty where it can. CI has everything, so that nothing is skipped there."""
+        return why_not() if self.root and not os.environ.get("CI") else ""
 
 
 REGISTRY: dict[str, Row] = {}
