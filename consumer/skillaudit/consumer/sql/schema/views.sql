@@ -99,3 +99,9 @@ SELECT s.source_id, n.source_seq + 1 AS first_seq, least(s.due, coalesce(n.next_
        s.due, s.partition, s.topic
 FROM store.sources AS s JOIN next_numbers AS n ON s.source_id = n.source_id
 WHERE n.source_seq < s.due AND (n.next_seq IS NULL OR n.next_seq > n.source_seq + 1);
+
+-- Numbers that the broker refused: their record is nowhere, but it had a digest, and the run's head holds it.
+CREATE OR REPLACE VIEW main.refusals AS
+SELECT run_key, json_extract(decode(record), '$.seq')::BIGINT AS seq
+FROM store.kept
+WHERE json_extract_string(decode(record), '$.type') = 'run.refused';
