@@ -1,0 +1,27 @@
+"""What can go wrong here and nowhere else, by what the caller should do: see `contract.errors`."""
+
+from __future__ import annotations
+
+from skillaudit.contract.errors import RejectedError, StopError
+
+
+class NoteError(RejectedError):
+    """A text is no signed note, no checkpoint, or no key of the form expected; or its signature is not the key's."""
+
+    exit_code = 5
+
+
+class SigningRefusedError(StopError):
+    """The journal is not a continuation of what was signed before: an older copy, a fork, or damage. Nothing is signed
+    until the journal is repaired from its anchors.
+    """
+
+
+class AnchorConflictError(StopError):
+    """An anchor holds something else than what is to be published there: another log, a fork, or a longer journal."""
+
+
+class AnchorContentError(RejectedError):
+    """An object of an anchor is not what a sealer writes; the text names its place."""
+
+    exit_code = 5
