@@ -20,7 +20,13 @@ PARTITIONS = 6
 
 def settings_at(data: Path, **members) -> Settings:
     """Settings of a small pipeline that takes no notice of how full the machine's disk is."""
-    own = {"data": data, "outbox_free_bytes_min": 0, "http_listen": "127.0.0.1:0", "batch_interval_ms": 1}
+    own = {
+        "data": data,
+        "outbox_free_bytes_min": 0,
+        "http_listen": "127.0.0.1:0",
+        "metrics_listen": "",
+        "batch_interval_ms": 1,
+    }
     return Settings(**(own | members))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Generator
+from functools import partial
 
 import click
 
@@ -11,8 +14,9 @@ from skillaudit.cli.output import stderr
 from skillaudit.cli.running import ProgressLine, stop_on_signals
 from skillaudit.contract.errors import SettingsError
 from skillaudit.contract.settings import Settings
-from skillaudit.producer.forwarder import ForwardReport
+from skillaudit.producer.forwarder import Forwarder, ForwardReport
 from skillaudit.producer.forwarder_host import run_host_forwarder
+from skillaudit.producer.forwarder_metrics import serve_metrics
 
 
 @click.command()
@@ -37,9 +41,22 @@ async def _run(settings: Settings) -> ForwardReport:
         f"forwarding {settings.outbox_dir} to {settings.kafka_bootstrap_servers}, topic {settings.kafka_topics[0]}"
     )
     async with stop_on_signals() as stop:
-        report = await run_host_forwarder(settings, stop, lambda report: line.show(lambda: _text(report)))
+        report = await run_host_forwarder(
+            settings,
+            stop,
+            lambda report: line.show(lambda: _text(report)),
+            observe=partial(_observe, settings),
+        )
     line.done(_text(report))
     return report
+
+
+@contextlib.contextmanager
+def _observe(settings: Settings, forwarder: Forwarder) -> Generator[None]:
+    with serve_metrics(forwarder, settings) as url:
+        if url:
+            stderr().print(f"metrics at {url}")
+        yield
 
 
 def _text(report: ForwardReport) -> str:

@@ -1,54 +1,198 @@
-"""The consumer's figures for Prometheus, read from its status when they are asked for."""
+"""The consumer's figures for Prometheus, read from its status and its database when they are asked for.
+
+Names end in their unit; counters count since the process started, except where the text says "stored": those are what the
+database holds, and stay where they are when the consumer is started anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from skillaudit.consumer.database import engine_errors
+from skillaudit.consumer.statements import statements
+from skillaudit.contract.clock import Clock, SystemClock
+from skillaudit.contract.errors import StopError
+
 if TYPE_CHECKING:
     from skillaudit.consumer.service import ConsumerService
 
+_SQL: Final = statements("metrics.sql")
+READ_INTERVAL_S: Final = 5.0
+"""How old what was read from the database may be: scrapers cannot make the engine work more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFigures:
+    """What the agents of one host said last, summed over their sources."""
+
+    host: str
+    live: int
+    silent: int
+    backlog_records: int
+    backlog_bytes: int
+    oldest_us: int
+    """Wall clock of the oldest event that was not forwarded; 0: none waits."""
+    heard_us: int
+    """Broker time of the newest sign of life; 0: none, or all sources are closed."""
+    refused: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFigures:
+    """One look at the database."""
+
+    troubles: Sequence[tuple[str, str, int]] = ()
+    """Name, label, number."""
+    hosts: Sequence[HostFigures] = ()
+    read_to_us: int = 0
+
+
+@dataclass(slots=True)
+class _Cache:
+    read_s: float = float("-inf")
+    figures: StoredFigures = field(default_factory=StoredFigures)
+
 
 class ServiceCollector(Collector):
-    """Reads `ConsumerService.status`; nothing is counted twice."""
+    """Reads `ConsumerService.status` and the database behind it. From any thread; reading takes milliseconds."""
 
-    def __init__(self, service: ConsumerService) -> None:
+    def __init__(self, service: ConsumerService, clock: Clock | None = None) -> None:
         """`service` may be at any stage of its life."""
         self._service = service
+        self._clock = clock or SystemClock()
+        self._cache = _Cache()
+        self._reading = Lock()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not read."""
+        return ()
 
     def collect(self) -> Iterable[Metric]:
         """All figures, as of now."""
-        status = self._service.status
-        up = GaugeMetricFamily(
-            "skillaudit_consumer_up", "1 while the consumer takes records, 0 while its source does not answer"
+        yield from _status_figures(self._service)
+        figures = self._stored()
+        if figures is not None:
+            yield from _trouble_figures(figures)
+            yield from _host_figures(figures, self._clock.wall_us())
+
+    def _stored(self) -> StoredFigures | None:
+        """What the database holds; None while it is not open, which the state tells."""
+        with self._reading:
+            now_s = time.monotonic()
+            if now_s - self._cache.read_s > READ_INTERVAL_S:
+                try:
+                    self._cache = _Cache(now_s, _read(self._service))
+                except StopError:
+                    return None
+            return self._cache.figures
+
+
+def _read(service: ConsumerService) -> StoredFigures:
+    with contextlib.closing(service.cursor()) as cursor, engine_errors("read figures"):
+
+        def rows(name: str) -> list[tuple[Any, ...]]:
+            return cursor.execute(_SQL[name]).fetchall()
+
+        hosts = tuple(HostFigures(*row) for row in rows("hosts"))
+        return StoredFigures(
+            [(row[0], row[1], row[2]) for row in rows("troubles")], hosts, rows("read_to")[0][0]
         )
-        up.add_metric([], 1.0 if status.state.value == "running" else 0.0)
-        yield up
-        yield CounterMetricFamily(
-            "skillaudit_consumer_records", "Records consumed since the start", value=status.records
-        )
-        yield CounterMetricFamily(
-            "skillaudit_consumer_batches", "Transactions since the start", value=status.batches
-        )
-        yield GaugeMetricFamily(
-            "skillaudit_consumer_apply_seconds", "How long the last batch took", value=status.apply_ms / 1000
-        )
-        lag = GaugeMetricFamily(
-            "skillaudit_consumer_lag_offsets", "Offsets behind the end last seen", labels=["partition"]
-        )
-        for partition, offsets in status.lag.copy().items():
-            lag.add_metric([partition], offsets)
-        yield lag
-        outcomes = CounterMetricFamily(
-            "skillaudit_consumer_outcomes", "What became of records since the start", labels=["outcome"]
-        )
-        for outcome, count in status.outcomes.copy().items():
-            outcomes.add_metric([outcome], count)
-        yield outcomes
+
+
+def _status_figures(service: ConsumerService) -> Iterable[Metric]:
+    status = service.status
+    yield GaugeMetricFamily(
+        "skillaudit_consumer_up",
+        "1 while the consumer takes records, 0 while its source does not answer or it has stopped",
+        value=1.0 if status.state.value == "running" else 0.0,
+    )
+    yield CounterMetricFamily(
+        "skillaudit_consumer_records", "Records consumed since the start", value=status.records
+    )
+    yield CounterMetricFamily(
+        "skillaudit_consumer_batches", "Transactions since the start", value=status.batches
+    )
+    yield GaugeMetricFamily(
+        "skillaudit_consumer_apply_seconds", "How long the last batch took", value=status.apply_ms / 1000
+    )
+    lag = GaugeMetricFamily(
+        "skillaudit_consumer_lag_offsets", "Offsets behind the end last seen", labels=["partition"]
+    )
+    for partition, offsets in status.lag.copy().items():
+        lag.add_metric([partition], offsets)
+    yield lag
+    outcomes = CounterMetricFamily(
+        "skillaudit_consumer_outcomes", "What became of records since the start", labels=["outcome"]
+    )
+    for outcome, count in status.outcomes.copy().items():
+        outcomes.add_metric([outcome], count)
+    yield outcomes
+
+
+def _trouble_figures(figures: StoredFigures) -> Iterable[Metric]:
+    texts: Mapping[str, tuple[str, list[str]]] = {
+        "conflicts": ("Stored records that claim a place which another record of their run holds", []),
+        "orphans": ("Stored runs of which no start has arrived", []),
+        "dead_letters": ("Stored records that are no events, by state", ["state"]),
+        "incidents": ("Stored incidents, by kind", ["kind"]),
+    }
+    families = {
+        name: GaugeMetricFamily(f"skillaudit_{name}", text, labels=labels)
+        for name, (text, labels) in texts.items()
+    }
+    for name, label, number in figures.troubles:
+        families[name].add_metric([label] if texts[name][1] else [], number)
+    yield from families.values()
+
+
+def _host_figures(figures: StoredFigures, now_us: int) -> Iterable[Metric]:
+    sources = GaugeMetricFamily(
+        "skillaudit_host_sources",
+        "Sources that are not closed, by what is heard of them",
+        labels=["host", "state"],
+    )
+    texts = {
+        "backlog_records": "Records in outboxes that no forwarder had acknowledged at the last heartbeat",
+        "backlog_bytes": "The same in bytes",
+        "oldest_unforwarded_seconds": "Age of the oldest of them; by this machine's clock",
+        "silence_seconds": "How long nothing was heard of the host, in what is consumed of the broker's time; "
+        "a stuck forwarder shows here",
+        "refused_records": "Records that were refused for good, as heartbeats counted them",
+        "lost_events": "Events that agents dropped, counted and declared (best effort)",
+    }
+    families = {
+        name: GaugeMetricFamily(f"skillaudit_host_{name}", text, labels=["host"])
+        for name, text in texts.items()
+    }
+    for host in figures.hosts:
+        sources.add_metric([host.host, "live"], host.live)
+        sources.add_metric([host.host, "silent"], host.silent)
+        values = {
+            "backlog_records": host.backlog_records,
+            "backlog_bytes": host.backlog_bytes,
+            "oldest_unforwarded_seconds": _seconds_between(host.oldest_us, now_us),
+            "silence_seconds": _seconds_between(host.heard_us, figures.read_to_us),
+            "refused_records": host.refused,
+            "lost_events": host.lost,
+        }
+        for name, value in values.items():
+            families[name].add_metric([host.host], value)
+    yield sources
+    yield from families.values()
+
+
+def _seconds_between(from_us: int, to_us: int) -> float:
+    return max(to_us - from_us, 0) / 1e6 if from_us > 0 else 0.0
 
 
 def make_registry(service: ConsumerService) -> CollectorRegistry:

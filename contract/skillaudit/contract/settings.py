@@ -115,6 +115,8 @@ class Settings:
     """Comma-separated names a request may address this server by, besides loopback and `http_listen`'s own; `*`: any."""
     http_allow_unauthenticated: bool = False
     """Serve off loopback without a token: only behind something that authenticates."""
+    metrics_listen: str = "127.0.0.1:8766"
+    """`host:port` at which `skillaudit forward` serves Prometheus metrics; empty: nowhere. The consumer's are at `http_listen`."""
     url: str = ""
     """Address of a running consumer's HTTP surface; reading commands ask it."""
     token_file: Path | None = None

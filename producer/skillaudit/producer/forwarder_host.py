@@ -50,11 +50,13 @@ async def run_host_forwarder(
     on_progress: Callable[[ForwardReport], None] | None = None,
     *,
     publisher: RecordPublisher | None = None,
+    observe: Callable[[Forwarder], contextlib.AbstractContextManager[object]] | None = None,
 ) -> ForwardReport:
     """Forward everything in the outbox directory until `stop` is set, then end within seconds.
 
     Raises `LockedError` where another forwarder of the host runs, `OutboxMismatchError` where the directory is read by
-    another consumer, topic or cluster. `on_progress` is called about once a second.
+    another consumer, topic or cluster. `on_progress` is called about once a second; what `observe` gives is entered
+    for as long as the forwarder runs.
     """
     forwarder = Forwarder(
         settings.outbox_dir,
@@ -62,7 +64,7 @@ async def run_host_forwarder(
         limits=forwarder_limits(settings),
         scope=Scope.ALL,
     )
-    with _only_one(settings.outbox_dir):
+    with _only_one(settings.outbox_dir), observe(forwarder) if observe else contextlib.nullcontext():
         async with _progress(forwarder, on_progress):
             return await forwarder.run(stop)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import orjson
@@ -39,4 +40,5 @@ async def readyz(surface: SurfaceOf) -> Response:
 async def metrics(request: Request, surface: SurfaceOf) -> Response:
     """Everything in the registry that the process handed in."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(surface.registry), headers={"Content-Type": media_type})
+    text = await asyncio.to_thread(encode, surface.registry)  # collectors may read the database
+    return Response(text, headers={"Content-Type": media_type})
