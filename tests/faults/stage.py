@@ -68,9 +68,18 @@ class Agents:
     """Agent processes (`agent.py`) with an account each; `async with` starts them, and kills what still lives at its end."""
 
     def __init__(
-        self, case: Case, settings: Settings | Sequence[Settings], plans: Iterable[Plan | dict[str, Any]]
+        self,
+        case: Case,
+        settings: Settings | Sequence[Settings],
+        plans: Iterable[Plan | dict[str, Any]],
+        *,
+        module: str = "tests.faults.agent",
+        words: Sequence[str] = (),
     ) -> None:
-        """One process a plan; `settings`: of all, or one each. A plan without an account file gets its own."""
+        """One process a plan; `settings`: of all, or one each. A plan without an account file gets its own.
+
+        `module`: another agent that takes the plan as its first argument, and `words` after that.
+        """
         made = [plan if isinstance(plan, Plan) else Plan(**{"account": "", **plan}) for plan in plans]
         mark = secrets.token_hex(3)
         self.plans = [
@@ -86,7 +95,7 @@ class Agents:
             Process(
                 f"agent {n}",
                 own,
-                ["-m", "tests.faults.agent", json.dumps(dataclasses.asdict(plan))],
+                ["-m", module, json.dumps(dataclasses.asdict(plan)), *words],
                 case.directory / f"agent-{mark}-{n}.log",
             )
             for n, (plan, own) in enumerate(zip(self.plans, each, strict=True))
