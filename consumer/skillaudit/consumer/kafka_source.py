@@ -1,4 +1,4 @@
-"""Kafka as a `RecordSource`: the one module of the consumer that imports aiokafka.
+"""Kafka as a `RecordSource`: with `control_kafka` the only module of the consumer that imports aiokafka.
 
 All partitions are assigned by hand: with one database there is one writer, and a rebalance in the background would read
 offsets twice. Offsets come from the database alone; the group's offsets are written only to show lag. An offset out of
@@ -44,11 +44,20 @@ START_BACKOFF_S: Final = 0.25
 _LOG_APPEND_TIME: Final = 1
 
 
+class MissingTopicError(UnreachableError):
+    """The cluster answers, and has no such topic."""
+
+
 class KafkaSource:
     """`RecordSource` over one or more topics; the partitions are `<topic>/<number>`."""
 
-    def __init__(self, settings: Settings, *, group: str = "") -> None:
-        """`group`: where offsets are committed to show lag; none where empty. It takes no part in what is read."""
+    def __init__(
+        self, settings: Settings, *, group: str = "", topic_attempts_max: int = START_ATTEMPTS_MAX
+    ) -> None:
+        """`group`: where offsets are committed to show lag; none where empty. It takes no part in what is read.
+        `topic_attempts_max`: how often a topic that is not there is looked for before `MissingTopicError`.
+        """
+        self._topic_attempts_max = topic_attempts_max
         self._settings = settings
         self._topics = settings.kafka_topics
         self._group = group
@@ -181,13 +190,13 @@ class KafkaSource:
 
     async def _partitions(self) -> set[TopicPartition]:
         missing: set[str] = set(self._topics)
-        for _ in range(START_ATTEMPTS_MAX):
+        for _ in range(self._topic_attempts_max):
             found = {t["topic"]: t["partitions"] for t in (await self._metadata())["topics"]}
             missing = {topic for topic in self._topics if not found.get(topic)}
             if not missing:
                 return {TopicPartition(topic, p["partition"]) for topic in self._topics for p in found[topic]}
             await asyncio.sleep(START_BACKOFF_S)
-        raise UnreachableError(
+        raise MissingTopicError(
             f"the cluster has no topic {', '.join(sorted(missing))}; `skillaudit topics` creates it"
         )
 
