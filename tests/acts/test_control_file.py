@@ -21,19 +21,27 @@ async def lines_of(path: Path, stored: StoredPosition | None = None) -> list[byt
     return [record.value for record in batch.records]
 
 
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def put(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 @pytest.fixture
 async def two(tmp_path: Path) -> Path:
     path = tmp_path / "data" / "control.jsonl"
     log = FileControlLog(path)
     await log.append("1", b'{"n":1}')
-    assert await log.append("2", b'{"n":2}') == path.stat().st_size
+    assert await log.append("2", b'{"n":2}') == len(content(path))
     return path
 
 
 async def test_what_was_appended_is_read_in_order(two: Path) -> None:
     """And from a stored position on only what lies behind it."""
     assert await lines_of(two) == [b'{"n":1}', b'{"n":2}']
-    end = two.stat().st_size
+    end = len(content(two))
     stored = StoredPosition(end // 2, 0, record_digest(b'{"n":1}'))
     assert await lines_of(two, stored) == [b'{"n":2}']
     assert await lines_of(two.with_name("none")) == []
@@ -47,8 +55,8 @@ async def test_a_line_cut_off_is_replaced_by_the_next_append(tmp_path_factory, c
     log = FileControlLog(path)
     await log.append("1", b'{"n":1}')
     await log.append("2", b'{"n":2}')
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-cut])
+    whole = content(path)
+    put(path, whole[:-cut])
     assert await lines_of(path) == [b'{"n":1}']
     await log.append("3", b'{"n":3}')
     assert await lines_of(path) == [b'{"n":1}', b'{"n":3}']
@@ -56,25 +64,25 @@ async def test_a_line_cut_off_is_replaced_by_the_next_append(tmp_path_factory, c
 
 async def test_zeroes_that_a_power_cut_left_are_a_line_cut_off(two: Path) -> None:
     """A file system may keep the length and lose the bytes."""
-    whole = two.read_bytes()
-    two.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
+    whole = content(two)
+    put(two, whole[: len(whole) // 2] + bytes(len(whole) // 2))
     assert await lines_of(two) == [b'{"n":1}']
 
 
 async def test_damage_before_another_act_stops(two: Path) -> None:
     """An act that was applied elsewhere must not be passed over, and must not be written over."""
-    content = two.read_bytes()
-    two.write_bytes(b"X" + content[1:])
+    content = content(two)
+    put(two, b"X" + content[1:])
     with pytest.raises(StopError, match="damaged at byte 0"):
         await lines_of(two)
     with pytest.raises(StopError, match="damaged at byte 0"):
         await FileControlLog(two).append("3", b"{}")
-    assert two.read_bytes() == b"X" + content[1:]
+    assert content(two) == b"X" + content[1:]
 
 
 async def test_another_log_under_the_same_name_is_lost_history(two: Path) -> None:
     """The act at the stored position must still be the one that was applied."""
-    stored = StoredPosition(two.stat().st_size, 0, record_digest(b"another"))
+    stored = StoredPosition(len(content(two)), 0, record_digest(b"another"))
     with pytest.raises(HistoryLostError, match="accept-history-loss control/0"):
         await lines_of(two, stored)
 
