@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import until
 
 from skillaudit.consumer.acts import record_stop
 from skillaudit.consumer.database import open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.service import ConsumerService, ServiceState
 from skillaudit.contract.clock import to_us, uuid7
-from skillaudit.contract.errors import DatabaseError, HistoryLostError, LockedError
+from skillaudit.contract.errors import DatabaseError, HistoryLostError, LockedError, RetryableError
 from skillaudit.contract.events import encode_storage_start
 from skillaudit.contract.records import SkillRun
 from skillaudit.contract.settings import Settings
@@ -163,3 +164,57 @@ def test_what_stopped_it_is_kept_again_after_something_else(settings: Settings) 
         "y",
         "x",
     ]
+
+
+class BusyMaterializer:
+    """Refuses the first batches as a seal in flight does."""
+
+    def __init__(self, materializer: Materializer, refusals: list[str]) -> None:
+        self._materializer = materializer
+        self._refusals = refusals
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._materializer, name)
+
+    def apply(self, *args: Any) -> Any:
+        if self._refusals:
+            raise RetryableError(self._refusals.pop())
+        return self._materializer.apply(*args)
+
+
+class BusyService(ConsumerService):
+    """A service over such a materializer."""
+
+    refusals: list[str]
+
+    @property
+    def materializer(self) -> Any:
+        return BusyMaterializer(super().materializer, self.refusals)
+
+
+async def test_a_batch_that_cannot_be_taken_now_is_taken_later(settings: Settings) -> None:
+    """Nothing of it was committed: the service says so and applies the same batch again, it does not end."""
+    service = BusyService(settings, source=lambda _: ListSource([start_record("a", datetime.now(UTC))]))
+    service.refusals = ["a seal is still running"] * 2
+    stop = asyncio.Event()
+    task = asyncio.create_task(service.run(stop))
+    async with asyncio.timeout(WAIT_S):
+        await service.caught_up.wait()
+    assert service.status.state is ServiceState.RUNNING
+    stop.set()
+    await task
+    assert rows(settings, "SELECT id FROM runs") == [("a",)]
+
+
+async def test_a_service_that_waits_for_its_turn_can_be_stopped(settings: Settings) -> None:
+    """The batch is read again at the next start."""
+    service = BusyService(settings, source=lambda _: ListSource([start_record("a", datetime.now(UTC))]))
+    service.refusals = ["a seal is still running"] * 1_000
+    stop = asyncio.Event()
+    task = asyncio.create_task(service.run(stop))
+    async with asyncio.timeout(WAIT_S):
+        await until(lambda: service.status.state is ServiceState.RETRYING)
+        stop.set()
+        await task
+    assert service.status.state is ServiceState.STOPPED
+    assert rows(settings, "SELECT count(*) FROM runs") == [(0,)]

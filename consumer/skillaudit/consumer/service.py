@@ -9,6 +9,7 @@ take cursors of their own from `cursor` and wait for positions by `wait_for`.
     many small transactions when little arrives    the pause after a small batch is as long as the batch took, at most
                                                    `batch_interval_ms`: half the time at most goes into transactions
     a broker away                                  poll again, for ever, with a bounded pause; said once
+    a batch that can't be taken now (a seal runs)  apply the same batch again, as above: nothing of it was committed
     a record that must not be passed over          StopError: an incident is stored, `run` raises it
 """
 
@@ -41,6 +42,7 @@ from skillaudit.contract.errors import (
     FencedError,
     HistoryLostError,
     NotYetMaterializedError,
+    RetryableError,
     StopError,
     UnreachableError,
 )
@@ -97,6 +99,10 @@ class ServiceStatus:
     """How long the last batch took."""
 
 
+class _EndedError(Exception):
+    """Told to stop while a batch could not be taken: nothing of it was committed, and it is read again."""
+
+
 SourceFactory = Callable[[Database], RecordSource]
 
 
@@ -149,6 +155,7 @@ class ConsumerService:
         self._positions: dict[str, int] = {}
         self._ends: dict[str, int] = {}
         self._closed = False
+        self._stopping = asyncio.Event()
         self._seal: asyncio.Task[None] | None = None
         self._window: list[tuple[float, int]] = []
         self._ticked_s = 0.0
@@ -230,7 +237,9 @@ class ConsumerService:
         try:
             if self._materializer is None:
                 await self.start()
-            await self._consume(stop)
+            self._stopping = stop
+            with contextlib.suppress(_EndedError):
+                await self._consume(stop)
             self.status.state = ServiceState.STOPPED
         except Exception as exc:
             await self._fail(exc)
@@ -297,12 +306,9 @@ class ConsumerService:
                 timeout_ms = POLL_TIMEOUT_MS if self.caught_up.is_set() else CATCH_UP_POLL_MS
                 batch = await self._source.poll(self.settings.batch_records_max, timeout_ms)
             except UnreachableError as exc:
-                self._say_unreachable(exc)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RETRY_PAUSE_S_MAX)
+                pause_s = await self._wait_out(exc, pause_s)
             else:
-                self.status.state = ServiceState.RUNNING
-                self.status.last_error = ""
+                self._work_again()
                 return batch
 
     async def _take(self, batch: RecordBatch) -> float:
@@ -310,8 +316,7 @@ class ConsumerService:
         began_s = time.monotonic()
         self._ends = dict(batch.ends)
         if batch.records or batch.findings or batch.closed:
-            report = await self._in_writer(lambda: self._apply(batch))
-            await self._note(report)
+            await self._note(await self._apply_patiently(batch))
         took_s = time.monotonic() - began_s
         if batch.records or batch.closed:
             assert self._source is not None  # noqa: S101  `start` has run
@@ -323,15 +328,29 @@ class ConsumerService:
         await self._tick_and_seal()
         return took_s
 
-    def _apply(self, batch: RecordBatch) -> ApplyReport:
-        """In the writer's thread."""
+    async def _apply_patiently(self, batch: RecordBatch) -> ApplyReport:
+        """Apply the batch, again and again where the materializer asks for it: all of it is committed, or nothing is."""
         # Findings first: once the position has moved past the damage, nobody would meet it again.
         if batch.findings:
-            record_findings(self.materializer, batch.findings)
-        report = self.materializer.apply(batch.records, batch.ends)
+            await self._in_writer(lambda: record_findings(self.materializer, batch.findings))
+        report = await self._retry(lambda: self.materializer.apply(batch.records, batch.ends))
         if batch.closed:
-            close_sources(self.materializer, batch.closed)
+            await self._retry(lambda: close_sources(self.materializer, batch.closed))
         return report
+
+    async def _retry(self, work: Callable[[], T]) -> T:
+        """In the writer's thread, for as long as it takes; `_EndedError` where the service is told to stop meanwhile."""
+        pause_s = RETRY_PAUSE_S
+        while True:
+            try:
+                done = await self._in_writer(work)
+            except RetryableError as exc:
+                pause_s = await self._wait_out(exc, pause_s)
+                if self._stopping.is_set():
+                    raise _EndedError from exc
+            else:
+                self._work_again()
+                return done
 
     async def _note(self, report: ApplyReport) -> None:
         self.status.records += report.records - report.skipped
@@ -472,10 +491,17 @@ class ConsumerService:
         self.status.rate = sum(n for _, n in self._window) / span_s
         self.status.lag = {p: max(end - self._positions.get(p, 0), 0) for p, end in self._ends.items()}
 
-    def _say_unreachable(self, exc: UnreachableError) -> None:
+    async def _wait_out(self, exc: RetryableError, pause_s: float) -> float:
+        """Say it, pause; returns the next pause."""
         self.status.state = ServiceState.RETRYING
         self.status.last_error = str(exc)
         now_s = time.monotonic()
         if now_s - self._said_s >= LOG_INTERVAL_S:
             self._said_s = now_s
             _log.warning("%s; what is stored can be read, attempts go on", exc)
+        await asyncio.sleep(pause_s)
+        return min(pause_s * 2, RETRY_PAUSE_S_MAX)
+
+    def _work_again(self) -> None:
+        self.status.state = ServiceState.RUNNING
+        self.status.last_error = ""
