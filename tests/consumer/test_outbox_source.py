@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import until
 
-from skillaudit.consumer.outbox_source import OutboxSource
-from skillaudit.contract.errors import UnreachableError
+from skillaudit.consumer.outbox_source import UNREADABLE_RETRY_US, OutboxSource
+from skillaudit.contract.clock import Clock, ManualClock
 from skillaudit.contract.outbox.acknowledgement import read_acknowledgement
+from skillaudit.contract.outbox.directory import READER_LOCK_NAME
 from skillaudit.contract.outbox.layout import segment_name
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import SourceRecord, StoredPosition
@@ -35,8 +37,8 @@ def make_source(settings: Settings) -> str:
     return f"outbox/{log.source_id}"
 
 
-def open_source(settings: Settings) -> OutboxSource:
-    return OutboxSource(settings.outbox_dir, settings.archive_dir, database_id="d", keep_days=30)
+def open_source(settings: Settings, clock: Clock | None = None) -> OutboxSource:
+    return OutboxSource(settings.outbox_dir, settings.archive_dir, database_id="d", keep_days=30, clock=clock)
 
 
 async def take_all(source: OutboxSource) -> list[SourceRecord]:
@@ -47,24 +49,50 @@ async def take_all(source: OutboxSource) -> list[SourceRecord]:
 
 
 async def test_a_source_that_cannot_be_read_costs_the_others_nothing(settings: Settings) -> None:
-    """What the others gave in that round reaches the caller; the trouble is told when there is nothing else."""
-    names = [make_source(settings), make_source(settings)]
-    source = open_source(settings)
+    """It is a finding, told once and tried again; what the others gave in that round reaches the caller."""
+    names, clock = [make_source(settings), make_source(settings)], ManualClock()
+    source = open_source(settings, clock)
     await source.open({})
     segment = settings.outbox_dir / names[0].partition("/")[2] / segment_name(1)
     hidden = segment.with_name("hidden")
     segment.rename(hidden)
     segment.mkdir()  # opening it fails with an OSError
-    first = list((await source.poll(10_000, 0)).records)
+    batch = await source.poll(10_000, 0)
+    first = list(batch.records)
     assert {r.partition for r in first} == {names[1]}
-    await source.poll(10_000, 0)  # the other one is closed
-    with pytest.raises(UnreachableError):
-        await source.poll(10_000, 0)
+    assert [(f.partition, f.kind) for f in batch.findings] == [(names[0], "outbox-unreadable")]
+    again = await source.poll(10_000, 0)
+    assert (again.records, again.findings) == ([], [])
+    assert again.ends[names[0]] > 0, "more may wait: nobody takes it for read to its end"
     segment.rmdir()
     hidden.rename(segment)
+    clock.advance(UNREADABLE_RETRY_US)
     rest = await take_all(source)
     assert {r.partition for r in rest} == {names[0]}
     assert len(first) == len(rest) == EVENTS
+    await source.close()
+
+
+async def test_a_source_that_cannot_be_joined_costs_the_others_nothing(settings: Settings) -> None:
+    """The same where its lock can't be opened: the consumer starts, tells it, and joins it later."""
+    names, clock = [make_source(settings), make_source(settings)], ManualClock()
+    lock = settings.outbox_dir / names[0].partition("/")[2] / READER_LOCK_NAME
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    source = open_source(settings, clock)
+    await source.open({})
+    batch = await source.poll(10_000, 0)
+    assert {r.partition for r in batch.records} == {names[1]}
+    assert [(f.partition, f.kind) for f in batch.findings] == [(names[0], "outbox-unreadable")]
+    assert batch.ends[names[0]] > 0
+    await source.poll(10_000, 0)  # that the other one is closed
+    lock.rmdir()
+    clock.advance(UNREADABLE_RETRY_US)
+
+    async def joined() -> list[SourceRecord]:
+        return await take_all(source)
+
+    assert {r.partition for r in await until(joined)} == {names[0]}
     await source.close()
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +57,8 @@ ROUND_RECORDS_MIN: Final = 256
 IDLE_POLL_S: Final = 0.01
 IDLE_POLL_MAX_S: Final = 0.05
 DISCOVERY_INTERVAL_S: Final = 0.1
+UNREADABLE_RETRY_US: Final = 5_000_000
+"""How long a source that the disk does not give is left alone; the others go on."""
 PRUNE_INTERVAL_S: Final = 3_600.0
 
 
@@ -180,6 +182,10 @@ class OutboxSource:
         self._partitions: dict[str, _Partition] = {}
         self._waited_for: set[str] = set()
         """Sources that another process still reads; said once."""
+        self._unreadable: dict[str, int] = {}
+        """Partitions that the disk does not give -> when to try again; each is a finding once, until it is read again."""
+        self._findings: list[Finding] = []
+        """What the next batch has to tell beside what its readers met."""
         self._turn = asyncio.Lock()
         """`commit` may come while a `poll` waits: one at a time looks at the partitions."""
         self._next = 0
@@ -255,9 +261,40 @@ class OutboxSource:
 
     def _discover(self) -> None:
         self._discovered_s = time.monotonic()
-        for directory in list_source_dirs(self._outbox_dir):
+        try:
+            directories = list_source_dirs(self._outbox_dir)
+        except OSError as exc:
+            raise UnreachableError(
+                f"can't list the outbox {self._outbox_dir}: {exc.strerror}; check the disk and the permissions"
+            ) from exc
+        for directory in directories:
             if partition_name(directory.name) not in self._partitions:
-                self._join(directory)
+                self._join_if_readable(directory)
+
+    def _join_if_readable(self, directory: Path) -> None:
+        """One source that the disk does not give must not keep the others waiting."""
+        name = partition_name(directory.name)
+        if not self._may_try(name):
+            return
+        try:
+            self._join(directory)
+        except OSError as exc:
+            self._set_aside(name, directory, self._positions.get(name, StoredPosition(0)).next_offset, exc)
+        else:
+            self._unreadable.pop(name, None)
+
+    def _may_try(self, name: str) -> bool:
+        return self._clock.steady_us() >= self._unreadable.get(name, 0)
+
+    def _set_aside(self, name: str, directory: Path, position: int, exc: OSError) -> None:
+        """An incident beside the others: it is tried again, and told once."""
+        if name not in self._unreadable:
+            detail = f"can't read the source {directory}: {exc.strerror or type(exc).__name__}; check the disk and the permissions"
+            _log.warning("%s; the others go on, and it is tried again", detail)
+            self._findings.append(
+                Finding(partition=name, offset=position, kind="outbox-unreadable", detail=detail)
+            )
+        self._unreadable[name] = self._clock.steady_us() + UNREADABLE_RETRY_US
 
     def _join_archived(self) -> None:
         """The sources of which only the archive is left, where the database lacks something. Looked at once, since whoever
@@ -267,7 +304,7 @@ class OutboxSource:
         archived = list_archived_sources(self._archive_dir) if self._archive_dir.exists() else []
         for source in archived:
             if source.name not in live and self._lacks(source):
-                self._join(self._outbox_dir / source.name)
+                self._join_if_readable(self._outbox_dir / source.name)
 
     def _lacks(self, archived: Path) -> bool:
         """Whether the database has not consumed all of an archived source."""
@@ -326,36 +363,40 @@ class OutboxSource:
         findings: list[Finding] = []
         closed: list[str] = []
         size_bytes = 0
-        failed: UnreachableError | None = None
         for count, partition in enumerate(order):
             if len(records) >= records_max or size_bytes >= BATCH_BYTES_MAX:
                 # Whoever got no turn is first in the next round.
                 self._next = (self._next + count) % len(order)
                 break
-            try:
-                found, damage = self._read(partition, min(share, records_max - len(records)))
-            except UnreachableError as exc:
-                # What the others gave was taken from their readers: it must get to the caller.
-                failed = failed or exc
-                continue
+            found, damage = self._read(partition, min(share, records_max - len(records)))
             records += found
             findings += damage
             size_bytes += sum(len(r.value or b"") for r in found)
             if partition.reader.finished and not partition.closed:
                 partition.closed = True
                 closed.append(partition.name)
-        if failed is not None and not (records or findings or closed):
-            raise failed
-        ends = {partition.name: partition.end for partition in order}
-        return RecordBatch(records, ends, findings, closed)
+        told, self._findings = self._findings, []
+        return RecordBatch(records, self._ends(order), told + findings, closed)
+
+    def _ends(self, partitions: Sequence[_Partition]) -> dict[str, int]:
+        """Of one that can't be read now more may wait."""
+        absent = {
+            name: self._positions.get(name, StoredPosition(0)).next_offset + 1
+            for name in self._unreadable
+            if name not in self._partitions
+        }
+        return absent | {partition.name: partition.end for partition in partitions}
 
     def _read(self, partition: _Partition, records_max: int) -> tuple[list[SourceRecord], list[Finding]]:
+        if not self._may_try(partition.name):
+            return [], []
         try:
-            return partition.read(records_max)
+            found = partition.read(records_max)
         except OSError as exc:
-            raise UnreachableError(
-                f"can't read the source {partition.directory}: {exc.strerror}; check the disk"
-            ) from exc
+            self._set_aside(partition.name, partition.directory, partition.reader.position, exc)
+            return [], []
+        self._unreadable.pop(partition.name, None)
+        return found
 
     def _give_back(self, batch: RecordBatch) -> None:
         """Start again before the records of a batch that nobody got."""

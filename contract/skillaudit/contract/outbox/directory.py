@@ -125,13 +125,23 @@ class SourceStatus:
 
 
 def list_source_dirs(outbox_dir: Path) -> list[Path]:
-    """The directories of sources, oldest first. A directory without `source.json` is just being made, or never was."""
+    """The directories of sources, oldest first. A directory without `source.json` is just being made, or never was.
+
+    One that may not be looked into is listed, first: whoever reads it meets the trouble and tells it.
+    """
     found: list[tuple[int, Path]] = []
     for path in outbox_dir.glob("*"):
         if _SOURCE_ID.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):  # its adopter may remove it at any moment
-                found.append(((path / "source.json").stat().st_mtime_ns, path))
+                found.append((_made_ns(path), path))
     return [path for _, path in sorted(found)]
+
+
+def _made_ns(source_dir: Path) -> int:
+    try:
+        return (source_dir / "source.json").stat().st_mtime_ns
+    except PermissionError:
+        return 0
 
 
 def list_sources(outbox_dir: Path) -> list[SourceStatus]:
