@@ -6,10 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.contract.errors import UnreachableError
 from skillaudit.contract.settings import Settings
 from skillaudit.query.reading import DuckDBReader
+
+if TYPE_CHECKING:
+    from skillaudit.query.server import HttpServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,7 @@ class HostedConsumer:
     service: ConsumerService
     reader: DuckDBReader
     running: asyncio.Task[None]
-    """Ends when the service does; raises what it raised."""
+    """Ends when the service does, or what serves readers beside it; raises what that raised."""
     url: str = ""
     """Where the HTTP surface listens; empty where there is none."""
 
@@ -35,23 +40,57 @@ async def host_consumer(
     service = ConsumerService(settings, accept_history_loss=accept_history_loss)
     await service.start()
     stop = asyncio.Event()
-    running = asyncio.create_task(service.run(stop), name="skillaudit-consumer")
+    consuming = asyncio.create_task(service.run(stop), name="skillaudit-consumer")
+    running = consuming
     reader = DuckDBReader(service.cursor, settings=settings, positions_wait=service.wait_for)
     try:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(reader.aclose)
-            url = await stack.enter_async_context(_surface(settings, service, reader)) if serve else ""
+            url = ""
+            if serve:
+                server = await stack.enter_async_context(_surface(settings, service, reader))
+                url = server.url
+                leaving = asyncio.Event()
+                stack.callback(leaving.set)  # before the server is told to end
+                running = asyncio.create_task(
+                    _run_both(consuming, server, stop, leaving), name="skillaudit-hosting"
+                )
             yield HostedConsumer(service, reader, running, url)
     finally:
         stop.set()
-        # Its failure belongs to whoever awaits `running`; here it must only have ended.
-        await asyncio.wait((running,))
-        if not running.cancelled():
-            running.exception()
+        # Their failures belong to whoever awaits `running`; here they must only have ended.
+        await asyncio.wait({consuming, running})
+        for task in (consuming, running):
+            if not task.cancelled():
+                task.exception()
+
+
+async def _run_both(
+    consuming: asyncio.Task[None], server: HttpServer, stop: asyncio.Event, leaving: asyncio.Event
+) -> None:
+    """Until the service ends. A server that ends before it ends both: a consumer that nobody can ask looks healthy from
+    inside and dead from outside, and whoever supervises the process has to hear of it.
+    """
+    serving = asyncio.create_task(server.wait())
+    try:
+        await asyncio.wait({consuming, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done() and not leaving.is_set() and not consuming.done():
+            stop.set()
+            await consuming
+            cause = None if serving.cancelled() else serving.exception()
+            raise UnreachableError(
+                f"the HTTP surface at {server.url} has ended ({cause or 'without an error'}); start the consumer again"
+            ) from cause
+        await consuming
+    finally:
+        serving.cancel()
+        await asyncio.wait({serving})
 
 
 @contextlib.asynccontextmanager
-async def _surface(settings: Settings, service: ConsumerService, reader: DuckDBReader) -> AsyncGenerator[str]:
+async def _surface(
+    settings: Settings, service: ConsumerService, reader: DuckDBReader
+) -> AsyncGenerator[HttpServer]:
     from skillaudit.consumer.metrics import make_registry
     from skillaudit.query.access import allowed_hosts, read_token
     from skillaudit.query.server import HttpServer, ReadyReport, create_app
@@ -79,4 +118,4 @@ async def _surface(settings: Settings, service: ConsumerService, reader: DuckDBR
     )
     async with HttpServer(app, settings) as server:
         service.announce(server.url)
-        yield server.url
+        yield server
