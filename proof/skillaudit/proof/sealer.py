@@ -1,0 +1,369 @@
+"""The sealer: puts the ledger's new rows into the journal, signs the journal as it stands, and remembers what it signed.
+
+    LEDGER ROWS --hash--> SEAL --commit--> JOURNAL GREW --sign--> remembered outside --> CHECKPOINT in the database
+                                                                                          (publishing.py: anchors)
+
+Each arrow may be the last one before a crash; the next `step` goes on from there. What is signed is remembered in a
+file outside the database *before* anybody sees the signature, and nothing is ever signed that does not continue it: a
+database that was put back to an older copy, or changed, gets no signature.
+
+`step` blocks: run it in a thread of its own. Without keys it seals and signs nothing; the proof's grade is then `self`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import duckdb
+
+from skillaudit.contract.errors import DatabaseError
+from skillaudit.contract.outbox.files import read_optional, write_atomically
+from skillaudit.proof import merkle
+from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from skillaudit.proof.engine import ProofDatabase, engine_errors
+from skillaudit.proof.errors import NoteError, SigningRefusedError
+from skillaudit.proof.journal import Journal
+from skillaudit.proof.leaves import SealedRange, encode_act, split_seal
+from skillaudit.proof.notes import NoteSigner, NoteVerifier
+from skillaudit.proof.sealing import RowRange, SealPolicy, choose, pending, seal_due
+from skillaudit.proof.statements import statements
+
+_SQL: Final = statements("sql/sealer.sql")
+OBJECT_BYTES_MAX: Final = 640 * 1024
+"""Leaves between two checkpoints: with its checkpoint they are one object of an anchor, below Kafka's usual 1 MB."""
+OBJECT_LEAVES_MAX: Final = 1_024
+CHECKPOINTS_PER_STEP_MAX: Final = 64
+INCIDENTS_PER_SEAL_MAX: Final = 100
+_SEALS_READ: Final = 10_000
+
+_log = logging.getLogger("skillaudit.proof")
+
+
+class CheckpointState(Protocol):
+    """Where the last signed checkpoint is kept, apart from the database."""
+
+    def read(self) -> str | None:
+        """The note; None where nothing was signed yet."""
+        ...
+
+    def write(self, note: str) -> None:
+        """Keep the note instead of the last one. It is on the disk when this returns."""
+        ...
+
+
+class FileState:
+    """`CheckpointState` in a file. Best on another disk than the database, or with another owner."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> str | None:
+        """As `CheckpointState.read`."""
+        content = read_optional(self._path)
+        return None if content is None else content.decode()
+
+    def write(self, note: str) -> None:
+        """As `CheckpointState.write`."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, note.encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """With which keys the journal is signed, and what was signed last.
+
+    To change a key, sign with both for a while: put the new one first, and drop the old one after the next seal.
+    """
+
+    signers: Sequence[NoteSigner]
+    state: CheckpointState
+    former: Sequence[NoteVerifier] = ()
+    """Keys that signed before and sign no more: they may have signed what `state` holds."""
+
+    @property
+    def origin(self) -> str:
+        """The log's name: that of the first key."""
+        return self.signers[0].verifier.name
+
+    @property
+    def verifiers(self) -> list[NoteVerifier]:
+        """Every key whose signature on the last checkpoint counts."""
+        return [*(signer.verifier for signer in self.signers), *self.former]
+
+
+class Prover(Protocol):
+    """Recomputes what a seal covers, before it is sealed."""
+
+    def __call__(
+        self, cursor: duckdb.DuckDBPyConnection, ranges: Sequence[SealedRange], now_us: int
+    ) -> Sequence[bytes]:
+        """Check the runs whose finish is among these rows of the ledger, set-wise, reading by `cursor`.
+
+        Returns one line of JSON per mismatch: an act of kind `incident`, as it goes into the journal behind the seal.
+        Of more than `INCIDENTS_PER_SEAL_MAX` the first are taken. Holds no lock; raises only what ends the step.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one `Sealer.step` did."""
+
+    rows: int = 0
+    """Rows of the ledger that it sealed."""
+    leaves: tuple[int, ...] = ()
+    """Indexes of the leaves it appended, incidents included."""
+    incidents: int = 0
+    signed: tuple[Checkpoint, ...] = ()
+    behind_rows: int = 0
+    """Rows that wait for the next seal."""
+    more: bool = False
+    """Whether to call again at once: it is behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    sealed: tuple[SealedRange, ...]
+    incidents: tuple[bytes, ...]
+    from_rowid: int
+    """Below this row id the ledger has nothing that the next seal needs."""
+
+
+class Sealer:
+    """Seals, checks, signs. One per database, one thread at a time.
+
+    Errors of `step` and `meet`: `SigningRefusedError` where the journal is no continuation of what was signed (sealing
+    stops for good; a person has to look), `DatabaseError` for a ledger with holes or an engine that refuses.
+    """
+
+    def __init__(
+        self,
+        database: ProofDatabase,
+        *,
+        policy: SealPolicy | None = None,
+        signing: Signing | None = None,
+        prover: Prover | None = None,
+    ) -> None:
+        """`signing`: None where no key is configured."""
+        self._database = database
+        self._policy = policy or SealPolicy()
+        self._signing = signing
+        self._prover = prover
+        self._sealed: dict[str, int] | None = None
+        self._last_us: int | None = None
+        self._from_rowid = 0
+        self._recorded = False
+
+    def __repr__(self) -> str:
+        """Whether it signs."""
+        return f"Sealer({self._signing.origin if self._signing else 'without a key'})"
+
+    def step(self, now_us: int, *, force: bool = False) -> StepReport:
+        """Seal what is due, then sign the journal if it grew, whoever appended to it.
+
+        `now_us`: wall clock, microseconds. `force`: seal what waits, however little; nothing where nothing waits.
+        Where nothing is due it costs a few small reads: call it once a second.
+        """
+        with contextlib.closing(self._database.cursor()) as cursor:
+            waiting = self._pending(cursor)
+            rows = sum(part.rows for part in waiting)
+            due = rows > 0 if force else seal_due(self._policy, now_us, self._last_us, rows)
+            batch = self._prepared(cursor, waiting, now_us) if due else None
+        leaves = self._append(batch, now_us) if batch else ()
+        count = sum(part.count for part in batch.sealed) if batch else 0
+        return StepReport(
+            rows=count,
+            leaves=leaves,
+            incidents=len(batch.incidents) if batch else 0,
+            signed=self._sign(self._signing, now_us) if self._signing else (),
+            behind_rows=rows - count,
+            more=due and rows - count >= self._policy.rows_max,
+        )
+
+    def meet(self, note: str) -> None:
+        """Take a checkpoint that an anchor holds as signed before: the journal has to contain it from now on.
+
+        Called with each anchor's newest checkpoint before the first step, so that a database and a state file that were
+        both put back are not signed over. Does nothing without keys. `NoteError` where no key of ours signed it.
+        """
+        if self._signing is None:
+            return
+        found = self._opened(self._signing, note)
+        last = self._last(self._signing)
+        with contextlib.closing(self._database.cursor()) as cursor:
+            _check_contains(Journal(cursor), found)
+        if last is None or found.size > last.size:
+            self._signing.state.write(note)
+
+    # Sealing
+
+    def _pending(self, cursor: duckdb.DuckDBPyConnection) -> list[RowRange]:
+        with engine_errors("read the ledger's ends"):
+            ends = {str(row[0]): int(row[1]) for row in cursor.execute(_SQL["ends"]).fetchall()}
+            if self._sealed is None:
+                self._sealed = _sealed_ends(cursor, set(ends))
+                last = cursor.execute(_SQL["last_seal"]).fetchone()
+                self._last_us = None if last is None or last[0] is None else int(last[0])
+        return pending(ends, self._sealed)
+
+    def _prepared(
+        self, cursor: duckdb.DuckDBPyConnection, waiting: Sequence[RowRange], now_us: int
+    ) -> _Batch:
+        """What the next seal says; nothing is locked meanwhile, for the ledger's rows never change."""
+        last = self._last(self._signing) if self._signing else None
+        if last is not None:
+            _check_contains(Journal(cursor), last)
+        chosen = choose(self._policy, waiting)
+        # The newest rows are looked at first; where they moved (the engine renumbers rows), all of them.
+        found = _hashed(cursor, chosen, self._from_rowid) or _hashed(cursor, chosen, 0)
+        if found is None:
+            names = ", ".join(part.partition for part in chosen[:3])
+            raise DatabaseError(f"the ledger of {names} has not the rows it counts; run `skillaudit verify`")
+        sealed, last_rowid = found
+        lines = self._prover(cursor, sealed, now_us) if self._prover and sealed else ()
+        whole = len(chosen) == len(waiting)
+        from_rowid = last_rowid if whole and chosen else self._from_rowid
+        return _Batch(tuple(sealed), tuple(lines)[:INCIDENTS_PER_SEAL_MAX], from_rowid)
+
+    def _append(self, batch: _Batch, now_us: int) -> tuple[int, ...]:
+        leaves = [seal.encode() for seal in split_seal(now_us, batch.sealed)]
+        leaves += [encode_act(line) for line in batch.incidents]
+        known, self._sealed = self._sealed or {}, None  # read again if the transaction fails
+        with self._database.transaction("seal the ledger") as cursor:
+            journal = Journal(cursor)
+            indexes = tuple(journal.append(leaf, now_us) for leaf in leaves)
+        self._sealed = known | {part.partition: part.end for part in batch.sealed}
+        self._last_us, self._from_rowid = now_us, batch.from_rowid
+        return indexes
+
+    # Signing
+
+    def _sign(self, signing: Signing, now_us: int) -> tuple[Checkpoint, ...]:
+        """Sign the journal where it grew, in portions that an anchor takes as one object."""
+        signed: list[Checkpoint] = []
+        self._record_last(signing, now_us)
+        for _ in range(CHECKPOINTS_PER_STEP_MAX):
+            with contextlib.closing(self._database.cursor()) as cursor:
+                checkpoint = self._next_checkpoint(signing, cursor)
+            if checkpoint is None:
+                break
+            note = checkpoint.signed(signing.signers)
+            signing.state.write(note)
+            self._recorded = False
+            self._record(checkpoint.size, note, now_us)
+            self._recorded = True
+            signed.append(checkpoint)
+        return tuple(signed)
+
+    def _next_checkpoint(self, signing: Signing, cursor: duckdb.DuckDBPyConnection) -> Checkpoint | None:
+        last = self._last(signing)
+        first = last.size if last else 0
+        bounds = {"first": first, "bytes_max": OBJECT_BYTES_MAX, "leaves_max": OBJECT_LEAVES_MAX}
+        with engine_errors("read how far the journal grew"):
+            row = cursor.execute(_SQL["grown"], bounds).fetchone()
+        if row is None or row[0] is None:
+            return None
+        journal, size = Journal(cursor), int(row[0])
+        root = journal.root(size)
+        if last is not None and not merkle.verify_consistency(
+            last.size, last.root, size, root, journal.consistency_proof(last.size, size)
+        ):
+            raise _refused(last, f"at {size} it is another history")
+        return Checkpoint(signing.origin, size, root)
+
+    def _last(self, signing: Signing) -> Checkpoint | None:
+        """What was signed last, by the state outside; where that is empty, by the database."""
+        note = signing.state.read()
+        if note is None:
+            with contextlib.closing(self._database.cursor()) as cursor, engine_errors("read the checkpoints"):
+                row = cursor.execute(_SQL["newest_checkpoint"]).fetchone()
+            note = None if row is None else str(row[0])
+        return None if note is None else self._opened(signing, note)
+
+    def _opened(self, signing: Signing, note: str) -> Checkpoint:
+        checkpoint, by = open_checkpoint(note, signing.verifiers)
+        if not by:
+            raise NoteError(
+                f"the checkpoint of {checkpoint.origin} at {checkpoint.size} is signed by none of our keys; after a change"
+                " of keys sign with the old one, too, until the next seal"
+            )
+        if checkpoint.origin != signing.origin:
+            raise NoteError(
+                f"the last checkpoint is of {checkpoint.origin}, the key's name is {signing.origin}"
+            )
+        return checkpoint
+
+    def _record_last(self, signing: Signing, now_us: int) -> None:
+        """After a crash between remembering and recording: what was signed gets its row."""
+        note = None if self._recorded else signing.state.read()
+        if note is not None:
+            self._record(read_checkpoint(note).size, note, now_us)
+        self._recorded = True
+
+    def _record(self, size: int, note: str, now_us: int) -> None:
+        with contextlib.closing(self._database.cursor()) as cursor, engine_errors("read the checkpoints"):
+            row = cursor.execute(_SQL["checkpoint_at"], {"size": size}).fetchone()
+        if row is not None and row[0]:
+            return
+        with (
+            self._database.transaction("record a checkpoint") as cursor,
+            engine_errors("record a checkpoint"),
+        ):
+            cursor.execute(_SQL["add_checkpoint"], {"size": size, "note": note, "signed_us": now_us})
+
+
+def _sealed_ends(cursor: duckdb.DuckDBPyConnection, partitions: set[str]) -> dict[str, int]:
+    """How far each of the partitions is sealed by the journal's seals, looked for from its end."""
+    sealed: dict[str, int] = {}
+    end = Journal(cursor).size()
+    while end > 0 and not partitions <= sealed.keys():
+        bounds = {"first": max(0, end - _SEALS_READ), "end": end}
+        for partition, rows in cursor.execute(_SQL["sealed"], bounds).fetchall():
+            sealed[partition] = max(int(rows), sealed.get(partition, 0))
+        end = bounds["first"]
+    return sealed
+
+
+def _hashed(
+    cursor: duckdb.DuckDBPyConnection, chosen: Sequence[RowRange], from_rowid: int
+) -> tuple[list[SealedRange], int] | None:
+    """The ranges with their roots, and the least of the partitions' last row ids; None where rows were not found."""
+    if not chosen:
+        return [], from_rowid
+    parameters = {
+        "partitions": [part.partition for part in chosen],
+        "firsts": [part.first for part in chosen],
+        "ends": [part.end for part in chosen],
+        "from_rowid": from_rowid,
+    }
+    with engine_errors("hash the ledger's rows"):
+        rows = cursor.execute(_SQL["roots"], parameters).fetchall()
+    if len(rows) != len(chosen):
+        return None
+    sealed: list[SealedRange] = []
+    for part, (partition, first, last, count, last_offset, _, root) in zip(chosen, rows, strict=True):
+        if (partition, first, count) != (part.partition, part.first, last + 1 - first) or last + 1 < part.end:
+            return None
+        sealed.append(SealedRange(partition, first, count, bytes(root), last_offset + 1))
+    return sealed, min(int(row[5]) for row in rows)
+
+
+def _check_contains(journal: Journal, signed: Checkpoint) -> None:
+    """Raise unless the journal's beginning is what was signed."""
+    size = journal.size()
+    if size < signed.size:
+        raise _refused(signed, f"it has {size} leaves")
+    if journal.root(signed.size) != signed.root:
+        raise _refused(signed, "its beginning is another")
+
+
+def _refused(signed: Checkpoint, how: str) -> SigningRefusedError:
+    return SigningRefusedError(
+        f"the journal does not continue the checkpoint of {signed.size} leaves that was signed: {how}. Nothing is sealed"
+        " or signed until its leaves are restored from an anchor; look with `skillaudit verify`"
+    )

@@ -1,0 +1,83 @@
+-- name: ends
+SELECT partition, ledger_next FROM store.positions WHERE ledger_next > 0
+
+-- name: last_seal
+SELECT max(at_us) FROM store.journal WHERE kind = 'seal'
+
+-- name: sealed
+-- How far each partition is sealed, by what the seals among the leaves [first, end) say.
+SELECT parts[2] AS partition, max(CAST(parts[3] AS BIGINT) + CAST(parts[4] AS BIGINT)) AS sealed
+FROM (
+    SELECT string_split(line, ' ') AS parts
+    FROM (
+        SELECT unnest(string_split(decode(leaf), chr(10))) AS line
+        FROM store.journal
+        WHERE kind = 'seal' AND idx >= $first AND idx < $end
+    )
+    WHERE starts_with(line, 'ledger ')
+)
+GROUP BY partition
+
+-- name: roots
+-- The root of each range of rows, level by level, without a row leaving the engine. A range is extended to the end of its
+-- last record. Row ids below $from_rowid are not looked at.
+WITH RECURSIVE ranges AS (
+    SELECT unnest($partitions) AS partition, unnest($firsts) AS first_idx, unnest($ends) AS end_idx
+),
+lasts AS (
+    SELECT l.partition, l.record_offset AS last_offset
+    FROM store.ledger AS l JOIN ranges AS r ON l.partition = r.partition AND l.idx = r.end_idx - 1
+    WHERE l.rowid >= $from_rowid
+),
+hashed AS (
+    SELECT l.partition, l.idx, l.record_offset, l.rowid AS row_id, unhex(sha256(
+        '\x00'::BLOB || encode(
+            'skillaudit ' || l.kind || ' 1' || chr(10) || strlen(l.run_id) || ':' || l.run_id || ' ' || l.source_id
+            || ' ' || l.source_seq || ' ' || l.events || ' ' || coalesce(lower(hex(l.head)), '-') || ' '
+            || l.record_offset || ' ' || l.received_us || chr(10)
+        )
+    )) AS leaf_hash
+    FROM store.ledger AS l
+    JOIN ranges AS r ON l.partition = r.partition AND l.idx >= r.first_idx
+    JOIN lasts AS e ON l.partition = e.partition AND l.record_offset <= e.last_offset
+    WHERE l.rowid >= $from_rowid
+),
+tree (partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes) AS (
+    SELECT partition, min(idx), max(idx), count(*), max(record_offset), max(row_id), list(leaf_hash ORDER BY idx)
+    FROM hashed
+    GROUP BY partition
+    UNION ALL
+    SELECT partition, first_idx, last_idx, rows, last_offset, last_row_id, list_transform(
+        range((len(hashes) + 1) // 2),
+        lambda pair: CASE
+            WHEN 2 * pair + 2 <= len(hashes)
+            THEN unhex(sha256('\x01'::BLOB || hashes[2 * pair + 1] || hashes[2 * pair + 2]))
+            ELSE hashes[2 * pair + 1]
+        END
+    )
+    FROM tree
+    WHERE len(hashes) > 1
+)
+SELECT partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes[1]
+FROM tree
+WHERE len(hashes) = 1
+ORDER BY partition
+
+-- name: newest_checkpoint
+SELECT note FROM store.checkpoints ORDER BY size DESC LIMIT 1
+
+-- name: checkpoint_at
+SELECT count(*) FROM store.checkpoints WHERE size = $size
+
+-- name: add_checkpoint
+INSERT INTO store.checkpoints (size, note, signed_us, published) VALUES ($size, $note, $signed_us, '{}')
+
+-- name: grown
+-- The largest size up to which the leaves from $first on have at most $bytes_max bytes together, and one leaf at least.
+SELECT max(idx) + 1
+FROM (
+    SELECT idx, sum(octet_length(leaf)) OVER (ORDER BY idx) AS bytes
+    FROM store.journal
+    WHERE idx >= $first AND idx < $first + $leaves_max
+)
+WHERE bytes <= $bytes_max OR idx = $first
