@@ -8,6 +8,7 @@ has it, or ask them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -20,13 +21,23 @@ from weakref import WeakSet
 import duckdb
 
 from skillaudit.consumer.statements import migrations, sql_text
-from skillaudit.contract.errors import DatabaseError, FencedError, LockedError, SchemaVersionError
+from skillaudit.contract.errors import (
+    DatabaseError,
+    DiskFullError,
+    FencedError,
+    LockedError,
+    SchemaVersionError,
+    SkillauditError,
+)
 from skillaudit.contract.owner import read_owner
 
 STORAGE_VERSION: Final = "v1.5.0"
 """The file format: the oldest that compresses payloads with zstd."""
 WAL_AUTOCHECKPOINT: Final = "1TB"
 """Out of reach: an automatic checkpoint compresses hot rows for nothing and stops the writer for seconds."""
+
+FULL_WORDS: Final = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""How the engine passes on that a file system is full, in whatever exception: it gives the system's words."""
 
 _HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 _open_here: set[Path] = set()
@@ -38,10 +49,16 @@ def engine_errors(doing: str) -> Generator[None]:
     """Map DuckDB's exceptions to ours; `doing` completes "can't ..."."""
     try:
         yield
-    except duckdb.TransactionException as exc:
-        raise FencedError(f"can't {doing}: another writer was faster ({_first_line(exc)})") from exc
     except duckdb.Error as exc:
-        raise DatabaseError(f"can't {doing}: {_first_line(exc)}") from exc
+        raise _translate(doing, exc) from exc
+
+
+def _translate(doing: str, exc: duckdb.Error) -> SkillauditError:
+    if any(words in str(exc) for words in FULL_WORDS):
+        return DiskFullError(f"can't {doing}: the database's disk is full ({_first_line(exc)}); free some space")
+    if isinstance(exc, duckdb.TransactionException):
+        return FencedError(f"can't {doing}: another writer was faster ({_first_line(exc)})")
+    return DatabaseError(f"can't {doing}: {_first_line(exc)}")
 
 
 class Database:
@@ -140,9 +157,9 @@ def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConn
     except duckdb.IOException as exc:
         if "lock" in str(exc):
             raise LockedError(locked_text(path, str(exc))) from exc
-        raise DatabaseError(f"can't open {path}: {_first_line(exc)}") from exc
+        raise _translate(f"open {path}", exc) from exc
     except duckdb.Error as exc:
-        raise DatabaseError(f"can't open {path}: {_first_line(exc)}") from exc
+        raise _translate(f"open {path}", exc) from exc
 
 
 def locked_text(path: Path, words: str = "") -> str:

@@ -10,7 +10,7 @@ import duckdb
 
 from skillaudit.consumer.database import Database, engine_errors
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.staging import parse_value
+from skillaudit.consumer.staging import Parse
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.admin import DeadLetter, DeadLetterState, ReplayReport
 from skillaudit.contract.clock import from_us
@@ -45,7 +45,7 @@ def replay_dead_letters(materializer: Materializer, ids: Sequence[int]) -> Repla
     if missing:
         raise DeadLetterNotFoundError(min(missing))
     waiting = [row for row in rows if row[9] == DeadLetterState.WAITING]
-    good = [row for row in waiting if _is_event(row[5])]
+    good = [row for row in waiting if _is_event(materializer.parse, row[5])]
     taken = [row[0] for row in good]
 
     def settle(cursor: duckdb.DuckDBPyConnection) -> None:
@@ -76,9 +76,9 @@ def _rows(cursor: duckdb.DuckDBPyConnection, ids: Sequence[int]) -> list[tuple[A
     return cursor.execute(_SQL["by_ids"], {"ids": list(ids)}).fetchall()
 
 
-def _is_event(record: bytes | None) -> bool:
+def _is_event(parse: Parse, record: bytes | None) -> bool:
     try:
-        parse_value(record)
+        parse(record)
     except InvalidRecordError:
         return False
     return True

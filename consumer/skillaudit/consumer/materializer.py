@@ -6,8 +6,9 @@ A batch goes through these steps, all in one transaction:
 2. The engine decodes plain logs (`staging`); everything else goes through the strict parser.
 3. Runs that are not remembered are looked up, all at once, before they count as new (`lookup`).
 4. A run whose numbers are new and distinct is taken as a whole (`books`), any other record by record (`judging`).
-5. Logs are inserted by joins with what the batch decoded; everything else as rows (`changes`).
-6. Positions move by compare-and-set (`positions`), which fences a second writer off.
+5. Every record that can makes its ledger rows, whatever became of it (`taking`).
+6. Logs are inserted by joins with what the batch decoded; everything else as rows (`changes`).
+7. Positions move by compare-and-set (`positions`), which fences a second writer off.
 
 What is remembered between batches is a cache of the database; after a failed transaction it is thrown away.
 """
@@ -38,9 +39,9 @@ from skillaudit.consumer.positions import (
 from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.sealing import Sealer, SealState
 from skillaudit.consumer.sources import SourceState
-from skillaudit.consumer.staging import SMALL_BATCH_RECORDS
+from skillaudit.consumer.staging import SMALL_BATCH_RECORDS, Parse, parse_value
 from skillaudit.consumer.statements import statements
-from skillaudit.consumer.taking import Tally, TopicTaker, turn_source
+from skillaudit.consumer.taking import Tally, Terms, TopicTaker, turn_source
 from skillaudit.contract.clock import Clock, SystemClock
 from skillaudit.contract.errors import PoisonLimitError
 from skillaudit.contract.runrecord import Outcome
@@ -92,8 +93,11 @@ class Materializer:
         identity: str = "",
         policy: MaterializerPolicy | None = None,
         clock: Clock | None = None,
+        parse: Parse = parse_value,
     ) -> None:
+        """`parse`: what judges the records that the engine does not decode."""
         self.database = database
+        self.parse = parse
         self.identity = identity
         self.policy = policy or MaterializerPolicy()
         self.clock = clock or SystemClock()
@@ -139,7 +143,7 @@ class Materializer:
         with self.sealer.quiet():
             tally, changes = Tally(), Changes()
             with self.transaction(f"apply {len(records)} records again") as cursor:
-                rows = self._take(cursor, records, changes, tally)
+                rows = self._take(cursor, records, changes, tally, ledger=False)
                 changes.write_rest(cursor, self.remembered.gone)
                 settle(cursor)
             for book in changes.sources.values():
@@ -201,7 +205,7 @@ class Materializer:
         with engine_errors("read what is stored"):
             self.remembered.known.prepare(self._cursor, self.remembered.next_run_key)
         with self.transaction(f"apply {len(fresh)} records") as cursor:
-            rows = self._take(cursor, fresh, changes, tally)
+            rows = self._take(cursor, fresh, changes, tally, ledger=True)
             self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
             moved = self._move(parts, ends)
             changes.write_rest(cursor, self.remembered.gone)
@@ -241,10 +245,16 @@ class Materializer:
         records: Sequence[SourceRecord],
         changes: Changes,
         tally: Tally,
+        *,
+        ledger: bool,
     ) -> int:
-        taker = TopicTaker(
-            cursor, self.remembered, changes, tally, self.clock.wall_us(), self.policy.small_batch_records
+        terms = Terms(
+            now_us=self.clock.wall_us(),
+            small_batch_records=self.policy.small_batch_records,
+            parse=self.parse,
+            ledger=ledger,
         )
+        taker = TopicTaker(cursor, self.remembered, changes, tally, terms)
         rows = 0
         for topic, places in _by_topic(records).items():
             part = records if len(places) == len(records) else [records[place] for place in places]
@@ -275,7 +285,7 @@ class Materializer:
         moved: list[PartitionBook] = []
         steady_us = self.clock.steady_us()
         for partition, part in parts.items():
-            book = self.remembered.partitions.setdefault(partition, PartitionBook(partition))
+            book = self.remembered.partition(partition)
             received_us = max(map(_RECEIVED_US, part))
             advance(book, part, self.identity, received_us)
             self._broker_clock.see(received_us, steady_us)

@@ -33,6 +33,8 @@ class PartitionBook:
     received_us: int = 0
     read_to_us: int = 0
     end_offset: int = 0
+    ledger_next: int = 0
+    """Number of the next row in the partition's ledger."""
     expected: int = 0
     """`next_offset` as the database has it."""
     stored: bool = False
@@ -116,7 +118,13 @@ def _row(book: PartitionBook) -> Row:
         book.received_us,
         book.read_to_us,
         book.end_offset,
+        book.ledger_next,
     )
+
+
+def load_ledger_ends(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Partition -> number of its next row, of ledgers whose position was given up."""
+    return dict(cursor.execute(_SQL["ledger_ends"]).fetchall())
 
 
 def by_partition(records: Sequence[SourceRecord]) -> Mapping[str, list[SourceRecord]]:

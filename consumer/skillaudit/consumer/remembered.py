@@ -11,7 +11,7 @@ from skillaudit.consumer.books import Book
 from skillaudit.consumer.hashes import KnownHashes
 from skillaudit.consumer.lookup import find_books, next_number
 from skillaudit.consumer.poison import PoisonState, load_state
-from skillaudit.consumer.positions import PartitionBook, load_positions
+from skillaudit.consumer.positions import PartitionBook, load_ledger_ends, load_positions
 from skillaudit.consumer.sources import SourceBook, find_sources
 from skillaudit.consumer.statements import statements
 
@@ -32,6 +32,7 @@ class Remembered:
         self.gone: set[str] = {row[0] for row in cursor.execute(_STATE["gone_sources"]).fetchall()}
         """Sources whose open runs count as abandoned."""
         self.partitions: dict[str, PartitionBook] = load_positions(cursor)
+        self._ledger_ends = load_ledger_ends(cursor)
         self.tables = {"runs", *(name for name in ("orphans", "tombstones") if _any(cursor, name))}
         """Tables in which an unknown run may be found: orphans and tombstones are rare, and each look-up a scan."""
         self.poison: PoisonState = _poison(cursor)
@@ -62,6 +63,14 @@ class Remembered:
         book = self.sources.get(source_id)
         if book is None:
             book = self.sources[source_id] = SourceBook(source_id, topic, partition)
+        return book
+
+    def partition(self, name: str) -> PartitionBook:
+        """The book of a partition; a new one where it has no stored position. Its ledger goes on where it ended."""
+        book = self.partitions.get(name)
+        if book is None:
+            book = PartitionBook(name, ledger_next=self._ledger_ends.get(name, 0))
+            self.partitions[name] = book
         return book
 
     def forget(self, topic: str, run_ids: Iterable[str]) -> None:

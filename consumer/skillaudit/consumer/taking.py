@@ -25,7 +25,7 @@ from skillaudit.consumer.judging import (
 from skillaudit.consumer.lookup import KeptRecord, find_calls, find_records, find_tags, logs_of_run
 from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.sources import SourceBook
-from skillaudit.consumer.staging import Decoded, decode
+from skillaudit.consumer.staging import Decoded, Parse, decode
 from skillaudit.consumer.statements import statements
 from skillaudit.contract import events as wire_events
 from skillaudit.contract.records import Liveness
@@ -40,6 +40,7 @@ from skillaudit.contract.wire import (
     SourceClosed,
     SourceHeartbeat,
 )
+from skillaudit.proof.ledger import rows_of
 
 _STAGING: Final = statements("staging.sql")
 
@@ -63,6 +64,19 @@ class Tally:
     size_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a batch is taken."""
+
+    now_us: int
+    small_batch_records: int
+    """Batches of so many records at most are not worth the engine's way of decoding."""
+    parse: Parse
+    """What judges the records that the engine does not decode."""
+    ledger: bool
+    """Whether the records make ledger rows: those that are applied again made theirs, or none, in their place."""
+
+
 class TopicTaker:
     """Takes the records of one topic in one batch. Lives as long as that."""
 
@@ -72,25 +86,25 @@ class TopicTaker:
         remembered: Remembered,
         changes: Changes,
         tally: Tally,
-        now_us: int,
-        small: int,
+        terms: Terms,
     ) -> None:
-        """`small`: batches of so many records at most are not worth the engine's way of decoding."""
         self._cursor = cursor
         self._remembered = remembered
         self._changes = changes
         self._tally = tally
-        self._now_us = now_us
+        self._terms = terms
+        self._now_us = terms.now_us
         self._topic = ""
         self._records: Sequence[SourceRecord] = ()
         self._rows: dict[int, RunLog] = {}
-        self._small = small
 
     def take(self, topic: str, records: Sequence[SourceRecord], places: Sequence[int]) -> None:
         """Take all records of the topic; `places` are theirs in the whole batch. Rows of plain logs stay in `staged`."""
         self._topic, self._records = topic, records
-        decoded = decode(self._cursor, records, self._small)
+        decoded = decode(self._cursor, records, self._terms.small_batch_records, self._terms.parse)
         self._tally.size_bytes += decoded.size_bytes
+        if self._terms.ledger:
+            self._enter(decoded)
         self._bury(decoded, places)
         batches = self._by_run(decoded)
         books = self._remembered.recall(self._cursor, topic, batches)
@@ -98,6 +112,25 @@ class TopicTaker:
         self._take_runs(batches, books)
         self._take_sources(decoded)
         self._remembered.forget(topic, batches)
+
+    # Records to the ledger.
+
+    def _enter(self, decoded: Decoded) -> None:
+        """Rows of all records that can make some, in order, whatever becomes of the records. What the parser said of them
+        does not count: it learns to accept more, and the ledger stays what it was.
+        """
+        indexes = [index for index, event in decoded.events if not isinstance(event, RunLog | RunRefused)]
+        if decoded.failures:
+            indexes = sorted([*indexes, *(index for index, _ in decoded.failures)])
+        rows = self._changes.rows.setdefault("ledger", [])
+        for index in indexes:
+            record = self._records[index]
+            entries = rows_of(record.value)
+            if entries:
+                partition = self._remembered.partition(record.partition)
+                first, partition.ledger_next = partition.ledger_next, partition.ledger_next + len(entries)
+                origin = (record.received_us, record.offset)
+                rows += [(record.partition, n, *entry, *origin) for n, entry in enumerate(entries, first)]
 
     # Records to runs.
 

@@ -55,8 +55,15 @@ FROM store.sources
 WHERE source_id IN (SELECT unnest($source_ids::VARCHAR[]))
 
 -- name: positions
-SELECT partition, cluster, next_offset, last_offset, last_digest, records, received_us, read_to_us, end_offset
+SELECT partition, cluster, next_offset, last_offset, last_digest, records, received_us, read_to_us, end_offset,
+       ledger_next
 FROM store.positions
+
+-- name: ledger_ends
+-- Of partitions whose position was given up: their numbering goes on.
+SELECT partition, max(idx) + 1
+FROM store.ledger ANTI JOIN store.positions USING (partition)
+GROUP BY partition
 
 -- name: next_run_key
 SELECT greatest(

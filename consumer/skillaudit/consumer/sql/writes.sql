@@ -55,6 +55,9 @@ INSERT INTO store.dead_letters BY NAME SELECT * FROM dead_letters
 -- name: incidents
 INSERT INTO store.incidents BY NAME SELECT * FROM incidents
 
+-- name: ledger
+INSERT INTO store.ledger BY NAME SELECT * FROM ledger
+
 -- name: new_positions
 INSERT INTO store.positions BY NAME SELECT * EXCLUDE (expected) FROM new_positions
 
@@ -62,7 +65,8 @@ INSERT INTO store.positions BY NAME SELECT * EXCLUDE (expected) FROM new_positio
 -- The fence: a row that is not where this writer left it is not moved, and the count tells.
 UPDATE store.positions AS p
 SET cluster = m.cluster, next_offset = m.next_offset, last_offset = m.last_offset, last_digest = m.last_digest,
-    records = m.records, received_us = m.received_us, read_to_us = m.read_to_us, end_offset = m.end_offset
+    records = m.records, received_us = m.received_us, read_to_us = m.read_to_us, end_offset = m.end_offset,
+    ledger_next = m.ledger_next
 FROM moved_positions AS m
 WHERE p.partition = m.partition AND p.next_offset = m.expected
 
