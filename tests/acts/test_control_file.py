@@ -71,13 +71,13 @@ async def test_zeroes_that_a_power_cut_left_are_a_line_cut_off(two: Path) -> Non
 
 async def test_damage_before_another_act_stops(two: Path) -> None:
     """An act that was applied elsewhere must not be passed over, and must not be written over."""
-    content = content(two)
-    put(two, b"X" + content[1:])
+    damaged = content(two)
+    put(two, b"X" + damaged[1:])
     with pytest.raises(StopError, match="damaged at byte 0"):
         await lines_of(two)
     with pytest.raises(StopError, match="damaged at byte 0"):
         await FileControlLog(two).append("3", b"{}")
-    assert content(two) == b"X" + content[1:]
+    assert content(two) == b"X" + damaged[1:]
 
 
 async def test_another_log_under_the_same_name_is_lost_history(two: Path) -> None:
