@@ -1,0 +1,276 @@
+"""What a Kafka client gets stuck in: a jammed producer, a dead sender, lost answers, batches that overtake each other.
+
+On librdkafka's mock cluster: it gives answers on demand that a real broker gives once in a year. What is compared is what
+the consumer makes of what the cluster was left with; of durability this says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from aiokafka import AIOKafkaProducer
+from tests.faults.rows import Case, row
+from tests.faults.stage import Agents, check
+from tests.faults.stage_kafka import (
+    REQUEST_TIMEOUT_MS,
+    NeverRebuilt,
+    consume_with,
+    flush_s,
+    forwarding,
+    publisher_of,
+    read_batches,
+    through_mock,
+)
+from tests.faults.switches_consumer import WithHighWaterMark, WithoutDuplicateDetection
+from tests.support.mock_cluster import Answer, Api, MockCluster
+from tests.support.waiting import until
+
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.contract.errors import UnreachableError
+from skillaudit.contract.settings import Settings
+from skillaudit.producer.kafka import KafkaPublisher
+
+AGENTS = 2
+RUNS = 8
+JAM_ERRORS = 10_000
+"""More than any client asks before it gives up: they are taken back when a new producer shows up."""
+
+
+def _plans(case: Case, events_per_s: float = 150.0) -> list[dict[str, object]]:
+    return [
+        {"runs": RUNS, "logs_max": 8, "events_per_s": events_per_s, "flush_s": flush_s(case)}
+        for _ in range(AGENTS)
+    ]
+
+
+async def _some_noted(case: Case, agents: Agents) -> None:
+    """A moment of the run, by chance."""
+    await agents.until_noted(case.random.randint(5, 60))
+
+
+class _NeverGivesUp(KafkaPublisher):
+    """Waits for an acknowledgement as long as it takes."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._ack_timeout_s = float("inf")
+
+
+@row(
+    "producer-jammed",
+    about="a jammed idempotent producer: OutOfOrderSequenceNumber for every batch until a new producer comes (mock cluster)",
+    full=50,
+    share=3,
+    off={"supervisor": "the publisher is never opened anew"},
+    off_cases_max=1,
+    off_in_tests=False,
+)
+async def producer_jammed(case: Case) -> None:
+    """The forwarder opens the publisher anew and sends what is not acknowledged again."""
+    with MockCluster() as cluster:
+        settings = through_mock(case, cluster)
+        async with (
+            publisher_of(case, settings, supervisor=NeverRebuilt) as publisher,
+            Agents(case, settings, _plans(case)) as agents,
+            forwarding(settings, publisher),
+        ):
+            await _some_noted(case, agents)
+            await until(lambda: cluster.requests(Api.INIT_PRODUCER_ID))
+            before = cluster.requests(Api.INIT_PRODUCER_ID)
+            cluster.push_errors(Api.PRODUCE, [Answer.OUT_OF_ORDER_SEQUENCE_NUMBER] * JAM_ERRORS)
+            joining = asyncio.ensure_future(agents.join())
+            await until(lambda: joining.done() or cluster.requests(Api.INIT_PRODUCER_ID) > before)
+            cluster.clear_errors(Api.PRODUCE)
+            await joining
+        await consume_with(settings)
+        check(case, settings, agents.noted())
+
+
+class _Mortal(KafkaPublisher):
+    """Its client's sender can be killed; the client itself notices nothing, or as much as it does of a bug of its own."""
+
+    def kill_sender(self, *, silently: bool) -> bool:
+        """Whether there was one."""
+        producer = self._producer
+        if producer is None or producer._sender.sender_task is None:
+            return False
+        if silently:
+            producer._sender.sender_task.cancel()
+        else:
+            producer._sender._muted_partitions = None
+        return True
+
+
+class _MortalForever(_Mortal, NeverRebuilt):
+    """Nobody supervises it."""
+
+
+class _MortalPatient(_Mortal, _NeverGivesUp):
+    """Nobody bounds the wait for an acknowledgement."""
+
+
+@row(
+    "sender-dead",
+    about="the client's sender task dies, by an unexpected error or silently, while events are recorded (mock cluster)",
+    full=50,
+    share=3,
+    off={
+        "supervisor": "the publisher is never opened anew",
+        "ack-timeout": "an acknowledgement is waited for without a bound",
+    },
+    off_cases_max=2,
+    off_in_tests=False,
+)
+async def sender_dead(case: Case) -> None:
+    """A dead sender is noticed by its error, or by the bound on acknowledgements; the publisher is opened anew."""
+    with MockCluster() as cluster:
+        settings = through_mock(case, cluster)
+        async with (
+            publisher_of(
+                case, settings, supervisor=_MortalForever, ack_timeout=_MortalPatient, usual=_Mortal
+            ) as publisher,
+            Agents(case, settings, _plans(case)) as agents,
+            forwarding(settings, publisher),
+        ):
+            await _some_noted(case, agents)
+            await until(lambda: publisher.kill_sender(silently=case.number % 2 == 0))
+            await agents.join()
+        await consume_with(settings)
+        check(case, settings, agents.noted())
+
+
+class _AnswersLost(KafkaPublisher):
+    """Batches are stored, and every few of them count as not acknowledged: what a lost answer looks like."""
+
+    chance = random.Random(1)
+
+    async def send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        """Send, and maybe lose the answer."""
+        offset = await super().send(partition, records)
+        if self.chance.random() < 0.2:
+            raise UnreachableError("RequestTimedOutError: no answer, but stored")
+        return offset
+
+
+@row(
+    "written-but-timed-out",
+    about="RequestTimedOut for batches that were stored: answers that come too late, or never (mock cluster)",
+    full=50,
+    share=3,
+    off={"duplicate-detection": "the consumer does not remember which numbers it has"},
+    off_cases_max=2,
+)
+async def written_but_timed_out(case: Case) -> None:
+    """What is stored twice is dropped by number and tag."""
+    with MockCluster() as cluster:
+        small = 5 if case.switched_off else 500
+        settings = through_mock(case, cluster, batch_records_max=small)
+        publisher = (_AnswersLost if case.number % 2 == 0 else KafkaPublisher)(settings)
+        async with (
+            Agents(case, settings, _plans(case)) as agents,
+            forwarding(settings, publisher),
+        ):
+            await _some_noted(case, agents)
+            if case.number % 2:
+                late = case.random.randint(1, 4)
+                cluster.push_late_answers(1, Api.PRODUCE, [REQUEST_TIMEOUT_MS + 300] * late)
+            await agents.join()
+        sent = await read_batches(settings, settings.kafka_topic)
+        values = [value for records in sent.values() for _, value in records]
+        case.note(stored_twice=len(values) - len(set(values)))
+        await consume_with(
+            settings,
+            WithoutDuplicateDetection if case.switched_off else ConsumerService,
+        )
+        check(case, settings, agents.noted())
+
+
+@row(
+    "batches-overtake",
+    about="partitions without a leader (clients' time-outs of 1 s for a minute's), then batches in another order, some twice (mock cluster)",
+    full=50,
+    share=3,
+    off={"ranges": "the consumer keeps the highest number of a run instead of ranges"},
+    off_cases_max=3,
+)
+async def batches_overtake(case: Case) -> None:
+    """The forwarder keeps its order over a leaderless partition; where another client does not, the consumer minds nothing."""
+    chance = case.random
+    with MockCluster() as cluster:
+        settings = through_mock(case, cluster, batch_records_max=10 if case.switched_off else 500)
+        topic, overtaken = settings.kafka_topic, f"{settings.kafka_topic}-overtaken"
+        cluster.create_topic(overtaken, 3)
+        async with Agents(case, settings, _plans(case)) as agents, forwarding(settings):
+            await _some_noted(case, agents)
+            async with _leaderless(cluster, topic, chance.sample(range(3), chance.randint(1, 3))):
+                await asyncio.sleep(
+                    chance.uniform(1.2, 2.5) * REQUEST_TIMEOUT_MS / 1000
+                )  # the fault's length
+            await agents.join()
+        sent = await read_batches(settings, topic)
+        for records in sent.values():
+            _assert_in_order(records)
+        case.note(overtaken=await _send_overtaking(cluster, overtaken, sent, chance))
+        other = replace(settings, kafka_topic=overtaken)
+        await consume_with(other, WithHighWaterMark if case.switched_off else ConsumerService)
+        check(case, other, agents.noted())
+
+
+@contextlib.asynccontextmanager
+async def _leaderless(cluster: MockCluster, topic: str, partitions: Sequence[int]) -> AsyncGenerator[None]:
+    for partition in partitions:
+        cluster.set_leader(topic, partition, None)
+    try:
+        yield
+    finally:
+        for partition in partitions:
+            cluster.set_leader(topic, partition, 1)
+
+
+def _assert_in_order(records: Sequence[tuple[bytes, bytes]]) -> None:
+    """What was stored twice apart, each source's records are in the order in which they were recorded."""
+    first: dict[bytes, list[bytes]] = {}
+    for key, value in dict.fromkeys(records):
+        first.setdefault(key, []).append(value)
+    for key, values in first.items():
+        numbers = [int(v.split(b'"seq":', 1)[1].split(b",", 1)[0]) for v in values if b'"type":"run.' in v]
+        assert numbers == sorted(numbers), f"{key.decode()} arrived as {numbers}"
+
+
+async def _send_overtaking(
+    cluster: MockCluster,
+    topic: str,
+    sent: dict[int, list[tuple[bytes, bytes]]],
+    chance: random.Random,
+) -> int:
+    """Send the same records with batches swapped, and some sent twice. Returns how many batches were moved."""
+    producer = AIOKafkaProducer(bootstrap_servers=cluster.bootstrap)
+    await producer.start()
+    moved = 0
+    try:
+        for partition, records in sent.items():
+            batches: list[list[tuple[bytes, bytes]]] = []
+            left = list(records)
+            while left:
+                size = chance.randint(2, 12)
+                batches.append(left[:size])
+                left = left[size:]
+            for place in range(len(batches) - 1):
+                if chance.random() < 0.4:
+                    batches[place : place + 2] = [batches[place + 1], batches[place]]
+                    moved += 1
+                if chance.random() < 0.1:
+                    batches.append(batches[place])
+            for batch in batches:
+                built = producer.create_batch()
+                for key, value in batch:
+                    assert built.append(key=key, value=value, timestamp=None) is not None
+                built.close()
+                await (await producer.send_batch(built, topic, partition=partition))
+    finally:
+        await producer.stop()
+    return moved

@@ -1,0 +1,143 @@
+"""What rows around Kafka share: a forwarder and a consumer in this process, whose parts a row may replace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from tests.conformance.compositions import settings_at
+from tests.faults.rows import Case
+from tests.faults.stage import DRAIN_S
+from tests.support.mock_cluster import MockCluster
+from tests.support.waiting import until
+
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.contract.settings import Settings
+from skillaudit.producer.forwarder_host import run_host_forwarder
+from skillaudit.producer.kafka import KafkaPublisher
+from skillaudit.producer.publisher import RecordPublisher
+
+REQUEST_TIMEOUT_MS = 1_000
+"""The shortest that the settings allow: outages of seconds are to a client with it what minutes are to one with 30 s."""
+FLUSH_S = 60.0
+FLUSH_OFF_S = 3.0
+"""Where the mechanism is switched off: what has not come by then would not come at all."""
+
+
+def flush_s(case: Case) -> float:
+    """How long agents wait for acknowledgements in the end."""
+    return FLUSH_OFF_S if case.switched_off else FLUSH_S
+
+
+def through_mock(case: Case, cluster: MockCluster, partitions: int = 3, **members: Any) -> Settings:
+    """Settings through a mock cluster, with a topic of the case's own; a host's forwarder is expected."""
+    topic = f"events-{secrets.token_hex(3)}"
+    cluster.create_topic(topic, partitions)
+    own = {
+        "kafka_bootstrap_servers": cluster.bootstrap,
+        "kafka_topic": topic,
+        "kafka_request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "forwarder": "host",
+    }
+    if case.switched_off:
+        own["flush_timeout_ms"] = 0  # what does not come is not waited for once more
+    return settings_at(case.directory / f"data-{secrets.token_hex(2)}", **(own | members))
+
+
+@contextlib.asynccontextmanager
+async def forwarding(
+    settings: Settings, publisher: RecordPublisher | None = None
+) -> AsyncGenerator[asyncio.Task[Any]]:
+    """A host's forwarder in this process; what it raises is raised at the end of the block."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(run_host_forwarder(settings, stop, publisher=publisher))
+    try:
+        yield running
+    finally:
+        stop.set()
+        await running
+
+
+@contextlib.asynccontextmanager
+async def consuming(
+    settings: Settings,
+    make: Callable[..., ConsumerService] = ConsumerService,
+    **options: Any,
+) -> AsyncGenerator[tuple[ConsumerService, asyncio.Task[None]]]:
+    """A consumer of a kind of the row's own. What stops it is the block's business to await."""
+    service, stop = make(settings, **options), asyncio.Event()
+    await service.start()
+    running = asyncio.create_task(service.run(stop))
+    try:
+        yield service, running
+    finally:
+        stop.set()
+        await asyncio.wait((running,))
+        if not running.cancelled():
+            running.exception()
+
+
+async def consume_with(
+    settings: Settings, make: Callable[..., ConsumerService] = ConsumerService, **options: Any
+) -> None:
+    """As `stage.consume_all`, with a consumer of the row's own."""
+    async with consuming(settings, make, **options) as (service, running):
+        await until(lambda: running.done() or service.caught_up.is_set(), DRAIN_S)
+        if running.done():
+            running.result()
+
+
+class NeverRebuilt(KafkaPublisher):
+    """A publisher that nobody supervises: the client that was opened first is used for ever, whatever it says."""
+
+    async def open(self) -> str:
+        """Connect once."""
+        if self._producer is None:
+            self._cluster = await super().open()
+        return self._cluster
+
+    async def abandon(self) -> None:
+        """Nothing; `end` releases the connections."""
+        if self._producer is None:
+            await super().abandon()
+
+    async def end(self) -> None:
+        """Release the connections."""
+        await KafkaPublisher.abandon(self)
+
+
+@contextlib.asynccontextmanager
+async def publisher_of(case: Case, settings: Settings, **kinds: type[KafkaPublisher]) -> AsyncGenerator[Any]:
+    """The publisher to forward through: of the kind that is named after the mechanism which is switched off."""
+    publisher = kinds.get(case.switched_off.replace("-", "_"), kinds.get("usual", KafkaPublisher))(settings)
+    try:
+        yield publisher
+    finally:
+        await KafkaPublisher.abandon(publisher)
+
+
+async def read_batches(settings: Settings, topic: str) -> dict[int, list[tuple[bytes, bytes]]]:
+    """All records of a topic, by partition, in order."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=50,
+    )
+    await consumer.start()
+    try:
+        await consumer._client._wait_on_metadata(topic)
+        partitions = [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        found: dict[int, list[tuple[bytes, bytes]]] = {tp.partition: [] for tp in partitions}
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+                found[tp.partition] += [(r.key, r.value) for r in records]
+        return found
+    finally:
+        await consumer.stop()
