@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 
+from skillaudit.contract.digests import start_header
 from skillaudit.contract.wire_scan import Part, scan
 
 INT64_MAX: Final = (1 << 63) - 1
@@ -27,19 +28,16 @@ JSON_DEPTH_MAX: Final = 512
 
 
 class Start(NamedTuple):
-    """A Writer's `run.started`; the texts as UTF-8, inputs and attributes as they stand in the record."""
+    """A Writer's `run.started`, as far as its head needs it: see `contract.digests`."""
 
     run_id: str
-    at_us: int
-    salt: str
     source_id: str
     source_seq: int
-    parent_run_id: str
-    skill_id: str
-    caller_id: bytes
-    channel_id: bytes
-    inputs: bytes
-    attributes: bytes
+    salt: bytes
+    """32 hex digits."""
+    header: bytes
+    fields: tuple[bytes, bytes, bytes, bytes]
+    """Values of the redactable fields in their order; inputs and attributes as they stand in the record."""
 
 
 class Finish(NamedTuple):
@@ -71,6 +69,9 @@ class Listing(NamedTuple):
 
 
 Reading: TypeAlias = Start | Finish | Listing
+
+_Members: TypeAlias = Mapping[str, Any]
+_Check: TypeAlias = Callable[[Any], bool]
 
 _PLAIN: Final = rb"[ !#-\[\]-~]"
 _NUMBER: Final = rb"(?:0|[1-9][0-9]{0,17})"
@@ -108,31 +109,36 @@ def read(value: bytes) -> Reading | None:
 def _plain_start(value: bytes, match: re.Match[bytes]) -> Reading | None:
     run_id, at_us, skill_id, caller_id, channel_id, parent, salt, source_id, source_seq = match.groups()
     rest = b"{" + value[match.end() :]
-    members = _load(rest)
-    if members is None or list(members) != ["inputs", "attributes"] or not _is_canonical(rest, members):
+    opaque = _load(rest)
+    found = None if opaque is None else _plain_objects(rest, opaque)
+    if found is None:
         return _read_anyhow(value)
-    inputs, attributes = members["inputs"], members["attributes"]
-    if not _is_object(attributes):
-        return None
-    return Start(
-        run_id.decode(),
-        int(at_us),
-        salt.decode(),
-        source_id.decode(),
-        int(source_seq),
-        parent.decode(),
-        skill_id.decode(),
-        caller_id,
-        channel_id,
-        orjson.dumps(inputs),
-        orjson.dumps(attributes),
+    header = b"start 0 %b %d:%b %d:%b %b %b" % (
+        at_us,
+        len(parent),
+        parent,
+        len(skill_id),
+        skill_id,
+        source_id,
+        source_seq,
     )
+    fields = caller_id, channel_id, *found
+    return Start(run_id.decode(), source_id.decode(), int(source_seq), salt, header, fields)
+
+
+def _plain_objects(rest: bytes, members: _Members) -> tuple[bytes, bytes] | None:
+    """Inputs and attributes, if they are all there is and come out of the serializer as they went in."""
+    inputs, attributes = members.get("inputs"), members.get("attributes")
+    if type(inputs) is not dict or type(attributes) is not dict:
+        return None
+    try:
+        found = orjson.dumps(inputs), orjson.dumps(attributes)
+    except orjson.JSONEncodeError:
+        return None
+    return found if rest == b'{"inputs":%b,"attributes":%b}' % found else None
 
 
 # Member by member.
-
-_Members: TypeAlias = Mapping[str, Any]
-_Check: TypeAlias = Callable[[Any], bool]
 
 
 def _load(value: bytes) -> dict[str, Any] | None:
@@ -193,19 +199,10 @@ def _cut(value: bytes, part: Part) -> bytes:
 def _start(m: _Members, extents: Mapping[str, bytes]) -> Start | None:
     if "by" in m or not _holds(_START_MEMBERS, m):
         return None
-    return Start(
-        m["run_id"],
-        m["at_us"],
-        m["salt"],
-        m["source_id"],
-        m["source_seq"],
-        m["parent_run_id"],
-        m["skill_id"],
-        m["caller_id"].encode(),
-        m["channel_id"].encode(),
-        extents["inputs"],
-        extents["attributes"],
-    )
+    source_id, source_seq = m["source_id"], m["source_seq"]
+    header = start_header(m["at_us"], m["parent_run_id"], m["skill_id"], source_id, source_seq)
+    fields = m["caller_id"].encode(), m["channel_id"].encode(), extents["inputs"], extents["attributes"]
+    return Start(m["run_id"], source_id, source_seq, m["salt"].encode(), header, fields)
 
 
 def _finish(m: _Members, _: Mapping[str, bytes]) -> Finish | None:

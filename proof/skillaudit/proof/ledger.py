@@ -19,15 +19,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from skillaudit.contract.digests import (
-    START_FIELDS,
-    T,
-    event_digest,
-    event_salt,
-    fields_body,
-    manifest_line,
-    start_header,
-)
+from skillaudit.contract.digests import START_FIELDS
 from skillaudit.proof.grammar import Finish, Listing, Start, read
 
 START: Final = "start"
@@ -65,14 +57,26 @@ def rows_of(value: bytes | None) -> tuple[LedgerEntry, ...]:
             return ()
 
 
+_FIELDS: Final = tuple((b".%b\n" % n.encode(), b"\n%b\n" % n.encode(), n.encode()) for n in START_FIELDS)
+
+
 def start_head(start: Start) -> bytes:
-    """The head of a run of which there is only the start: SHA-256 of a manifest with that one event."""
-    header = start_header(start.at_us, start.parent_run_id, start.skill_id, start.source_id, start.source_seq)
-    values = (start.caller_id, start.channel_id, start.inputs, start.attributes)
-    body = fields_body(start.salt, 0, zip(START_FIELDS, values, strict=True))
-    digest = event_digest(event_salt(start.salt, 0), header, body)
-    manifest = b"skillaudit run 1\n%b\n%b" % (T(start.run_id.encode()), manifest_line(header, digest))
-    return sha256(manifest).digest()
+    """The head of a run of which there is only the start: SHA-256 of a manifest with that one event.
+
+    What `contract.digests` says, written out for this one event: it is computed for every run, by the thread that
+    writes. The golden vectors hold the two together.
+    """
+    stem = b"skillaudit salt 1\n%b\n0" % start.salt
+    body: list[bytes] = []
+    for (in_salt, in_digest, name), value in zip(_FIELDS, start.fields, strict=True):
+        salt = sha256(stem + in_salt).hexdigest()[:32].encode()
+        text = b"skillaudit field 1\n%b%b%d:%b" % (salt, in_digest, len(value), value)
+        body.append(b"%b %b\n" % (name, sha256(text).hexdigest().encode()))
+    salt = sha256(stem + b"\n").hexdigest()[:32].encode()
+    digest = sha256(b"skillaudit event 1\n%b\n%b\n%b" % (salt, start.header, b"".join(body))).hexdigest()
+    run_id = start.run_id.encode()
+    line = b"%b %b\n" % (start.header, digest.encode())
+    return sha256(b"skillaudit run 1\n%d:%b\n%b" % (len(run_id), run_id, line)).digest()
 
 
 def _listing_rows(listing: Listing) -> tuple[LedgerEntry, ...]:
