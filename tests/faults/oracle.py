@@ -142,7 +142,11 @@ def judge(
     if not foreign_allowed:
         verdict.foreign += sorted(stored.keys() - accounts.keys())
     for name in TROUBLES:
-        rows = cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall() if name not in set(expected) else []
+        rows = (
+            cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()
+            if name not in set(expected)
+            else []
+        )
         if rows:
             verdict.troubles[name] = rows
     return verdict
