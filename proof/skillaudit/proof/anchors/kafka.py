@@ -1,0 +1,171 @@
+"""An anchor in a Kafka topic: one partition, no deletion, no compaction, and rights that the database's administrator
+should not have. The one module of this part that imports aiokafka.
+
+Each call connects, does its work within a bound, and disconnects: an anchor is written once a minute at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from typing import Any, Final
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.protocol.metadata import MetadataRequest
+
+from skillaudit.contract.errors import SettingsError, UnreachableError
+from skillaudit.contract.kafka_options import connection_options
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.anchors.base import AnchorObject, AnchorTrust, Receipt, StoredObject, parse_object
+
+PUBLISH_TIMEOUT_S: Final = 10.0
+"""For all that one `publish` sends."""
+READ_TIMEOUT_S: Final = 30.0
+"""For one portion of a reading."""
+CLOSE_TIMEOUT_S: Final = 2.0
+NEWEST_RECORDS_MAX: Final = 16
+"""How many records at the end are looked through for the newest object: an older one may have been repeated there."""
+PORTION_RECORDS_MAX: Final = 256
+FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class KafkaAnchor:
+    """`Anchor` in partition 0 of a topic. Not to be called from inside an event loop: it blocks."""
+
+    def __init__(self, topic: str, settings: Settings, uri: str = "") -> None:
+        """`settings`: for the connection; the topic's name is `topic`."""
+        self.uri = uri or f"kafka:{topic}"
+        self.trust = AnchorTrust.BROKER
+        self._topic = topic
+        self._settings = settings
+        self._partition = TopicPartition(topic, 0)
+
+    def __repr__(self) -> str:
+        """Topic and address."""
+        return f"KafkaAnchor({self._topic!r} at {self._settings.kafka_bootstrap_servers})"
+
+    def publish(self, objects: Sequence[AnchorObject]) -> list[Receipt]:
+        """As `Anchor.publish`; acknowledged by all replicas in sync."""
+        return asyncio.run(self._publish(objects)) if objects else []
+
+    def newest(self) -> StoredObject | None:
+        """As `Anchor.newest`."""
+        found = asyncio.run(self._last())
+        return max(found, key=lambda stored: stored.content.checkpoint.size, default=None)
+
+    def objects(self, after: int = 0) -> Iterator[StoredObject]:
+        """As `Anchor.objects`: in the order of the topic, read in portions."""
+        at = 0
+        while True:
+            portion, at = asyncio.run(self._portion(at))
+            if not portion:
+                return
+            yield from (stored for stored in portion if stored.content.checkpoint.size > after)
+
+    def at(self, size: int) -> StoredObject | None:
+        """As `Anchor.at`; the first one, where it is there more than once."""
+        found = (stored for stored in self.objects(size - 1) if stored.content.checkpoint.size == size)
+        return next(found, None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def _publish(self, objects: Sequence[AnchorObject]) -> list[Receipt]:
+        options = connection_options(self._settings)
+        with self._mapped("publish to"):
+            producer: Any = AIOKafkaProducer(**options, acks="all", enable_idempotence=True)
+            try:
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    await producer.start()
+                    await self._check_topic(producer.client)
+                    sent = [
+                        await producer.send_and_wait(self._topic, content.encode(), partition=0)
+                        for content in objects
+                    ]
+            finally:
+                await _stopped(producer)
+        return [Receipt(int(s.timestamp or 0) * 1000, f"{self._topic}/0#{s.offset}") for s in sent]
+
+    async def _last(self) -> list[StoredObject]:
+        async with self._consumer() as consumer:
+            end = await self._end(consumer)
+            found, _ = await self._read(consumer, max(0, end - NEWEST_RECORDS_MAX), end)
+            return found
+
+    async def _portion(self, at: int) -> tuple[list[StoredObject], int]:
+        """Objects from offset `at` on, and the offset behind them; none at the end."""
+        async with self._consumer() as consumer:
+            return await self._read(consumer, at, await self._end(consumer))
+
+    async def _read(self, consumer: Any, at: int, end: int) -> tuple[list[StoredObject], int]:
+        begin = (await consumer.beginning_offsets([self._partition]))[self._partition]
+        at = max(at, begin)
+        found: list[StoredObject] = []
+        if at < end:
+            consumer.seek(self._partition, at)
+        while at < end and len(found) < PORTION_RECORDS_MAX:
+            wanted = PORTION_RECORDS_MAX - len(found)
+            answer = await consumer.getmany(self._partition, timeout_ms=500, max_records=wanted)
+            for message in answer.get(self._partition, ()):
+                place = f"{self._topic}/0#{message.offset}"
+                content = parse_object(message.value or b"", place)
+                found.append(StoredObject(content, message.timestamp * 1000, place))
+                at = message.offset + 1
+        return found, at
+
+    async def _end(self, consumer: Any) -> int:
+        return int((await consumer.end_offsets([self._partition]))[self._partition])
+
+    @contextlib.asynccontextmanager
+    async def _consumer(self) -> AsyncGenerator[Any]:
+        """A connected consumer of the partition, for at most `READ_TIMEOUT_S`."""
+        with self._mapped("read"):
+            consumer: Any = AIOKafkaConsumer(
+                **connection_options(self._settings),
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_partition_fetch_bytes=FETCH_BYTES_MAX,
+            )
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    await consumer.start()
+                    await self._check_topic(consumer._client)  # noqa: SLF001  there is no accessor
+                    consumer.assign([self._partition])
+                    yield consumer
+            finally:
+                await _stopped(consumer)
+
+    async def _check_topic(self, client: Any) -> None:
+        """Asked by hand: the client's own request would create a missing topic with the broker's defaults."""
+        request = MetadataRequest([self._topic], allow_auto_topic_creation=False)
+        answer = (await client.send(client.get_random_node(), request)).to_object()["topics"][0]
+        error = kafka_errors.for_code(answer["error_code"])
+        if error is kafka_errors.UnknownTopicOrPartitionError:
+            raise UnreachableError(
+                f"the cluster has no topic {self._topic}; `skillaudit topics` creates it, with one partition"
+            )
+        if error is not kafka_errors.NoError:
+            raise error(self._topic)
+        if len(answer["partitions"]) != 1:
+            raise SettingsError(
+                f"the topic {self._topic} must have one partition to be an anchor, it has more"
+            )
+
+    @contextlib.contextmanager
+    def _mapped(self, doing: str) -> Generator[None]:
+        """What aiokafka raises becomes ours where it enters."""
+        try:
+            yield
+        except (kafka_errors.KafkaError, OSError, TimeoutError) as exc:
+            where = f"{self._topic} at {self._settings.kafka_bootstrap_servers}"
+            raise UnreachableError(f"can't {doing} {where}: {str(exc) or type(exc).__name__}") from exc
+
+
+async def _stopped(client: Any) -> None:
+    with contextlib.suppress(kafka_errors.KafkaError, OSError, TimeoutError):  # thrown away either way
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await client.stop()
