@@ -73,6 +73,8 @@ _START: Final[Columns] = {
     "clock": _TEXT,
     "salt": _BLOB,
     "start_tag": _U64,
+    "partition": _TEXT,
+    "record_offset": _I64,
 }
 TABLES: Final[Mapping[str, Columns]] = {
     "new_runs": {**_PROGRESS, **_FINISH, **_START},
@@ -211,8 +213,8 @@ _ALIASES: Final = {
 _INSERTS: Final = ("plain_runs", "judged_logs", "odd_logs")
 
 Row = tuple[Any, ...]
-NewRun = tuple[Book, RunStarted, RunFinished | None, str, int]
-"""Book, start, finish, topic, time of receipt."""
+NewRun = tuple[Book, RunStarted, RunFinished | None, str, KeptRecord]
+"""Book, start, finish, topic, the start's origin."""
 
 
 FEW_ROWS: Final = 2
@@ -306,6 +308,10 @@ class Changes:
 
     def add_odd_log(self, run_key: int, log: RunLog) -> None:
         """A log whose payload is in hand."""
+    def run_keys(self) -> set[int]:
+        """The started runs that something is written of."""
+        return self.touched.keys() | self.new_runs.keys()
+
         self.add("odd_logs", run_key, log.seq, log.event_type, log.at_us, log.tag, log.payload_json)
 
     def add_kept(self, run_key: int, record_id: int, kept: KeptRecord) -> None:
@@ -330,8 +336,8 @@ class Changes:
             write_rows(cursor, table, self.rows.get(table, ()))
 
     def _collect_runs(self, gone: frozenset[str]) -> None:
-        for book, start, finish, topic, received_us in self.new_runs.values():
-            row = _progress(book, gone) + _finish_row(finish) + _start_row(book, start, topic, received_us)
+        for book, start, finish, topic, origin in self.new_runs.values():
+            row = _progress(book, gone) + _finish_row(finish) + _start_row(book, start, topic, origin)
             self.add("new_runs", *row)
         for run_key, book in self.touched.items():
             if run_key in self.new_runs:
@@ -417,7 +423,7 @@ def _finish_row(finish: RunFinished | None) -> Row:
     )
 
 
-def _start_row(book: Book, start: RunStarted, topic: str, received_us: int) -> Row:
+def _start_row(book: Book, start: RunStarted, topic: str, origin: KeptRecord) -> Row:
     return (
         book.run_hash,
         book.run_id,
@@ -431,13 +437,15 @@ def _start_row(book: Book, start: RunStarted, topic: str, received_us: int) -> R
         start.attributes_json.decode(),
         start.source_id,
         start.source_seq,
-        received_us,
+        origin.received_us,
         start.is_bare,
         start.clock,
         bytes.fromhex(start.salt) if start.salt else None,
         start.tag,
     )
 
+        origin.partition,
+        origin.offset,
 
 def _orphan_row(book: Book, topic: str, gone: frozenset[str]) -> Row:
     completeness, missing = book.verdict()

@@ -24,6 +24,7 @@ from typing import Final
 
 import duckdb
 
+from skillaudit.consumer.acting import Acting
 from skillaudit.consumer.changes import Changes
 from skillaudit.consumer.database import Database, engine_errors
 from skillaudit.consumer.poison import PoisonPolicy, exceeded
@@ -37,6 +38,7 @@ from skillaudit.consumer.positions import (
     write_positions,
 )
 from skillaudit.consumer.remembered import Remembered
+from skillaudit.consumer.redaction import Moment
 from skillaudit.consumer.sealing import Sealer, SealState
 from skillaudit.consumer.sources import SourceState
 from skillaudit.consumer.staging import SMALL_BATCH_RECORDS, Parse, parse_value
@@ -65,6 +67,15 @@ class ApplyReport:
     positions: dict[str, int] = field(default_factory=dict[str, int])
     """The positions that moved, as committed."""
 
+
+    def add(self, other: ApplyReport) -> None:
+        """Count a further portion of the same batch."""
+        self.records += other.records
+        self.skipped += other.skipped
+        self.outcomes.update(other.outcomes)
+        self.runs_started += other.runs_started
+        self.runs_finished += other.runs_finished
+        self.positions |= other.positions
 
 @dataclass(frozen=True, slots=True)
 class MaterializerPolicy:
@@ -108,6 +119,7 @@ class Materializer:
         with engine_errors("read what is stored"):
             self.remembered = Remembered(self._cursor)
         newest_us = max((book.received_us for book in self.remembered.partitions.values()), default=0)
+            self.acting = Acting(self._cursor)
         self._broker_clock = BrokerClock(newest_us, self.clock.steady_us())
 
     def __repr__(self) -> str:
@@ -130,11 +142,42 @@ class Materializer:
         `PoisonLimitError` and `FencedError`, `DatabaseError` where the engine refuses.
         """
         with self.sealer.writing:
-            try:
-                return self._apply(records, ends or {})
-            except _SealInFlightError:
-                self.sealer.wait_moved()  # no other can begin: a swap needs the writer's lock
-                return self._apply(records, ends or {})
+            if not self.acting.pending:
+                return self._apply_patiently(records, ends or {})
+            return self._apply_in_steps(records, ends or {})
+
+    def _apply_patiently(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
+        try:
+            return self._apply(records, ends)
+        except _SealInFlightError:
+            self.sealer.wait_moved()  # no other can begin: a swap needs the writer's lock
+            return self._apply(records, ends)
+
+    def _apply_in_steps(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
+        """Acts are pending: each is applied where the events have reached its position, before anything behind it."""
+        report = ApplyReport()
+        for step in self.acting.steps(records):
+            self.settle_acts({r.partition: r.offset for r in reversed(step)})
+            report.add(self._apply_patiently(step, ends))
+        self.settle_acts({})
+        return report
+
+    def settle_acts(self, next_offsets: Mapping[str, int]) -> None:
+        """Apply the pending acts that are due. `next_offsets`: of partitions whose next record is known."""
+        reached = {name: book.next_offset for name, book in self.remembered.partitions.items()}
+        reached |= {name: max(offset, reached.get(name, 0)) for name, offset in next_offsets.items()}
+        if not self.acting.due(reached):
+            return
+        with self.sealer.quiet():
+            with self.transaction("apply pending acts") as cursor:
+                result = self.acting.settle(cursor, reached, self.moment())
+            self.sealer.note(result.rows, 0)
+            if result.runs:
+                self.forget()  # the books of these runs are no longer what the database says
+
+    def moment(self) -> Moment:
+        """What an act depends on; under the writer's lock."""
+        return Moment(self.sealer.hot, self.clock.wall_us())
 
     def apply_again(
         self, records: Sequence[SourceRecord], settle: Callable[[duckdb.DuckDBPyConnection], None]
@@ -146,6 +189,7 @@ class Materializer:
                 rows = self._take(cursor, records, changes, tally, ledger=False)
                 changes.write_rest(cursor, self.remembered.gone)
                 settle(cursor)
+                rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
             for book in changes.sources.values():
                 book.stored = True
             self.sealer.note(rows, tally.size_bytes)
@@ -157,8 +201,9 @@ class Materializer:
         )
 
     def tick(self, ends: Mapping[str, int] | None = None) -> int:
-        """Let time pass where nothing arrives: partitions read to their ends are read up to now, and sources silent
-        beyond the limit are gone. Returns how many went. To be called every few seconds.
+        """Let time pass where nothing arrives: partitions read to their ends are read up to now, what sources said and
+        what has been read to since is due, and sources silent beyond the limit are gone. Returns how many went. To be
+        called every few seconds.
         """
         with self.transaction("judge the silence of sources") as cursor:
             for book in self.remembered.partitions.values():
@@ -204,6 +249,7 @@ class Materializer:
         tally, changes = Tally(), Changes()
         with engine_errors("read what is stored"):
             self.remembered.known.prepare(self._cursor, self.remembered.next_run_key)
+        self.acting.load(self._cursor)
         with self.transaction(f"apply {len(fresh)} records") as cursor:
             rows = self._take(cursor, fresh, changes, tally, ledger=True)
             self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
@@ -221,6 +267,7 @@ class Materializer:
             runs_started=tally.runs_started,
             runs_finished=tally.runs_finished,
             positions={book.partition: book.next_offset for book in moved},
+            rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
         )
 
     def _fresh(

@@ -223,8 +223,8 @@ class TopicTaker:
     def _begin(
         self, book: Book, start: tuple[int, RunStarted], finish: RunFinished | None, kind_before: BookKind
     ) -> None:
-        received_us = self._received_us(start[0])
-        self._changes.new_runs[book.run_key] = (book, start[1], finish, self._topic, received_us)
+        origin = self._origin(start[0])
+        self._changes.new_runs[book.run_key] = (book, start[1], finish, self._topic, origin)
         self._tally.runs_started += 1
         if kind_before is BookKind.ORPHAN:
             self._changes.add("gone_orphans", book.run_key)

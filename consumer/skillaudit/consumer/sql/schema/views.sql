@@ -3,7 +3,8 @@ CREATE OR REPLACE VIEW main.runs AS
 SELECT run_key, run_hash, id, skill_id, caller_id, channel_id, inputs, started_at, finished_at, status, output, error,
        tool_calls_count, runtime_us, parent_run_id, total_input_tokens, total_output_tokens, total_thinking_tokens,
        attributes, source_id, source_seq, events_expected, events_stored, completeness, liveness, missing, lost,
-       conflicts, last_event_at, topic, received_at, by_storage, clock, salt, start_tag, finish_seq, finish_tag, head
+       conflicts, last_event_at, topic, received_at, by_storage, clock, salt, start_tag, finish_seq, finish_tag, head,
+       partition, record_offset
 FROM store.runs;
 
 CREATE OR REPLACE VIEW main.events AS
@@ -45,7 +46,7 @@ SELECT id, purged_at, cutoff, policy, runs, events, act_id FROM store.purges;
 
 CREATE OR REPLACE VIEW main.tombstones AS
 SELECT run_key, run_hash, id, topic, source_id, source_seq, purge_id, records_dropped, liveness, events_stored, missing,
-       lost, conflicts, last_event_at, started_at, received_at
+       lost, conflicts, last_event_at, started_at, received_at, violates
 FROM store.tombstones;
 
 CREATE OR REPLACE VIEW main.incidents AS
@@ -68,6 +69,12 @@ SELECT size, note, signed_us, published FROM store.checkpoints;
 
 CREATE OR REPLACE VIEW main.acts AS
 SELECT control_partition, control_offset, act_id, kind, act, journal_idx, applied_us FROM store.acts;
+
+CREATE OR REPLACE VIEW main.pending_acts AS
+SELECT act_id, partition, position FROM store.pending_acts;
+
+CREATE OR REPLACE VIEW main.redacted_runs AS
+SELECT run_key, erased_by, settled FROM store.redacted_runs;
 
 CREATE OR REPLACE VIEW main.redactions AS
 SELECT run_key, seq, field, digest, act_id FROM store.redactions;

@@ -1,0 +1,131 @@
+"""Deleting runs by an act. What is left of each is a tombstone, so that a record delivered again is counted, not stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import duckdb
+import orjson
+
+from skillaudit.consumer.arrow import Kind, make_table
+from skillaudit.consumer.lookup import next_number
+from skillaudit.consumer.statements import statements
+from skillaudit.contract.digests import run_hash
+from skillaudit.proof.acts import Act
+
+DAY_US: Final = 86_400_000_000
+_SQL: Final = statements("purging.sql")
+_ACTS: Final = statements("acts.sql")
+_DELETIONS: Final = tuple(text for name, text in _SQL.items() if name.startswith("delete_"))
+_REACH: Final = {"partition": Kind.TEXT, "position": Kind.I64}
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What one application of a purge did."""
+
+    runs: int = 0
+    events: int = 0
+    held: int = 0
+    """Runs that a hold kept."""
+    young: int = 0
+    """Runs that the minimum age kept."""
+
+
+def register_reach(cursor: duckdb.DuckDBPyConnection, reach: Mapping[str, int]) -> None:
+    """Let statements see how far an act reaches; at least one partition."""
+    cursor.register("reach", make_table(_REACH, list(reach.items())))
+
+
+def choose(cursor: duckdb.DuckDBPyConnection, act: Act, *, planned: bool = False) -> Purged:
+    """Fill `chosen` with the runs that the act names, as far as `reach` goes, and mark what keeps each back.
+
+    `planned`: the act is not stored yet; the holds that count are those in force now.
+    """
+    if act.runs:
+        choose_named(cursor, act.runs)
+    else:
+        cursor.execute(_SQL["choose_older"], {"before_us": act.scope["started_before"]})
+    mark_held(cursor, "" if planned else act.act_id)
+    days = int(act.policy.get("min_retention_days", 0))
+    if days:
+        cursor.execute(_SQL["young"], {"limit_us": act.at_us - days * DAY_US})
+    free, held, young = cursor.execute(_SQL["counts"]).fetchall()[0]
+    return Purged(runs=free, held=held, young=young)
+
+
+def choose_named(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> None:
+    """Fill `chosen` with the runs of these ids, as far as `reach` goes."""
+    cursor.execute(_SQL["choose_named"], _ids(run_ids))
+
+
+def mark_held(cursor: duckdb.DuckDBPyConnection, act_id: str) -> None:
+    """Mark the chosen runs that a hold covered when the act came."""
+    for (scope,) in cursor.execute(_ACTS["holds_before"], {"act_id": act_id}).fetchall():
+        members = orjson.loads(scope)
+        if "runs" in members:
+            cursor.execute(_SQL["hold_named"], _ids(members["runs"]))
+        elif "skill_id" in members:
+            cursor.execute(_SQL["hold_skill"], {"skill_id": members["skill_id"]})
+        else:
+            cursor.execute(_SQL["hold_all"])
+
+
+def held_keys(cursor: duckdb.DuckDBPyConnection) -> set[int]:
+    """Of the chosen runs those that are held."""
+    return {row[0] for row in cursor.execute("SELECT run_key FROM chosen WHERE held").fetchall()}
+
+
+def free_partitions(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[str]:
+    """Partitions of which a chosen run may go."""
+    return [row[0] for row in cursor.execute(_SQL["free_partitions"], {"force": force}).fetchall()]
+
+
+def free_runs(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[tuple[str, str]]:
+    """(id, partition) of the chosen runs that may go."""
+    return cursor.execute(_SQL["free_runs"], {"force": force}).fetchall()
+
+
+def received_since(cursor: duckdb.DuckDBPyConnection, since_us: int) -> dict[str, int]:
+    """Partition -> position below which every start arrived before `since_us`; only partitions with one that did not."""
+    return dict(cursor.execute(_SQL["received_since"], {"since_us": since_us}).fetchall())
+
+
+def purge(cursor: duckdb.DuckDBPyConnection, act: Act, now_us: int) -> Purged:
+    """Delete what the act names as far as `reach` goes, in the caller's transaction, with nothing being moved."""
+    found = choose(cursor, act)
+    if not act.force:
+        cursor.execute(_SQL["keep_back"])
+    runs, events = cursor.execute(_SQL["events"]).fetchall()[0]
+    if runs:
+        purge_id = _count(cursor, act, int(runs), int(events))
+        cursor.execute(_SQL["tombstones"], {"purge_id": purge_id})
+        cursor.execute(_SQL["dead_letters"], {"now_us": now_us})
+        for deletion in _DELETIONS:
+            cursor.execute(deletion)
+    return Purged(runs=int(runs), events=int(events), held=found.held, young=found.young)
+
+
+def _count(cursor: duckdb.DuckDBPyConnection, act: Act, runs: int, events: int) -> int:
+    """The purge's number; an act that reaches its partitions one by one is one purge."""
+    stored = cursor.execute(_SQL["purge_of"], {"act_id": act.act_id}).fetchall()
+    counts = {"runs": runs, "events": events}
+    if stored:
+        cursor.execute(_SQL["more_purged"], {"purge_id": stored[0][0], **counts})
+        return int(stored[0][0])
+    purge_id = next_number(cursor, "next_purge_id")
+    which = {
+        "purge_id": purge_id,
+        "at_us": act.at_us,
+        "cutoff_us": act.scope.get("started_before", act.at_us),
+        "policy": str(act.policy.get("name", "requested")),
+        "act_id": act.act_id,
+    }
+    cursor.execute(_SQL["new_purge"], {**which, **counts})
+    return purge_id
+
+
+def _ids(run_ids: Sequence[str]) -> dict[str, list[str] | list[int]]:
+    return {"ids": list(run_ids), "hashes": [run_hash(run_id) for run_id in run_ids]}

@@ -1,0 +1,116 @@
+-- Deleting runs, and remembering that they were there. All statements run in one transaction, with nothing being moved.
+-- `reach` is registered: partition -> position up to which the act reaches. `chosen` holds the runs in question, and what
+-- stands against deleting them.
+
+-- name: choose_older
+CREATE OR REPLACE TEMP TABLE chosen AS
+SELECT r.run_key, FALSE AS held, FALSE AS young
+FROM store.runs AS r JOIN reach AS a ON r.partition = a.partition AND r.record_offset < a.position
+WHERE epoch_us(r.started_at) < $before_us
+
+-- name: choose_named
+CREATE OR REPLACE TEMP TABLE chosen AS
+SELECT r.run_key, FALSE AS held, FALSE AS young
+FROM store.runs AS r JOIN reach AS a ON r.partition = a.partition AND r.record_offset < a.position
+WHERE r.rowid IN (SELECT rowid FROM store.runs WHERE run_hash IN (SELECT unnest($hashes::UBIGINT[])))
+  AND r.id IN (SELECT unnest($ids::VARCHAR[]))
+
+-- name: hold_named
+UPDATE chosen SET held = TRUE WHERE run_key IN (
+    SELECT run_key FROM store.runs
+    WHERE rowid IN (SELECT rowid FROM store.runs WHERE run_hash IN (SELECT unnest($hashes::UBIGINT[])))
+      AND id IN (SELECT unnest($ids::VARCHAR[]))
+)
+
+-- name: hold_skill
+UPDATE chosen SET held = TRUE WHERE run_key IN (SELECT run_key FROM store.runs WHERE skill_id = $skill_id)
+
+-- name: hold_all
+UPDATE chosen SET held = TRUE
+
+-- name: young
+-- Where records carry no broker's time (embedded) the position alone says what arrived before.
+UPDATE chosen SET young = TRUE WHERE run_key IN (
+    SELECT run_key FROM store.runs
+    WHERE epoch_us(started_at) >= $limit_us
+       OR (epoch_us(received_at) >= $limit_us AND topic NOT IN ('outbox', 'direct'))
+)
+
+-- name: counts
+SELECT count(*) FILTER (NOT (held OR young)), count(*) FILTER (held), count(*) FILTER (young AND NOT held) FROM chosen
+
+-- name: free_partitions
+-- Partitions of which something may go.
+SELECT DISTINCT r.partition FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key
+WHERE $force OR NOT (c.held OR c.young)
+ORDER BY r.partition
+
+-- name: free_runs
+SELECT r.id, r.partition FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key
+WHERE $force OR NOT (c.held OR c.young)
+ORDER BY r.run_key
+
+-- name: keep_back
+DELETE FROM chosen WHERE held OR young
+
+-- name: events
+SELECT count(*), coalesce(sum(r.events_stored), 0)::BIGINT FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key
+
+-- name: tombstones
+INSERT INTO store.tombstones BY NAME
+SELECT r.run_key, run_hash, id, topic, source_id, source_seq, liveness, events_stored, missing, lost, conflicts,
+       last_event_at, started_at, received_at, $purge_id::BIGINT AS purge_id, 0::BIGINT AS records_dropped,
+       CASE WHEN c.held THEN 'hold' WHEN c.young THEN 'minimum' ELSE '' END AS violates
+FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key
+
+-- name: purge_of
+SELECT id FROM store.purges WHERE act_id = $act_id
+
+-- name: new_purge
+INSERT INTO store.purges BY NAME
+SELECT $purge_id::BIGINT AS id, make_timestamptz($at_us::BIGINT) AS purged_at, make_timestamptz($cutoff_us::BIGINT) AS cutoff,
+       $policy AS policy, $runs::BIGINT AS runs, $events::BIGINT AS events, $act_id AS act_id
+
+-- name: more_purged
+UPDATE store.purges SET runs = runs + $runs, events = events + $events WHERE id = $purge_id
+
+-- name: dead_letters
+-- What was no event and came under the id of a purged run.
+UPDATE store.dead_letters SET record = NULL, state = 'erased', changed_at = make_timestamptz($now_us::BIGINT)
+WHERE record IS NOT NULL AND coalesce(
+    TRY(decode(key)), CASE WHEN json_valid(TRY(decode(record))) THEN TRY(decode(record)) ->> 'run_id' END
+) IN (SELECT id FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key)
+
+-- name: delete_events_hot_a
+DELETE FROM store.events_hot_a WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_events_hot_b
+DELETE FROM store.events_hot_b WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_events_sealed
+DELETE FROM store.events_sealed WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_kept
+DELETE FROM store.kept WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_conflicts
+DELETE FROM store.conflicts WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_calls
+DELETE FROM store.calls WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_redactions
+DELETE FROM store.redactions WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_run_salts
+DELETE FROM store.run_salts WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_redacted_runs
+DELETE FROM store.redacted_runs WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: delete_runs
+DELETE FROM store.runs WHERE run_key IN (SELECT run_key FROM chosen)
+
+-- name: received_since
+-- Per partition, the first run that arrived at that time or later: what lies below it arrived before.
+SELECT partition, min(record_offset) FROM store.runs WHERE epoch_us(received_at) >= $since_us GROUP BY partition

@@ -1,0 +1,102 @@
+-- Taking content out of runs. All statements run in the writer's transaction, with nothing being moved.
+
+-- name: runs
+-- Of these ids, as far as the act reaches: started in one of its partitions, below its position there.
+SELECT r.run_key, r.id, hex(r.salt), r.by_storage, r.finish_seq, r.received, r.lost
+FROM store.runs AS r JOIN reach AS a ON r.partition = a.partition AND r.record_offset < a.position
+WHERE r.rowid IN (SELECT rowid FROM store.runs WHERE run_hash IN (SELECT unnest($hashes::UBIGINT[])))
+  AND r.id IN (SELECT unnest($ids::VARCHAR[]))
+ORDER BY r.run_key
+
+-- name: runs_by_key
+SELECT r.run_key, r.id, hex(r.salt), r.by_storage, r.finish_seq, r.received, r.lost
+FROM store.runs AS r
+WHERE r.run_key IN (SELECT unnest($keys::BIGINT[]))
+ORDER BY r.run_key
+
+-- name: content
+SELECT caller_id, channel_id, inputs, attributes, output, error, finished_at IS NOT NULL
+FROM store.runs WHERE run_key = $run_key
+
+-- name: log
+SELECT sequence, event_type, epoch_us(created_at), payload FROM main.events WHERE run_key = $run_key AND sequence = $seq
+
+-- name: logs_left
+-- Logs whose payload was not redacted yet.
+SELECT sequence, event_type, epoch_us(created_at), payload FROM main.events AS e
+WHERE run_key = $run_key AND NOT EXISTS (
+    SELECT 1 FROM store.redactions AS d WHERE d.run_key = $run_key AND d.field IS NULL AND d.seq = e.sequence
+)
+ORDER BY sequence
+
+-- name: log_numbers
+SELECT sequence FROM main.events WHERE run_key = $run_key ORDER BY sequence
+
+-- name: take_logs
+-- The rows again, without their content; before they are deleted and put back.
+CREATE OR REPLACE TEMP TABLE blanked AS
+SELECT run_key, sequence, event_type, created_at, tag, $payload::VARCHAR AS payload
+FROM main.events
+WHERE run_key = $run_key AND sequence IN (SELECT unnest($numbers::BIGINT[]))
+
+-- name: delete_logs
+DELETE FROM {table} WHERE run_key = $run_key AND sequence IN (SELECT unnest($numbers::BIGINT[]))
+
+-- name: put_logs
+INSERT INTO {table} BY NAME SELECT * FROM blanked
+
+-- name: drop_logs
+DROP TABLE blanked
+
+-- name: blank_field
+UPDATE store.runs SET {field} = $text WHERE run_key = $run_key
+
+-- name: add_redaction
+INSERT INTO store.redactions VALUES ($run_key, $seq, $field, $digest, $act_id)
+
+-- name: redacted
+SELECT seq, field FROM store.redactions WHERE run_key = $run_key
+
+-- name: salt
+SELECT salt FROM store.run_salts WHERE run_key = $run_key AND seq = $seq AND field IS NOT DISTINCT FROM $field
+
+-- name: delete_salt
+DELETE FROM store.run_salts WHERE run_key = $run_key AND seq = $seq AND field IS NOT DISTINCT FROM $field
+
+-- name: add_salts
+INSERT INTO store.run_salts BY NAME SELECT * FROM left_salts
+
+-- name: forget_salt
+UPDATE store.runs SET salt = NULL WHERE run_key = $run_key
+
+-- name: mark
+SELECT erased_by, settled FROM store.redacted_runs WHERE run_key = $run_key
+
+-- name: add_mark
+INSERT INTO store.redacted_runs VALUES ($run_key, $erased_by, $settled)
+
+-- name: change_mark
+UPDATE store.redacted_runs SET erased_by = $erased_by, settled = $settled WHERE run_key = $run_key
+
+-- name: watched
+-- Runs that must be looked at when something of them arrives, and the act that erased them.
+SELECT run_key, erased_by FROM store.redacted_runs WHERE NOT settled OR erased_by <> ''
+
+-- name: conflicts
+SELECT id, kind, sequence, record FROM store.conflicts
+WHERE run_key = $run_key AND (record_offset < 0 OR NOT EXISTS (SELECT 1 FROM reach WHERE partition = conflicts.partition)
+      OR EXISTS (SELECT 1 FROM reach WHERE partition = conflicts.partition AND conflicts.record_offset < position))
+
+-- name: replace_conflict
+UPDATE store.conflicts SET record = $record WHERE id = $id
+
+-- name: dead_letters
+-- Those that may hold something of the run: its id is their key, or stands in them, or they are no text.
+SELECT id, key, record FROM store.dead_letters
+WHERE record IS NOT NULL AND (
+    key = encode($run_id) OR TRY(decode(record)) IS NULL OR contains(TRY(decode(record)), $run_id)
+    OR contains(TRY(decode(record)), '\\')
+)
+
+-- name: erase_dead_letter
+UPDATE store.dead_letters SET record = NULL, state = 'erased', changed_at = make_timestamptz($now_us::BIGINT) WHERE id = $id
