@@ -12,9 +12,15 @@ import duckdb
 import pytest
 from tests.consumer.support import rows, value
 
-from skillaudit.consumer.database import open_database
+from skillaudit.consumer.database import engine_errors, open_database
 from skillaudit.consumer.statements import migrations, statements
-from skillaudit.contract.errors import DatabaseError, LockedError, SchemaVersionError
+from skillaudit.contract.errors import (
+    DatabaseError,
+    DiskFullError,
+    FencedError,
+    LockedError,
+    SchemaVersionError,
+)
 from skillaudit.contract.owner import Owner, write_owner
 
 VIEWS = {
@@ -140,3 +146,27 @@ def test_statements_are_named_and_single(file: str) -> None:
             duckdb.ParserException
         ):  # texts with open places don't parse before they are filled
             assert len(duckdb.extract_statements(text)) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (
+            duckdb.TransactionException("Failed to commit: Could not write file: No space left on device"),
+            DiskFullError,
+        ),
+        (duckdb.IOException("Could not write file: Disk quota exceeded"), DiskFullError),
+        (
+            duckdb.FatalException("database has been invalidated\nOriginal error: No space left on device"),
+            DiskFullError,
+        ),
+        (duckdb.TransactionException("Conflict on update"), FencedError),
+        (duckdb.IOException("Could not read from file: Input/output error"), DatabaseError),
+    ],
+)
+def test_a_full_disk_is_told_apart_from_a_rival_and_from_damage(
+    error: duckdb.Error, meaning: type[Exception]
+) -> None:
+    """The engine says it in whatever exception it is in: a commit that finds no room looks like a conflict."""
+    with pytest.raises(meaning, match="can't apply"), engine_errors("apply"):
+        raise error

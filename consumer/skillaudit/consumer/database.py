@@ -55,7 +55,9 @@ def engine_errors(doing: str) -> Generator[None]:
 
 def _translate(doing: str, exc: duckdb.Error) -> SkillauditError:
     if any(words in str(exc) for words in FULL_WORDS):
-        return DiskFullError(f"can't {doing}: the database's disk is full ({_first_line(exc)}); free some space")
+        return DiskFullError(
+            f"can't {doing}: the database's disk is full ({_first_line(exc)}); free some space"
+        )
     if isinstance(exc, duckdb.TransactionException):
         return FencedError(f"can't {doing}: another writer was faster ({_first_line(exc)})")
     return DatabaseError(f"can't {doing}: {_first_line(exc)}")

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Final
 
 from skillaudit.contract.clock import Clock, SystemClock
-from skillaudit.contract.errors import HistoryLostError, LockedError, OutboxCorruptError, UnreachableError
+from skillaudit.contract.errors import (
+    DiskFullError,
+    HistoryLostError,
+    LockedError,
+    OutboxCorruptError,
+    SkillauditError,
+    StopError,
+    UnreachableError,
+)
 from skillaudit.contract.outbox.acknowledgement import (
     Acknowledgement,
     read_acknowledgement,
@@ -29,6 +37,7 @@ from skillaudit.contract.outbox.directory import (
     list_source_dirs,
     outbox_id,
 )
+from skillaudit.contract.outbox.files import FULL_ERRNOS
 from skillaudit.contract.outbox.locks import FileLock, lock_holder
 from skillaudit.contract.outbox.reader import OutboxLine, SourceReader
 from skillaudit.contract.outbox.retire import (
@@ -227,6 +236,8 @@ class OutboxSource:
             committing = asyncio.ensure_future(asyncio.to_thread(self._commit, dict(positions)))
             try:
                 await asyncio.shield(committing)
+            except OSError as exc:
+                raise self._translate(exc) from exc
             except asyncio.CancelledError:
                 # Locks are let go after this: nothing may be acknowledged or archived then.
                 await asyncio.wait((committing,))
@@ -236,6 +247,12 @@ class OutboxSource:
         """As `RecordSource.close`."""
         async with self._turn:
             await asyncio.to_thread(self._close)
+
+    def _translate(self, exc: OSError) -> SkillauditError:
+        where = f"can't acknowledge or archive what is consumed of {self._outbox_dir}: {exc.strerror}"
+        if exc.errno in FULL_ERRNOS:
+            return DiskFullError(f"{where}; free some space")
+        return StopError(f"{where}; check the disk and the permissions")
 
     # in the worker thread
 

@@ -10,6 +10,8 @@ take cursors of their own from `cursor` and wait for positions by `wait_for`.
                                                    `batch_interval_ms`: half the time at most goes into transactions
     a broker away                                  poll again, for ever, with a bounded pause; said once
     a batch that can't be taken now (a seal runs)  apply the same batch again, as above: nothing of it was committed
+    a full disk                                    the same; an engine that gave up over it is closed and opened again.
+                                                   What can't be acknowledged for want of space is so with a later batch
     a record that must not be passed over          StopError: an incident is stored, `run` raises it
 """
 
@@ -26,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import partial
 from typing import Final, TypeVar
 
 import duckdb
@@ -39,16 +42,18 @@ from skillaudit.consumer.sealing import SealState
 from skillaudit.contract.clock import Clock, SystemClock, from_us
 from skillaudit.contract.errors import (
     DatabaseError,
+    DiskFullError,
     FencedError,
     HistoryLostError,
     NotYetMaterializedError,
     RetryableError,
+    SkillauditError,
     StopError,
     UnreachableError,
 )
 from skillaudit.contract.owner import Owner, remove_owner, write_owner
 from skillaudit.contract.settings import Settings
-from skillaudit.contract.sources import RecordBatch, RecordSource
+from skillaudit.contract.sources import Finding, RecordBatch, RecordSource
 from skillaudit.contract.storage import Positions
 
 T = TypeVar("T")
@@ -157,6 +162,10 @@ class ConsumerService:
         self._closed = False
         self._stopping = asyncio.Event()
         self._seal: asyncio.Task[None] | None = None
+        self._commit_due = False
+        """An acknowledgement found no room."""
+        self._suspect = False
+        """A disk was full since the database was last known to work."""
         self._window: list[tuple[float, int]] = []
         self._ticked_s = 0.0
         self._retained_s = float("-inf")
@@ -252,9 +261,8 @@ class ConsumerService:
         if self._closed:
             return
         if self._seal is not None:
-            with contextlib.suppress(
-                StopError
-            ):  # `run` has raised it, or it is found again at the next start
+            # `run` has raised it, or it is found again at the next start.
+            with contextlib.suppress(SkillauditError):
                 await self._seal
             self._seal = None
         self._closed = True
@@ -318,9 +326,8 @@ class ConsumerService:
         if batch.records or batch.findings or batch.closed:
             await self._note(await self._apply_patiently(batch))
         took_s = time.monotonic() - began_s
-        if batch.records or batch.closed:
-            assert self._source is not None  # noqa: S101  `start` has run
-            await self._source.commit(self._positions)
+        if batch.records or batch.closed or self._commit_due:
+            await self._commit()
         self.status.apply_ms = took_s * 1000
         self._measure(len(batch.records))
         if not any(self.status.lag.values()):
@@ -328,11 +335,22 @@ class ConsumerService:
         await self._tick_and_seal()
         return took_s
 
+    async def _commit(self) -> None:
+        """Acknowledge. Where there is no room for that, consuming goes on and a later call acknowledges all of it."""
+        assert self._source is not None  # noqa: S101  `start` has run
+        try:
+            await self._source.commit(self._positions)
+        except DiskFullError as exc:
+            self._commit_due = True
+            self._say(exc)
+        else:
+            self._commit_due = False
+
     async def _apply_patiently(self, batch: RecordBatch) -> ApplyReport:
         """Apply the batch, again and again where the materializer asks for it: all of it is committed, or nothing is."""
         # Findings first: once the position has moved past the damage, nobody would meet it again.
-        if batch.findings:
-            await self._in_writer(lambda: record_findings(self.materializer, batch.findings))
+        for finding in batch.findings:  # each its own transaction: what is kept must not be kept twice
+            await self._retry(partial(self._record_finding, finding))
         report = await self._retry(lambda: self.materializer.apply(batch.records, batch.ends))
         if batch.closed:
             await self._retry(lambda: close_sources(self.materializer, batch.closed))
@@ -343,8 +361,12 @@ class ConsumerService:
         pause_s = RETRY_PAUSE_S
         while True:
             try:
-                done = await self._in_writer(work)
+                done = await self._in_writer(lambda: self._on_sound_database(work))
             except RetryableError as exc:
+                if isinstance(exc, DiskFullError):
+                    self._suspect = True
+                    if self._seal is not None:  # it must not have the file when that is opened again
+                        await asyncio.wait((self._seal,))
                 pause_s = await self._wait_out(exc, pause_s)
                 if self._stopping.is_set():
                     raise _EndedError from exc
@@ -366,17 +388,45 @@ class ConsumerService:
         if now_s - self._ticked_s >= TICK_INTERVAL_S:
             self._ticked_s = now_s
             ends = dict(self._ends)
-            await self._in_writer(lambda: self.materializer.tick(ends))
-        if self._seal is not None and self._seal.done():
-            seal, self._seal = self._seal, None
-            seal.result()
+            await self._retry(lambda: self.materializer.tick(ends))
+        await self._end_seal()
         sealer = self.materializer.sealer
         if sealer.state is not SealState.MOVING and sealer.checkpoint_due:
-            await self._in_writer(sealer.checkpoint)
-        if self._seal is None and sealer.due and await self._in_writer(sealer.swap):
+            await self._retry(self._checkpoint)
+        if self._seal is None and await self._swapped():
             self._seal = asyncio.ensure_future(self._move())
         if self._seal is None and self.settings.retention_days:
             await self._retain(now_s)
+
+    async def _end_seal(self) -> None:
+        """Hear what became of a seal; one that found no room is begun again."""
+        if self._seal is None or not self._seal.done():
+            return
+        seal, self._seal = self._seal, None
+        try:
+            seal.result()
+        except DiskFullError as exc:
+            self._suspect = True
+            await self._wait_out(exc, RETRY_PAUSE_S)
+            await self._retry(lambda: None)
+
+    async def _swapped(self) -> bool:
+        """Whether a hot table waits to be moved now: swapped just now, or left by a move that found no room."""
+        sealer = self.materializer.sealer
+        if sealer.state is SealState.MOVING:
+            return True
+        return sealer.due and await self._retry(self._swap)
+
+    # Asked for anew: after the file was opened again the sealer is another one.
+
+    def _swap(self) -> bool:
+        return self.materializer.sealer.swap()
+
+    def _checkpoint(self) -> None:
+        self.materializer.sealer.checkpoint()
+
+    def _record_finding(self, finding: Finding) -> None:
+        record_findings(self.materializer, [finding])
 
     async def _retain(self, now_s: float) -> None:
         """Let the settings' retention take its due, now and then."""
@@ -394,6 +444,14 @@ class ConsumerService:
     # small parts
 
     def _open(self) -> None:
+        self._open_database()
+        for partition in self._accepted:
+            if accept_history_loss(self.materializer, partition):
+                _log.warning("the history of %s is given up, as accepted; recorded as an incident", partition)
+            else:
+                _log.warning("%s has no stored position, so there is no lost history to accept", partition)
+
+    def _open_database(self) -> None:
         self._database = open_database(self.settings.database)
         policy = MaterializerPolicy(
             poison=PoisonPolicy(self.settings.poison_in_a_row_max, self.settings.poison_share_percent_max),
@@ -401,11 +459,28 @@ class ConsumerService:
             abandon_after_ms=self.settings.abandon_after_ms,
         )
         self._materializer = Materializer(self._database, policy=policy, clock=self._clock)
-        for partition in self._accepted:
-            if accept_history_loss(self._materializer, partition):
-                _log.warning("the history of %s is given up, as accepted; recorded as an incident", partition)
-            else:
-                _log.warning("%s has no stored position, so there is no lost history to accept", partition)
+
+    def _on_sound_database(self, work: Callable[[], T]) -> T:
+        """In the writer's thread: do `work`; before that, after a full disk, open the file again where the engine has
+        given up over it (a checkpoint that fails does that). What was committed is in its log.
+        """
+        if self._suspect and not self._is_sound():
+            _log.warning(
+                "opening %s again: the engine gave up when its disk was full", self.settings.database
+            )
+            self._close_database()
+            self._open_database()
+            self.materializer.identity = self._source.identity if self._source is not None else ""
+        self._suspect = False
+        return work()
+
+    def _is_sound(self) -> bool:
+        try:
+            with contextlib.closing(self.materializer.database.cursor()) as cursor:
+                cursor.execute("SELECT 1")
+        except (duckdb.Error, DatabaseError):
+            return False
+        return True
 
     async def _open_source(self) -> None:
         materializer = self.materializer
@@ -431,12 +506,15 @@ class ConsumerService:
         self._positions = {name: position.next_offset for name, position in materializer.positions().items()}
 
     def _close(self) -> None:
-        if self._materializer is not None:
-            self._materializer.close()
-            self._materializer = None
         if self._owner is not None:
             remove_owner(self.settings.database, self._owner)
             self._owner = None
+        self._close_database()
+
+    def _close_database(self) -> None:
+        if self._materializer is not None:
+            self._materializer.close()
+            self._materializer = None
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -493,14 +571,17 @@ class ConsumerService:
 
     async def _wait_out(self, exc: RetryableError, pause_s: float) -> float:
         """Say it, pause; returns the next pause."""
+        self._say(exc)
+        await asyncio.sleep(pause_s)
+        return min(pause_s * 2, RETRY_PAUSE_S_MAX)
+
+    def _say(self, exc: RetryableError) -> None:
         self.status.state = ServiceState.RETRYING
         self.status.last_error = str(exc)
         now_s = time.monotonic()
         if now_s - self._said_s >= LOG_INTERVAL_S:
             self._said_s = now_s
             _log.warning("%s; what is stored can be read, attempts go on", exc)
-        await asyncio.sleep(pause_s)
-        return min(pause_s * 2, RETRY_PAUSE_S_MAX)
 
     def _work_again(self) -> None:
         self.status.state = ServiceState.RUNNING

@@ -43,6 +43,12 @@ class UnreachableError(RetryableError):
     exit_code = 7
 
 
+class DiskFullError(RetryableError):
+    """A file system has no room for what was to be written; nothing of it is kept in part. Free some space."""
+
+    exit_code = 7
+
+
 class LockedError(RetryableError):
     """Another process holds the database or a source; the text names it."""
 

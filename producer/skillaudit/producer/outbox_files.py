@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What a file system says when there is no room: disk full, quota, the process's file size limit."""
 _UNSUPPORTED_ERRNOS: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "overlay", "aufs", "fuse-overlayfs"})
 _MOUNTS: Final = Path("/proc/self/mountinfo")

@@ -15,7 +15,7 @@ from skillaudit.contract.clock import Clock
 from skillaudit.contract.errors import LockedError, StopError
 from skillaudit.contract.eventlog import RecordKind
 from skillaudit.contract.outbox.directory import outbox_id
-from skillaudit.contract.outbox.files import sync_directory
+from skillaudit.contract.outbox.files import FULL_ERRNOS, sync_directory
 from skillaudit.contract.outbox.identity import describe_source, write_source
 from skillaudit.contract.outbox.layout import encode_line, list_segments, segment_name, unpack_position
 from skillaudit.contract.outbox.locks import FileLock
@@ -23,7 +23,6 @@ from skillaudit.contract.outbox.reader import WRITER_LOCK_NAME, SourceReader, it
 from skillaudit.contract.settings import Settings
 from skillaudit.producer._version import VERSION
 from skillaudit.producer.outbox_files import (
-    FULL_ERRNOS,
     FileSystem,
     MappingUnsupportedError,
     volatile_kind,

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+from typing import Final
+
+FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a file system says when there is no room: disk full, quota, the process's file size limit."""
 
 
 def sync_directory(directory: Path) -> None:
@@ -19,8 +24,13 @@ def sync_directory(directory: Path) -> None:
 def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Replace `path`: temporary file, fsync, rename, directory fsync. A reader sees the old content or the new."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write_new(temporary, content, sync=sync)
-    temporary.replace(path)
+    try:
+        write_new(temporary, content, sync=sync)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk should not be kept full by what did not fit
+            temporary.unlink()
+        raise
     if sync:
         sync_directory(path.parent)
 
@@ -28,12 +38,12 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
 def create_exclusively(path: Path, content: bytes) -> bytes:
     """Create `path` with `content` unless it exists; returns what it holds. Of several creators one wins whole."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    write_new(temporary, content)
     try:
+        write_new(temporary, content)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
     return path.read_bytes()
 

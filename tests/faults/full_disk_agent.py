@@ -1,0 +1,93 @@
+"""An agent on a disk that is full at times: it tries again until its event is taken, and notes every refusal.
+
+`python -m tests.faults.full_disk_agent PLAN [WITHOUT]`: as `agent.py`; `WITHOUT` names a mechanism that is switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tests.faults.agent import Notebook, Plan, digest, payload
+
+from skillaudit.contract.errors import OutboxFullError
+from skillaudit.contract.settings import Settings
+from skillaudit.producer import Sink, SkillRun, Writer
+from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.outbox_files import FileSystem
+
+T = TypeVar("T")
+TRY_AGAIN_S = 0.005
+
+
+class SparseFiles(FileSystem):
+    """Without preallocation: segments are as long as they should be, and nothing says that there is room for that."""
+
+    def allocate(self, fd: int, size: int) -> None:
+        """A hole of that size."""
+        os.ftruncate(fd, size)
+
+    def prepare(self, fd: int, byte: int, size: int) -> None:
+        """The store itself will bring in the pages."""
+
+
+def insist(notes: Notebook, call: Callable[[], T], numbers: Callable[[], object]) -> T:
+    """Call until there is room; a refusal must take no number."""
+    while True:
+        before = numbers()
+        try:
+            return call()
+        except OutboxFullError:
+            notes.note(full=1)
+            if numbers() != before:
+                notes.note(broken=f"a refused event took a number: {before}, {numbers()}")
+            time.sleep(TRY_AGAIN_S)
+
+
+def record(sink: Sink, plan: Plan, notes: Notebook) -> None:
+    """As `agent.record`, with insistence."""
+    chance = random.Random(plan.seed)
+    started, alive = 0, []
+    while started < plan.runs or alive:
+        if started < plan.runs and len(alive) < plan.open_at_once:
+            alive.append((_begin(sink, notes, started), chance.randint(plan.logs_min, plan.logs_max)))
+            started += 1
+            continue
+        run, left = alive.pop(chance.randrange(len(alive)))
+        if left == 0:
+            logs = run.sequence
+            insist(notes, lambda run=run: run.finish(output="done"), lambda run=run: run.sequence)
+            notes.note(run=run.run_id, end=logs)
+            continue
+        content = payload(chance, plan.payload_bytes, left)
+        insist(notes, lambda run=run, c=content: run.log("step", c), lambda run=run: run.sequence)
+        notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
+        alive.append((run, left - 1))
+        if plan.events_per_s:
+            time.sleep(1 / plan.events_per_s)
+
+
+def _begin(sink: Sink, notes: Notebook, number: int) -> Writer:
+    run = insist(notes, lambda: sink.start_run(SkillRun(skill_id="disk")), lambda: None)
+    notes.note(run=run.run_id, begin=number)
+    return run
+
+
+def main(plan: Plan, without: str) -> int:
+    """Record all of it; exits 0 once everything is in the outbox."""
+    notes = Notebook(plan.account)
+    settings = Settings.load()
+    files = SparseFiles() if without == "preallocation" else FileSystem()
+    with Sink(OutboxLog(settings, files=files), settings=settings) as sink:
+        record(sink, plan, notes)
+        report = sink.flush(timeout_s=plan.flush_s)
+    return 0 if report.complete or report.synced else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(Plan(**json.loads(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else ""))

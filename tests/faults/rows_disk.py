@@ -1,0 +1,224 @@
+"""Disks that are full, and space that comes back at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TypeVar
+
+from tests.conformance.compositions import settings_at
+from tests.faults.rows import Case, row
+from tests.faults.stage import DRAIN_S, Agents, check, consume_all, database, is_drained
+from tests.support.small_fs import MIB, SmallFs, small_fs
+from tests.support.waiting import until
+
+from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.contract.settings import Settings
+
+OUTBOX_BYTES = 8 * MIB
+DATABASE_BYTES = 48 * MIB
+ROUNDS = 3
+"""How often the disk of one case is full."""
+RUNS = 24
+NEEDS_ROOT = "a small file system"
+T = TypeVar("T")
+
+
+def _plan(runs: int = RUNS, payload_bytes: int = 900, events_per_s: float = 0) -> dict[str, object]:
+    return {
+        "runs": runs,
+        "open_at_once": 6,
+        "logs_min": 20,
+        "logs_max": 60,
+        "payload_bytes": payload_bytes,
+        "events_per_s": events_per_s,
+    }
+
+
+@contextlib.contextmanager
+def _disk(case: Case, size_bytes: int) -> Generator[SmallFs]:
+    kind = ("ext4", "tmpfs")[case.number % 2]
+    case.note(**{kind: 1})
+    with small_fs(case.directory, size_bytes, kind=kind) as disk:
+        yield disk
+
+
+@row(
+    "disk-full-outbox",
+    about="The outbox's file system (ext4 or tmpfs of 8 MiB) is filled three times under two agents and, in half of the "
+    "cases, a consumer; its space comes back in pieces at random moments",
+    full=20,
+    share=3,
+    off={
+        "preallocation": "segments are files with holes: the store into the mapping is what finds that there is no room"
+    },
+    root=NEEDS_ROOT,
+)
+async def disk_full_outbox(case: Case) -> None:
+    """A refused event takes no number, nobody is killed by a signal, and everything that was taken arrives."""
+    chance = case.random
+    with _disk(case, OUTBOX_BYTES) as disk:
+        settings = settings_at(
+            disk.path,
+            db_file=case.directory / "audit.duckdb",
+            segment_bytes=64 * 1024,
+            outbox_block_ms_max=chance.choice((0, 20)),
+            outbox_keep_days=0,
+        )
+        disk.fill(chance.randrange(300 * 1024))
+        agents = Agents(
+            case,
+            settings,
+            [_plan(), _plan()],
+            module="tests.faults.full_disk_agent",
+            words=[case.switched_off] if case.switched_off else [],
+        )
+        async with agents, _perhaps_consuming(settings, chance.random() < 0.5):
+            await _rounds(disk, agents, chance)
+            codes = await agents.ended()
+        assert codes == [0, 0], f"agents ended with {codes} ({-signal.SIGBUS} is SIGBUS): {_said(agents)}"
+        disk.free()
+        await consume_all(settings)
+        case.note(refusals=_refusals(agents))
+        check(case, settings, agents.noted())
+        _no_number_taken(settings)
+
+
+async def _rounds(disk: SmallFs, agents: Agents, chance: random.Random) -> None:
+    """Full, some space, full again, and in the end all of it."""
+    for _ in range(ROUNDS):
+        before = _refusals(agents)
+        await until(lambda before=before: _refusals(agents) > before or not _running(agents), DRAIN_S)
+        for _ in range(chance.randrange(4)):
+            disk.free(chance.randrange(4_096, 256 * 1024))
+            await asyncio.sleep(chance.uniform(0, 0.02))
+        disk.fill(chance.randrange(64 * 1024))
+    disk.free()
+
+
+def _running(agents: Agents) -> bool:
+    return all(process.running for process in agents.processes)
+
+
+def _said(agents: Agents) -> str:
+    return "; ".join(process.said()[-300:] for process in agents.processes)
+
+
+def _entries(agents: Agents, name: str) -> list[object]:
+    lines = [
+        line for path in agents.account_files if path.exists() for line in path.read_bytes().splitlines()
+    ]
+    return [entry[name] for entry in map(json.loads, lines) if name in entry]
+
+
+def _refusals(agents: Agents) -> int:
+    broken = _entries(agents, "broken")
+    assert not broken, broken[0]
+    return len(_entries(agents, "full"))
+
+
+def _no_number_taken(settings: Settings) -> None:
+    """Refused starts left no gap in the source's numbers either."""
+    with database(settings) as cursor:
+        gaps = cursor.execute("SELECT * FROM main.source_gaps").fetchall()
+    assert not gaps, f"numbers of runs that never began: {gaps}"
+
+
+@contextlib.asynccontextmanager
+async def _perhaps_consuming(settings: Settings, wanted: bool) -> AsyncGenerator[None]:
+    """A consumer beside it that meets the full disk, too: when it acknowledges and archives."""
+    if not wanted:
+        yield
+        return
+    async with _consumer(ConsumerService(settings)):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _consumer(service: ConsumerService) -> AsyncGenerator[None]:
+    stop = asyncio.Event()
+    await service.start()
+    running = asyncio.create_task(service.run(stop))
+    try:
+        yield
+        assert not running.done(), f"the consumer has stopped: {running.exception()!r}"
+    finally:
+        stop.set()
+        await asyncio.wait((running,))
+    error = running.exception()
+    assert error is None, f"the consumer stopped with {error!r}"
+
+
+class CountingService(ConsumerService):
+    """Counts how often it opens the file."""
+
+    opened = 0
+
+    def _open_database(self) -> None:
+        self.opened += 1
+        super()._open_database()
+
+
+class ImpatientService(CountingService):
+    """Gives up at a full disk."""
+
+    async def _retry(self, work: Callable[[], T]) -> T:
+        return await self._in_writer(work)
+
+
+@row(
+    "disk-full-database",
+    about="The database's file system (ext4 or tmpfs of 48 MiB) is filled three times while a consumer writes its log, seals "
+    "and makes checkpoints; its space comes back at random moments",
+    full=20,
+    share=2,
+    off={"waiting-for-space": "the consumer gives up at the first error that a full disk gives"},
+    root=NEEDS_ROOT,
+)
+async def disk_full_database(case: Case) -> None:
+    """The consumer names the disk, reads go on, nothing of a batch is stored or acknowledged in part, and it goes on by itself."""
+    chance = case.random
+    with _disk(case, DATABASE_BYTES) as disk:
+        settings = settings_at(
+            case.directory / "data",
+            db_file=disk.path / "audit.duckdb",
+            seal_rows=chance.choice((1_000, 1_500, 400_000)),
+            batch_records_max=chance.choice((100, 1_000)),
+        )
+        service = (ImpatientService if case.switched_off else CountingService)(settings)
+        plans = [_plan(runs=60, events_per_s=600), _plan(runs=60, events_per_s=600)]
+        agents = Agents(case, settings, plans)
+        try:
+            async with agents, _consumer(service):
+                for _ in range(ROUNDS):
+                    await _full_once(disk, service, chance)
+                disk.free()
+                await agents.join()
+                await until(lambda: is_drained(settings) or _stopped(service), DRAIN_S)
+        finally:
+            disk.free()
+        case.note(opened_again=service.opened - 1)
+        await consume_all(settings)
+        check(case, settings, agents.noted())
+
+
+async def _full_once(disk: SmallFs, service: ConsumerService, chance: random.Random) -> None:
+    """Some batches, then no space until the consumer says so; then reads must still be answered."""
+    before = service.status.batches
+    await until(lambda: service.status.batches > before + chance.randrange(5) or _stopped(service))
+    disk.fill(chance.randrange(chance.choice((200 * 1024, 3 * MIB))))
+    await until(lambda: service.status.state is not ServiceState.RUNNING)
+    told = service.status.last_error
+    assert "disk is full" in told, f"{service.status.state.value}: {told}"
+    await asyncio.sleep(chance.uniform(0, 0.3))
+    disk.free(chance.randrange(8_192))
+    await asyncio.sleep(chance.uniform(0, 0.1))
+    disk.free()
+
+
+def _stopped(service: ConsumerService) -> bool:
+    return service.status.state in {ServiceState.FAILED, ServiceState.STOPPED}
