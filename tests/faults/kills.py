@@ -1,0 +1,147 @@
+"""What rows of killed processes share: workers of other kinds than `agent.py`, and a judge that knows how many died."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.faults.agent import Plan
+from tests.faults.oracle import Account, judge
+from tests.faults.rows import Case
+from tests.faults.stage import DRAIN_S, Agents, database
+from tests.pipeline.support import Process
+from tests.support.waiting import until
+
+from skillaudit.contract.outbox.directory import list_source_dirs
+from skillaudit.contract.settings import Settings
+from skillaudit.producer.forwarder import ForwardReport
+from skillaudit.producer.forwarder_host import run_host_forwarder
+from skillaudit.storage.hosting import host_consumer
+
+KILLED = -9
+ENDED_S = 90.0
+
+
+class Workers(Agents):
+    """Processes of another module than `agent.py`, with a second argument each."""
+
+    def __init__(
+        self,
+        case: Case,
+        settings: Settings,
+        plans: Iterable[Plan | dict[str, Any]],
+        *,
+        module: str,
+        arguments: Sequence[Any],
+    ) -> None:
+        """`arguments`: a dataclass each, handed over as JSON after the plan."""
+        super().__init__(case, settings, plans)
+        self.processes = [
+            Process(
+                before.name,
+                settings,
+                [
+                    "-m",
+                    module,
+                    json.dumps(dataclasses.asdict(plan)),
+                    json.dumps(dataclasses.asdict(argument)),
+                ],
+                before.errors,
+            )
+            for before, plan, argument in zip(self.processes, self.plans, arguments, strict=True)
+        ]
+
+    async def run(self, *, at_once: int = 4) -> int:
+        """All of them, some at a time; each dies by itself or ends with 0. Answers how many died."""
+        turn = asyncio.Semaphore(at_once)
+
+        async def one(process: Process) -> int:
+            async with turn:
+                await process.start()
+                return await ended(process)
+
+        try:
+            codes = await asyncio.gather(*(one(process) for process in self.processes))
+        finally:
+            for process in self.processes:
+                if process.running:
+                    await process.kill()
+        for process, code in zip(self.processes, codes, strict=True):
+            assert code in (0, KILLED), f"{process.name} ended with {code}: {process.said()}"
+        return codes.count(KILLED)
+
+
+async def ended(process: Process, timeout_s: float = ENDED_S) -> int:
+    """Its exit code; an AssertionError where it hangs."""
+    try:
+        return await process.join(timeout_s)
+    except TimeoutError:
+        said = process.said()
+        await process.kill()
+        raise AssertionError(f"{process.name} hangs: {said[-300:]}") from None
+
+
+def check_deaths(
+    case: Case,
+    settings: Settings,
+    accounts: dict[str, Account],
+    *,
+    deaths: int,
+    torn_allowed: bool = False,
+    alive: Callable[[str], bool] = lambda _: False,
+) -> None:
+    """Everything noted is stored, once, in order; of each death at most one event more.
+
+    Every run that was not finished reads `abandoned`, because its source is closed by then; `torn_allowed`: a line cut
+    off in the middle may be an incident, one a death, and nothing else may be one. `alive`: runs whose sources live.
+    """
+    with database(settings) as cursor:
+        verdict = judge(cursor, accounts, expected=("incidents",), foreign_allowed=True)
+        kinds = [row[0] for row in cursor.execute("SELECT kind FROM main.incidents").fetchall()]
+        stored = dict(cursor.execute("SELECT id, liveness FROM main.runs").fetchall())
+    assert verdict, str(verdict)
+    torn = [kind for kind in kinds if kind in ("outbox-unfinished", "outbox-hole", "outbox-altered")]
+    assert torn_allowed or not kinds, f"incidents without a reason: {kinds}"
+    assert kinds == torn, f"other incidents than torn lines: {kinds}"
+    assert len(torn) <= deaths, f"{len(torn)} torn lines of {deaths} deaths: {kinds}"
+    unnoted = stored.keys() - accounts.keys()
+    assert len(unnoted) <= deaths, f"{len(unnoted)} runs that nobody noted, {deaths} deaths"
+    open_still = [run_id for run_id, reads in stored.items() if reads == "open" and not alive(run_id)]
+    assert not open_still, f"{len(open_still)} runs of dead processes read open: {open_still[:3]}"
+    case.events += verdict.events
+    case.note(runs=verdict.runs, torn_lines=len(torn), unnoted_runs=len(unnoted))
+
+
+async def read_to_the_end(settings: Settings, timeout_s: float = DRAIN_S) -> None:
+    """A consumer takes over what dead agents left in the outbox, closes their sources, removes them, and ends."""
+    async with host_consumer(settings, serve=False) as hosted:
+        caught_up = hosted.service.caught_up
+        await until(
+            lambda: (
+                hosted.running.done() or (caught_up.is_set() and not list_source_dirs(settings.outbox_dir))
+            ),
+            timeout_s,
+        )
+        if hosted.running.done():
+            raise AssertionError(f"the consumer stopped: {hosted.running.exception()!r}")
+
+
+async def forward_to_the_end(settings: Settings, timeout_s: float = DRAIN_S) -> ForwardReport:
+    """A host's forwarder adopts the sources of the dead, sends what is left, closes and removes them."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(run_host_forwarder(settings, stop))
+    try:
+        await until(lambda: running.done() or not list_source_dirs(settings.outbox_dir), timeout_s)
+    finally:
+        stop.set()
+        report = await running
+    return report
+
+
+def account_files(directory: Path) -> list[Path]:
+    """Of worker processes that name their own."""
+    return sorted(directory.glob("account-*.jsonl"))

@@ -1,0 +1,271 @@
+"""Agents killed: at any moment, at exact points inside an append and a segment's change, around a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from tests.faults.dying_agent import Trip
+from tests.faults.forking_agent import Births, all_gone, read_lives
+from tests.faults.kills import (
+    Workers,
+    account_files,
+    check_deaths,
+    ended,
+    forward_to_the_end,
+    read_to_the_end,
+)
+from tests.faults.oracle import read_accounts
+from tests.faults.rows import Case, row
+from tests.faults.stage import (
+    QUIET_SMALL,
+    Agents,
+    consume_all,
+    embedded,
+    shared_broker,
+    through_kafka,
+)
+from tests.faults.switched_off import believe_torn_lines
+from tests.support.waiting import until
+
+from skillaudit.contract.settings import Settings
+from skillaudit.storage.hosting import host_consumer
+
+DYING = "tests.faults.dying_agent"
+ENDLESS_RUNS = 1_000_000
+QUEUE = {"stored-before-return": "events wait in memory and are stored 32 at a time, as other SDKs do it"}
+SMALL_EVENTS = {"runs": 30, "open_at_once": 4, "logs_max": 12, "payload_bytes": 900}
+"""Several segments of 64 KiB."""
+
+
+@contextlib.asynccontextmanager
+async def consumer_beside(settings: Settings) -> AsyncGenerator[None]:
+    """A consumer that reads while somebody is killed; what ends it is raised."""
+    async with host_consumer(settings, serve=False) as hosted:
+        yield
+        if hosted.running.done():
+            hosted.running.result()
+
+
+async def _die_by_themselves(case: Case, plan: dict[str, object], trips: list[Trip]) -> int:
+    """So many agents in one outbox, each with its own point of death; then drained and judged."""
+    settings = embedded(case, **QUIET_SMALL)
+    workers = Workers(case, settings, [plan] * len(trips), module=DYING, arguments=trips)
+    deaths = await workers.run()
+    case.injections = deaths
+    if case.switched_off == "checksum":
+        believe_torn_lines(settings.outbox_dir)
+    await read_to_the_end(settings)
+    torn = any(trip.kind in ("stores", "bytecodes") for trip in trips)
+    check_deaths(case, settings, workers.noted(), deaths=deaths, torn_allowed=torn)
+    return deaths
+
+
+@row(
+    "agent-killed-under-load",
+    about="SIGKILL at a random moment while it records as fast as it can; ten agents in one outbox, a consumer beside them in every other case",
+    full=300,
+    share=20,
+    test=10,
+    off=QUEUE,
+)
+async def killed_under_load(case: Case) -> None:
+    """Time decides where it hits."""
+    agents_killed = 10
+    settings = embedded(case, **QUIET_SMALL)
+    plans = [{"runs": ENDLESS_RUNS, "payload_bytes": 400}] * agents_killed
+    trips = [Trip(off=case.switched_off)] * agents_killed
+    workers = Workers(case, settings, plans, module=DYING, arguments=trips)
+    if case.number % 2 and not case.switched_off:
+        async with consumer_beside(settings):
+            await _kill_all(case, workers)
+    else:
+        await _kill_all(case, workers)
+    case.injections = agents_killed
+    await read_to_the_end(settings)
+    check_deaths(case, settings, workers.noted(), deaths=agents_killed, torn_allowed=True)
+
+
+async def _kill_all(case: Case, agents: Agents, within_s: float = 0.2) -> None:
+    """Each at a moment of its own, once it has recorded."""
+    chance = case.random
+
+    async def one(number: int, after_s: float) -> None:
+        process, account = agents.processes[number], agents.account_files[number]
+        await until(lambda: (account.exists() and account.stat().st_size > 0) or not process.running)
+        await asyncio.sleep(after_s)  # a random moment, not a wait for something
+        await process.kill()
+        assert await ended(process) == -9, process.said()
+
+    async with agents:
+        kills = [one(number, chance.random() * within_s) for number in range(len(agents.processes))]
+        await asyncio.gather(*kills)
+
+
+@row(
+    "agent-killed-at-a-bytecode",
+    about="kills itself before the n-th bytecode that the appending code executes: first append, hot path, segment change, flush, close",
+    full=300,
+    share=20,
+    test=10,
+    off=QUEUE,
+)
+async def killed_at_a_bytecode(case: Case) -> None:
+    """No point of it is special."""
+    chance = case.random
+    places = [("skillaudit/producer/outbox", 50_000), ("skillaudit/producer/", 165_000)]
+    trips = [
+        Trip(kind="bytecodes", what=part, at=chance.randrange(1, most), off=case.switched_off)
+        for part, most in chance.choices(places, k=10)
+    ]
+    await _die_by_themselves(case, SMALL_EVENTS, trips)
+
+
+@row(
+    "agent-killed-inside-a-store",
+    about="dies before, in the middle of (torn, or stored in any order) and after the copy of one line into the mapped segment",
+    full=150,
+    share=20,
+    test=10,
+    off={"checksum": "what a reader finds behind the last whole line is taken for one"},
+)
+async def killed_inside_a_store(case: Case) -> None:
+    """The one place where a line is half there."""
+    chance = case.random
+    trips = [
+        Trip(kind="stores", what=what, at=chance.randrange(1, 200), seed=chance.getrandbits(32))
+        for what in chance.choices(["before", "torn", "scattered", "after"], [1, 3, 3, 1], k=10)
+    ]
+    await _die_by_themselves(case, SMALL_EVENTS, trips)
+
+
+CHANGE_CALLS = "posix_fallocate,pwrite,ftruncate,replace,open,close,mkdir,fsync"
+
+
+@row(
+    "agent-killed-in-a-segment-change",
+    about="dies before or after one of the calls that make a source or its next segment: allocate, map, write, rename, cut",
+    full=100,
+    share=10,
+    test=10,
+    off=QUEUE,
+)
+async def killed_in_a_segment_change(case: Case) -> None:
+    """Half a segment, a segment without a name, a source without its identity."""
+    chance = case.random
+    trips = [
+        Trip(
+            kind="calls",
+            what=CHANGE_CALLS,
+            at=chance.randrange(1, 220),
+            after=chance.random() < 0.5,
+            off=case.switched_off,
+        )
+        for _ in range(10)
+    ]
+    await _die_by_themselves(case, SMALL_EVENTS | {"payload_bytes": 4_000}, trips)
+
+
+FORK_POINTS = (
+    ("fork", False, ""),
+    ("fork", True, "parent"),
+    ("fork", True, "child"),
+    ("begin_in_child", False, "child"),
+    ("begin_in_child", True, "child"),
+    ("abandon", False, "child"),
+    ("abandon", True, "child"),
+)
+"""Function, whether after its return, who dies."""
+FORKING = "tests.faults.forking_agent"
+FORK_NOTICED = {"fork-noticed": "the child goes on in its parent's source, in the same mapped segment"}
+
+
+async def _fork_and_die(case: Case, births: list[Births]) -> None:
+    settings = embedded(case, **QUIET_SMALL)
+    plan = {"runs": 6, "logs_max": 8, "payload_bytes": 900}
+    parents = Workers(case, settings, [plan] * len(births), module=FORKING, arguments=births)
+    async with consumer_beside(settings) if case.number % 2 else contextlib.nullcontext():
+        deaths = await parents.run()
+        await all_gone(births)
+    accounts = [*parents.account_files, *account_files(case.directory / "children")]
+    lives = read_lives(accounts)
+    assert not lives.failed, lives.failed
+    case.injections = deaths + lives.died
+    await read_to_the_end(settings)
+    check_deaths(case, settings, read_accounts(accounts), deaths=2 * case.injections)
+    case.note(children=lives.left)
+
+
+@row(
+    "agent-killed-around-a-fork",
+    about="parent or child dies before or after os.fork, or before or after the product's own handlers in the child; a second thread records meanwhile",
+    full=50,
+    share=6,
+    test=3,
+    off=FORK_NOTICED,
+)
+async def killed_around_a_fork(case: Case) -> None:
+    """Whoever lives goes on; nobody writes into another's source."""
+    chance = case.random
+    births = []
+    for number in range(4):
+        name, after, who = chance.choice(FORK_POINTS)
+        own = Births(
+            directory=str(case.directory / "children"),
+            name=f"{number}",
+            at=0 if case.switched_off else chance.randrange(1, 4) if name == "fork" else 1,
+            point=name,
+            after=after,
+            who=who,
+            off=case.switched_off,
+        )
+        births.append(own)
+    await _fork_and_die(case, births)
+
+
+@row(
+    "agent-killed-while-its-children-live",
+    about="a parent is killed while its forked children, and theirs, record; they go on after its death",
+    full=50,
+    share=5,
+    test=3,
+    off=FORK_NOTICED,
+)
+async def killed_while_its_children_live(case: Case) -> None:
+    """A child holds nothing of its parent's: the parent's source counts as dead while the child writes its own."""
+    births = [
+        Births(directory=str(case.directory / "children"), name=f"{n}", outlive=True, off=case.switched_off)
+        for n in range(3)
+    ]
+    await _fork_and_die(case, births)
+
+
+@row(
+    "agent-killed-while-it-forwards",
+    about="SIGKILL at a random moment of agents whose own threads forward to a broker, several generations after each other, which adopt what the dead have left",
+    full=100,
+    share=10,
+    test=5,
+    off={
+        "acknowledged-by-broker": "a batch counts as acknowledged when it was handed over to the client library"
+    },
+    resource=shared_broker,
+    broker=True,
+)
+async def killed_while_it_forwards(case: Case) -> None:
+    """The thread dies with the process, wherever it is."""
+    settings = await through_kafka(case, case.resource, **QUIET_SMALL)
+    generations, agents_killed = (1, 5) if case.switched_off else (2, 5)
+    accounts: list[Path] = []
+    for _ in range(generations):
+        plans = [{"runs": ENDLESS_RUNS, "payload_bytes": 400, "events_per_s": 600.0}] * agents_killed
+        trips = [Trip(off=case.switched_off)] * agents_killed
+        workers = Workers(case, settings, plans, module=DYING, arguments=trips)
+        await _kill_all(case, workers, within_s=1.5)
+        accounts += workers.account_files
+    case.injections = generations * agents_killed
+    await forward_to_the_end(settings)
+    await consume_all(settings)
+    check_deaths(case, settings, read_accounts(accounts), deaths=case.injections)

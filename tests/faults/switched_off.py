@@ -1,0 +1,172 @@
+"""Agents' and forwarders' mechanisms switched off: what a row has to notice. Each stands behind the product's own interface.
+
+stored-before-return   events wait in a queue in memory and are stored a few at a time, as other SDKs do it
+fork-noticed           a forked child goes on in its parent's source, as if nothing had happened
+acknowledged-by-broker a batch counts as acknowledged when it was handed over, before the broker has it
+duplicates-dropped     a consumer that stores what it reads
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+from aiokafka import AIOKafkaConsumer
+
+from skillaudit.contract.eventlog import FlushReport, RecordKind
+from skillaudit.contract.outbox.layout import encode_line
+from skillaudit.contract.outbox.scan import take_line
+from skillaudit.contract.settings import Settings
+from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.outbox_forks import mark_process
+from skillaudit.producer.publisher import OFFSET_UNKNOWN, RecordPublisher
+
+QUEUE_RECORDS = 32
+
+
+class QueueInMemory:
+    """An event log that returns before the record is stored; a full queue, and `flush`, store it."""
+
+    takes_heartbeats = False
+
+    def __init__(self, log: OutboxLog) -> None:
+        self._log = log
+        self._queue: list[tuple[str, bytes, RecordKind]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, key: str, record: bytes, kind: RecordKind, *, wait_ms: int) -> int:
+        """Later."""
+        return self.append_many([(key, record, kind)], wait_ms=wait_ms)
+
+    def append_many(self, items: Sequence[tuple[str, bytes, RecordKind]], *, wait_ms: int) -> int:
+        """Later."""
+        del wait_ms
+        self._queue += items
+        if len(self._queue) >= QUEUE_RECORDS:
+            self._store()
+        return self._log.position
+
+    def _store(self) -> None:
+        queue, self._queue = self._queue, []
+        self._log.append_many(queue, wait_ms=1_000)
+
+    def flush(self, timeout_s: float) -> FlushReport:
+        """Store, then flush."""
+        self._store()
+        return self._log.flush(timeout_s)
+
+    def close(self, timeout_s: float) -> FlushReport:
+        """Store, then close."""
+        self._store()
+        return self._log.close(timeout_s)
+
+
+class DeafToForks(OutboxLog):
+    """In a forked child it believes to be its parent."""
+
+    def begin_in_child(self) -> None:
+        """Nothing happened."""
+        self._mark = mark_process()
+
+
+class HastyPublisher:
+    """A publisher that says "acknowledged" when it has the batch; the broker gets it a little later."""
+
+    LATER_S = 0.7
+
+    def __init__(self, publisher: RecordPublisher) -> None:
+        self._publisher = publisher
+        self._later: set[asyncio.Task[None]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._publisher, name)
+
+    async def send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        """Handed over is good enough."""
+        task = asyncio.ensure_future(self._send(partition, tuple(records)))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+        return OFFSET_UNKNOWN
+
+    async def _send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> None:
+        await asyncio.sleep(self.LATER_S)
+        await self._publisher.send(partition, records)
+
+
+_NAIVE_TABLES = """
+CREATE TABLE main.naive_runs (run_key BIGINT, id VARCHAR, completeness VARCHAR, liveness VARCHAR);
+CREATE TABLE main.naive_events (run_key BIGINT, sequence BIGINT, payload VARCHAR);
+CREATE VIEW main.runs AS SELECT * FROM main.naive_runs;
+CREATE VIEW main.events AS SELECT * FROM main.naive_events;
+CREATE TABLE main.orphans (n INT); CREATE TABLE main.conflicts (n INT);
+CREATE TABLE main.dead_letters (n INT); CREATE TABLE main.incidents (n INT);
+"""
+
+
+async def consume_without_looking(settings: Settings) -> None:
+    """Every record of the topic becomes a row, as often as it was delivered."""
+    runs: dict[str, list[Any]] = {}
+    events: list[tuple[str, int, str]] = []
+    for value in await _all_values(settings):
+        record = orjson.loads(value)
+        kind, run_id = record["type"], record.get("run_id", "")
+        if kind == "run.started":
+            runs.setdefault(run_id, ["incomplete", "open"])
+        elif kind == "run.finished":
+            runs[run_id] = ["complete", "finished"]
+        elif kind == "run.log":
+            events.append((run_id, record["seq"], value[value.index(b'"payload":') + 10 : -1].decode()))
+    keys = {run_id: key for key, run_id in enumerate(runs)}
+    with duckdb.connect(str(settings.database)) as connection:
+        connection.execute(_NAIVE_TABLES)
+        rows = [(keys[run_id], run_id, *states) for run_id, states in runs.items()]
+        connection.executemany("INSERT INTO main.naive_runs VALUES (?, ?, ?, ?)", rows)
+        connection.executemany(
+            "INSERT INTO main.naive_events VALUES (?, ?, ?)",
+            [(keys[r], seq, text) for r, seq, text in events],
+        )
+
+
+async def _all_values(settings: Settings) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        *settings.kafka_topics,
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    values: list[bytes] = []
+    try:
+        ends = await consumer.end_offsets(consumer.assignment())
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                values += [record.value for record in records if record.value]
+    finally:
+        await consumer.stop()
+    return values
+
+
+def believe_torn_lines(outbox_dir: Path) -> None:
+    """As if lines carried no checksum: what stands behind a segment's last whole line gets one that is right."""
+    for path in outbox_dir.glob("*/*.seg"):
+        content = path.read_bytes()
+        at = _whole_to(content)
+        record = content[at:].rstrip(b"\0").rstrip(b"\n").replace(b"\0", b" ")
+        if record:
+            with path.open("r+b") as file:
+                file.seek(at)
+                file.write(encode_line(record))
+
+
+def _whole_to(content: bytes) -> int:
+    """Offset behind the last line of an unbroken beginning."""
+    at = 0
+    while (line := take_line(content, at)) is not None:
+        at = line.end
+    return at
