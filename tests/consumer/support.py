@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.consumer import streams
 
 from skillaudit.consumer.database import Database
+from skillaudit.consumer.materializer import Materializer
 from skillaudit.contract.sources import SourceRecord
 
 WORLD = streams.World(0)
@@ -52,6 +53,12 @@ def records(
         SourceRecord(partition, first + n, first + n + 1, received_us, None, value)
         for n, value in enumerate(values)
     ]
+
+
+def settle(materializer: Materializer, ends: Mapping[str, int] | None = None) -> None:
+    """Let what sources said become due: everything up to `ends` is read (by default: there is nothing more)."""
+    materializer.look(ends or {}, materializer.to_ask())
+    materializer.tick()
 
 
 def rows(database: Database, query: str) -> list[tuple[Any, ...]]:

@@ -20,6 +20,7 @@ from tests.consumer.support import (
     opened,
     records,
     rows,
+    settle,
     start,
     value,
     whole_run,
@@ -270,6 +271,7 @@ def _liveness(database: Database) -> dict[str, str]:
 def test_a_closed_source_abandons_its_open_runs(materializer: Materializer, database: Database) -> None:
     """Finished ones stay finished, others' are untouched; a source that opens again takes it back."""
     materializer.apply(records([start(), start(run=1, source=1), closed()]))
+    settle(materializer)
     assert _liveness(database) == {RUN_A: "abandoned", RUN_B: "open"}
     materializer.apply(records([opened()], first=3))
     assert _liveness(database)[RUN_A] == "open"
@@ -284,6 +286,7 @@ def test_a_start_behind_its_source_s_close_is_abandoned(
     materializer.apply(records([closed()], partition="t/1"))
     materializer.forget()
     materializer.apply(records([start(), log(1)]))
+    settle(materializer)
     assert _liveness(database) == {RUN_A: "abandoned"}
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.consumer.streams import World, streams
+from tests.consumer.support import settle
 
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.hashes import KnownHashes
@@ -212,5 +213,6 @@ async def test_same_records_give_the_same_record(bench: Bench, data: st.DataObje
         elif between == "reopen":
             bench.reopen()
             bench.decode_in_engine(in_engine)
+    settle(bench.materializer)
     await _check(bench, model, topic)
     assert +outcomes == +expected

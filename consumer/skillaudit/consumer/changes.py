@@ -164,6 +164,8 @@ TABLES: Final[Mapping[str, Columns]] = {
         "closed_by": _TEXT,
         "closed_at": _TIME,
         "state": _TEXT,
+        "claimed": _I64,
+        "due": _I64,
     },
     "turned_sources": {"source_id": _TEXT, "liveness": _TEXT},
     "removed_logs": {"run_key": _I64, "sequence": _I64},
@@ -306,12 +308,12 @@ class Changes:
         """One more row."""
         self.rows.setdefault(table, []).append(row)
 
-    def add_odd_log(self, run_key: int, log: RunLog) -> None:
-        """A log whose payload is in hand."""
     def run_keys(self) -> set[int]:
         """The started runs that something is written of."""
         return self.touched.keys() | self.new_runs.keys()
 
+    def add_odd_log(self, run_key: int, log: RunLog) -> None:
+        """A log whose payload is in hand."""
         self.add("odd_logs", run_key, log.seq, log.event_type, log.at_us, log.tag, log.payload_json)
 
     def add_kept(self, run_key: int, record_id: int, kept: KeptRecord) -> None:
@@ -442,10 +444,10 @@ def _start_row(book: Book, start: RunStarted, topic: str, origin: KeptRecord) ->
         start.clock,
         bytes.fromhex(start.salt) if start.salt else None,
         start.tag,
-    )
-
         origin.partition,
         origin.offset,
+    )
+
 
 def _orphan_row(book: Book, topic: str, gone: frozenset[str]) -> Row:
     completeness, missing = book.verdict()
@@ -496,6 +498,8 @@ def source_row(book: SourceBook) -> Row:
         book.closed_by,
         book.closed_us,
         book.state,
+        book.claimed,
+        book.due,
     )
 
 

@@ -26,6 +26,7 @@ import duckdb
 
 from skillaudit.consumer.acting import Acting
 from skillaudit.consumer.changes import Changes
+from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.database import Database, engine_errors
 from skillaudit.consumer.poison import PoisonPolicy, exceeded
 from skillaudit.consumer.positions import (
@@ -37,8 +38,8 @@ from skillaudit.consumer.positions import (
     topic_of,
     write_positions,
 )
-from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.redaction import Moment
+from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.sealing import Sealer, SealState
 from skillaudit.consumer.sources import SourceState
 from skillaudit.consumer.staging import SMALL_BATCH_RECORDS, Parse, parse_value
@@ -67,7 +68,6 @@ class ApplyReport:
     positions: dict[str, int] = field(default_factory=dict[str, int])
     """The positions that moved, as committed."""
 
-
     def add(self, other: ApplyReport) -> None:
         """Count a further portion of the same batch."""
         self.records += other.records
@@ -76,6 +76,7 @@ class ApplyReport:
         self.runs_started += other.runs_started
         self.runs_finished += other.runs_finished
         self.positions |= other.positions
+
 
 @dataclass(frozen=True, slots=True)
 class MaterializerPolicy:
@@ -118,8 +119,8 @@ class Materializer:
         self._cursor = database.cursor()
         with engine_errors("read what is stored"):
             self.remembered = Remembered(self._cursor)
-        newest_us = max((book.received_us for book in self.remembered.partitions.values()), default=0)
             self.acting = Acting(self._cursor)
+        newest_us = max((book.received_us for book in self.remembered.partitions.values()), default=0)
         self._broker_clock = BrokerClock(newest_us, self.clock.steady_us())
 
     def __repr__(self) -> str:
@@ -188,8 +189,8 @@ class Materializer:
             with self.transaction(f"apply {len(records)} records again") as cursor:
                 rows = self._take(cursor, records, changes, tally, ledger=False)
                 changes.write_rest(cursor, self.remembered.gone)
-                settle(cursor)
                 rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
+                settle(cursor)
             for book in changes.sources.values():
                 book.stored = True
             self.sealer.note(rows, tally.size_bytes)
@@ -200,12 +201,23 @@ class Materializer:
             runs_finished=tally.runs_finished,
         )
 
+    def to_ask(self) -> Mapping[str, Claim]:
+        """What sources said that is not due before all partitions are read as far as they reach now; see `look`."""
+        with self.sealer.writing:
+            return self.remembered.claims.to_ask()
+
+    def look(self, ends: Mapping[str, int], asked: Mapping[str, Claim]) -> None:
+        """Take `ends` as the ends of all partitions there are, asked for after `asked` was."""
+        with self.sealer.writing:
+            self.remembered.claims.look(ends, asked)
+
     def tick(self, ends: Mapping[str, int] | None = None) -> int:
         """Let time pass where nothing arrives: partitions read to their ends are read up to now, what sources said and
         what has been read to since is due, and sources silent beyond the limit are gone. Returns how many went. To be
         called every few seconds.
         """
         with self.transaction("judge the silence of sources") as cursor:
+            self._settle_claims(cursor)
             for book in self.remembered.partitions.values():
                 if book.stored and self._read_on(book, ends or {}):
                     parameters = {"partition": book.partition, "read_to_us": book.read_to_us}
@@ -237,6 +249,7 @@ class Materializer:
     def forget(self) -> None:
         """Throw away what is remembered; it is read again."""
         self.remembered = Remembered(self._cursor, self.remembered.known)
+        self.acting.load(self._cursor)
 
     def close(self) -> None:
         """Let go of the cursor. Nothing is pending between batches."""
@@ -249,12 +262,12 @@ class Materializer:
         tally, changes = Tally(), Changes()
         with engine_errors("read what is stored"):
             self.remembered.known.prepare(self._cursor, self.remembered.next_run_key)
-        self.acting.load(self._cursor)
         with self.transaction(f"apply {len(fresh)} records") as cursor:
             rows = self._take(cursor, fresh, changes, tally, ledger=True)
             self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
             moved = self._move(parts, ends)
             changes.write_rest(cursor, self.remembered.gone)
+            rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
             write_positions(cursor, moved)
         confirm(moved)
         for book in changes.sources.values():
@@ -267,7 +280,6 @@ class Materializer:
             runs_started=tally.runs_started,
             runs_finished=tally.runs_finished,
             positions={book.partition: book.next_offset for book in moved},
-            rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
         )
 
     def _fresh(
@@ -355,6 +367,22 @@ class Materializer:
             return False
         book.read_to_us = now_us
         return True
+
+    def _settle_claims(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        positions = {name: book.next_offset for name, book in self.remembered.partitions.items()}
+        due = self.remembered.claims.take_due(positions)
+        if not due:
+            return
+        self.remembered.recall_sources(cursor, due)
+        changes = Changes()
+        for source_id, claim in due.items():
+            book = self.remembered.sources[source_id]
+            was_gone = book.gone
+            book.settle(claim)
+            changes.sources[source_id] = book
+            if book.gone and not was_gone:
+                turn_source(self.remembered, changes, book)
+        changes.write_rest(cursor, self.remembered.gone)
 
     def _judge_silence(self, cursor: duckdb.DuckDBPyConnection) -> int:
         limit = {"limit_us": self.policy.abandon_after_ms * 1_000}

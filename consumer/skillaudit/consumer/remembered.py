@@ -12,7 +12,7 @@ from skillaudit.consumer.hashes import KnownHashes
 from skillaudit.consumer.lookup import find_books, next_number
 from skillaudit.consumer.poison import PoisonState, load_state
 from skillaudit.consumer.positions import PartitionBook, load_ledger_ends, load_positions
-from skillaudit.consumer.sources import SourceBook, find_sources
+from skillaudit.consumer.sources import SourceBook, find_claims, find_sources
 from skillaudit.consumer.statements import statements
 
 BOOKS_MAX: Final = 200_000
@@ -31,6 +31,7 @@ class Remembered:
         self.sources: dict[str, SourceBook] = {}
         self.gone: set[str] = {row[0] for row in cursor.execute(_STATE["gone_sources"]).fetchall()}
         """Sources whose open runs count as abandoned."""
+        self.claims = find_claims(cursor)
         self.partitions: dict[str, PartitionBook] = load_positions(cursor)
         self._ledger_ends = load_ledger_ends(cursor)
         self.tables = {"runs", *(name for name in ("orphans", "tombstones") if _any(cursor, name))}

@@ -365,6 +365,9 @@ class TopicTaker:
                 book = self._remembered.source(event.source_id, self._topic, record.partition)
                 book.take(event, record.partition, self._received_us(index))
                 self._changes.sources[book.source_id] = book
+                claim = book.claim
+                if claim is not None:
+                    self._remembered.claims.waiting[book.source_id] = claim
                 self._tally.outcomes[Outcome.STORED] += 1
         for book in list(self._changes.sources.values()):
             if book.gone != (book.source_id in self._remembered.gone):

@@ -50,9 +50,12 @@ WHERE run_key IN (SELECT unnest($run_keys::BIGINT[]))
 -- name: sources
 SELECT source_id, topic, partition, host, pid, boot_id, version, clock, epoch_us(opened_at), heard_us, beat,
        epoch_us(beat_at), runs_started, runs_finished, backlog_records, backlog_bytes, oldest_us, refused, lost,
-       closed_by, epoch_us(closed_at), state
+       closed_by, epoch_us(closed_at), state, claimed, due
 FROM store.sources
 WHERE source_id IN (SELECT unnest($source_ids::VARCHAR[]))
+
+-- name: claims
+SELECT source_id, claimed, state = 'closing' FROM store.sources WHERE claimed > due OR state = 'closing'
 
 -- name: positions
 SELECT partition, cluster, next_offset, last_offset, last_digest, records, received_us, read_to_us, end_offset,

@@ -8,7 +8,7 @@ INSERT INTO store.meta VALUES ('poison', $value) ON CONFLICT DO UPDATE SET value
 SELECT coalesce(max(received_us), 0) FROM store.positions
 
 -- name: gone_sources
-SELECT source_id FROM store.sources WHERE state <> 'live'
+SELECT source_id FROM store.sources WHERE state IN ('silent', 'closed')
 
 -- name: quiet_sources
 -- Live ones not heard for so long that they may be gone.

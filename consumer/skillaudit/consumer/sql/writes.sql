@@ -79,7 +79,7 @@ SET topic = c.topic, partition = c.partition, host = c.host, pid = c.pid, boot_i
     clock = c.clock, opened_at = c.opened_at, heard_us = c.heard_us, beat = c.beat, beat_at = c.beat_at,
     runs_started = c.runs_started, runs_finished = c.runs_finished, backlog_records = c.backlog_records,
     backlog_bytes = c.backlog_bytes, oldest_us = c.oldest_us, refused = c.refused, lost = c.lost,
-    closed_by = c.closed_by, closed_at = c.closed_at, state = c.state
+    closed_by = c.closed_by, closed_at = c.closed_at, state = c.state, claimed = c.claimed, due = c.due
 FROM changed_sources AS c
 WHERE s.source_id = c.source_id
 
