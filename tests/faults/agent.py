@@ -40,6 +40,8 @@ class Plan:
     flush_s: float = 60.0
     begun_file: str = ""
     """Made once the first event is noted."""
+    stop_file: str = ""
+    """Once it is there no more runs are begun; those that are open go on to their ends."""
     leave_unfinished: int = 0
     """So many runs are never finished."""
 
@@ -72,13 +74,16 @@ def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
     chance = random.Random(f"{plan.seed} {thread}")
     started, alive, events = 0, [], 0
     began_s = time.monotonic()
-    while started < plan.runs or alive:
+    wanted = plan.runs
+    while started < wanted or alive:
+        if plan.stop_file and Path(plan.stop_file).exists():
+            wanted = started
         if plan.events_per_s:
             ahead_s = events / plan.events_per_s - (time.monotonic() - began_s)
             if ahead_s > 0:
                 time.sleep(ahead_s)
         events += 1
-        if started < plan.runs and len(alive) < plan.open_at_once:
+        if started < wanted and len(alive) < plan.open_at_once:
             run = sink.start_run(SkillRun(skill_id=f"skill-{started % 7}", caller_id=f"agent-{plan.seed}"))
             notes.note(run=run.run_id, begin=started)
             alive.append(
