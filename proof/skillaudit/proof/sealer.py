@@ -24,12 +24,13 @@ import duckdb
 from skillaudit.contract.errors import DatabaseError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
 from skillaudit.proof import merkle
-from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
 from skillaudit.proof.engine import ProofDatabase, engine_errors
 from skillaudit.proof.errors import NoteError, SigningRefusedError
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import SealedRange, encode_act, split_seal
 from skillaudit.proof.notes import NoteSigner, NoteVerifier
+from skillaudit.proof.restoring import all_met, unmet_from, unmet_seals
 from skillaudit.proof.sealing import RowRange, SealPolicy, choose, pending, seal_due
 from skillaudit.proof.statements import statements
 
@@ -157,7 +158,9 @@ class Sealer:
         self._sealed: dict[str, int] | None = None
         self._last_us: int | None = None
         self._from_rowid = 0
-        self._recorded = False
+        self._resumed = False
+        self._unmet = True
+        self._to_meet: dict[str, int] | None = None
 
     def __repr__(self) -> str:
         """Whether it signs."""
@@ -169,10 +172,13 @@ class Sealer:
         `now_us`: wall clock, microseconds. `force`: seal what waits, however little; nothing where nothing waits.
         Where nothing is due it costs a few small reads: call it once a second.
         """
+        if self._signing and not self._resumed:
+            self._resume(self._signing, now_us)
         with contextlib.closing(self._database.cursor()) as cursor:
-            waiting = self._pending(cursor)
+            waiting = self._pending(cursor) if self._meets(cursor) else []
             rows = sum(part.rows for part in waiting)
-            due = rows > 0 if force else seal_due(self._policy, now_us, self._last_us, rows)
+            forced = force or self._unmet
+            due = bool(waiting) if forced else seal_due(self._policy, now_us, self._last_us, waiting)
             batch = self._prepared(cursor, waiting, now_us) if due else None
         leaves = self._append(batch, now_us) if batch else ()
         count = sum(part.count for part in batch.sealed) if batch else 0
@@ -182,7 +188,7 @@ class Sealer:
             incidents=len(batch.incidents) if batch else 0,
             signed=self._sign(self._signing, now_us) if self._signing else (),
             behind_rows=rows - count,
-            more=due and rows - count >= self._policy.rows_max,
+            more=bool(batch) and rows - count >= self._policy.rows_max,
         )
 
     def meet(self, note: str) -> None:
@@ -201,6 +207,32 @@ class Sealer:
             self._signing.state.write(note)
 
     # Sealing
+
+    def _meets(self, cursor: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the ledger has met the seals of a restored journal; false as long as rows are missing.
+
+        Raises `SigningRefusedError` where they are all there and are others than those sealed.
+        """
+        first = unmet_from(cursor) if self._unmet else None
+        if first is None:
+            self._unmet = False
+            return True
+        with engine_errors("read the ledger's ends"):
+            ends = {str(row[0]): int(row[1]) for row in cursor.execute(_SQL["ends"]).fetchall()}
+        if self._to_meet is None:
+            self._to_meet = _sealed_ends(cursor, None)
+        if any(ends.get(partition, 0) < end for partition, end in self._to_meet.items()):
+            return False
+        unmet = next(unmet_seals(cursor, first, Journal(cursor).size()), None)
+        if unmet is not None:
+            raise SigningRefusedError(
+                f"the ledger made from the events is not the one that was sealed: {unmet}. Nothing is sealed; run"
+                " `skillaudit verify`"
+            )
+        with self._database.transaction("remember that the ledger met its seals") as writing:
+            all_met(writing)
+        self._unmet = False
+        return True
 
     def _pending(self, cursor: duckdb.DuckDBPyConnection) -> list[RowRange]:
         with engine_errors("read the ledger's ends"):
@@ -243,10 +275,22 @@ class Sealer:
 
     # Signing
 
+    def _resume(self, signing: Signing, now_us: int) -> None:
+        """Go on from what was signed last: the journal has it, and it has its row, wherever a crash came between."""
+        last = self._last(signing)
+        if last is not None:
+            with contextlib.closing(self._database.cursor()) as cursor:
+                _check_contains(Journal(cursor), last)
+            note = signing.state.read()
+            if note:
+                self._record(last.size, note, now_us)
+            else:
+                signing.state.write(self._newest_note() or "")
+        self._resumed = True
+
     def _sign(self, signing: Signing, now_us: int) -> tuple[Checkpoint, ...]:
         """Sign the journal where it grew, in portions that an anchor takes as one object."""
         signed: list[Checkpoint] = []
-        self._record_last(signing, now_us)
         for _ in range(CHECKPOINTS_PER_STEP_MAX):
             with contextlib.closing(self._database.cursor()) as cursor:
                 checkpoint = self._next_checkpoint(signing, cursor)
@@ -254,9 +298,9 @@ class Sealer:
                 break
             note = checkpoint.signed(signing.signers)
             signing.state.write(note)
-            self._recorded = False
+            self._resumed = False  # until it has its row
             self._record(checkpoint.size, note, now_us)
-            self._recorded = True
+            self._resumed = True
             signed.append(checkpoint)
         return tuple(signed)
 
@@ -278,12 +322,13 @@ class Sealer:
 
     def _last(self, signing: Signing) -> Checkpoint | None:
         """What was signed last, by the state outside; where that is empty, by the database."""
-        note = signing.state.read()
-        if note is None:
-            with contextlib.closing(self._database.cursor()) as cursor, engine_errors("read the checkpoints"):
-                row = cursor.execute(_SQL["newest_checkpoint"]).fetchone()
-            note = None if row is None else str(row[0])
+        note = signing.state.read() or self._newest_note()
         return None if note is None else self._opened(signing, note)
+
+    def _newest_note(self) -> str | None:
+        with contextlib.closing(self._database.cursor()) as cursor, engine_errors("read the checkpoints"):
+            row = cursor.execute(_SQL["newest_checkpoint"]).fetchone()
+        return None if row is None else str(row[0])
 
     def _opened(self, signing: Signing, note: str) -> Checkpoint:
         checkpoint, by = open_checkpoint(note, signing.verifiers)
@@ -298,13 +343,6 @@ class Sealer:
             )
         return checkpoint
 
-    def _record_last(self, signing: Signing, now_us: int) -> None:
-        """After a crash between remembering and recording: what was signed gets its row."""
-        note = None if self._recorded else signing.state.read()
-        if note is not None:
-            self._record(read_checkpoint(note).size, note, now_us)
-        self._recorded = True
-
     def _record(self, size: int, note: str, now_us: int) -> None:
         with contextlib.closing(self._database.cursor()) as cursor, engine_errors("read the checkpoints"):
             row = cursor.execute(_SQL["checkpoint_at"], {"size": size}).fetchone()
@@ -317,11 +355,11 @@ class Sealer:
             cursor.execute(_SQL["add_checkpoint"], {"size": size, "note": note, "signed_us": now_us})
 
 
-def _sealed_ends(cursor: duckdb.DuckDBPyConnection, partitions: set[str]) -> dict[str, int]:
-    """How far each of the partitions is sealed by the journal's seals, looked for from its end."""
+def _sealed_ends(cursor: duckdb.DuckDBPyConnection, partitions: set[str] | None) -> dict[str, int]:
+    """How far each of the partitions is sealed by the journal's seals, looked for from its end; None: of all there are."""
     sealed: dict[str, int] = {}
     end = Journal(cursor).size()
-    while end > 0 and not partitions <= sealed.keys():
+    while end > 0 and (partitions is None or not partitions <= sealed.keys()):
         bounds = {"first": max(0, end - _SEALS_READ), "end": end}
         for partition, rows in cursor.execute(_SQL["sealed"], bounds).fetchall():
             sealed[partition] = max(int(rows), sealed.get(partition, 0))

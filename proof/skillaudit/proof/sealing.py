@@ -45,16 +45,17 @@ def pending(ends: Mapping[str, int], sealed: Mapping[str, int]) -> list[RowRange
     ]
 
 
-def seal_due(policy: SealPolicy, now_us: int, last_us: int | None, rows: int) -> bool:
-    """Whether to seal now; `last_us`: when the newest seal was made, None where there is none, `rows`: not sealed yet.
+def seal_due(policy: SealPolicy, now_us: int, last_us: int | None, waiting: Sequence[RowRange]) -> bool:
+    """Whether to seal now; `last_us`: when the newest seal was made, None where there is none.
 
     A clock that was set back makes no seal wait.
     """
     if last_us is None:
-        return rows > 0
+        return bool(waiting)
     since_ms = (now_us - last_us) / 1000
-    if rows:
-        return rows >= policy.rows_max or not 0 <= since_ms < policy.interval_ms
+    if waiting:
+        full = sum(part.rows for part in waiting) >= policy.rows_max or len(waiting) > policy.partitions_max
+        return full or not 0 <= since_ms < policy.interval_ms
     return not 0 <= since_ms < policy.idle_interval_ms
 
 
