@@ -106,6 +106,8 @@ class Settings:
     """Of the last 10,000 records; 101 switches the share off."""
     retention_days: int = field(default=0, metadata=_bounds(0, 36_500))
     """0: keep for ever."""
+    min_retention_days: int = field(default=0, metadata=_bounds(0, 36_500))
+    """Younger runs are purged only by force, recorded; 0: no minimum."""
 
     session_wait_ms_max: int = field(default=5_000, metadata=_bounds(0, 600_000))
     query_timeout_ms: int = field(default=30_000, metadata=_bounds(10, 3_600_000))

@@ -59,3 +59,10 @@ JOIN store.acts AS p ON p.act_id = h.act_id
 LEFT JOIN store.acts AS r ON r.act_id = h.released_by
 WHERE p.rowid < (SELECT place FROM moment) AND (r.rowid IS NULL OR r.rowid > (SELECT place FROM moment))
 ORDER BY p.rowid
+
+-- name: bury
+INSERT INTO store.dead_letters
+VALUES (?, ?, ?, ?, ?::BLOB, ?::BLOB, ?, make_timestamptz(?::BIGINT), ?, 'waiting', make_timestamptz(?::BIGINT))
+
+-- name: incident
+INSERT INTO store.incidents VALUES (?, make_timestamptz(?::BIGINT), 'no-act', ?, ?)
