@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from skillaudit.consumer.lookup import next_number
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import plan_purge
 from skillaudit.consumer.recording import perform

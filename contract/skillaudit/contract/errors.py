@@ -105,6 +105,22 @@ class DeadLetterNotFoundError(RejectedError, LookupError):
         self.dead_letter_id = dead_letter_id
 
 
+class HoldNotFoundError(RejectedError, LookupError):
+    """No hold of this id is in force."""
+
+    exit_code = 3
+
+    def __init__(self, hold_id: str) -> None:
+        super().__init__(
+            f"no hold {hold_id!r} is in force here; `skillaudit acts --holds` lists those that are"
+        )
+        self.hold_id = hold_id
+
+
+class HeldError(RejectedError):
+    """A hold or the minimum age keeps what the act would touch; the text names it."""
+
+
 class SettingsError(RejectedError):
     """A setting is unknown, malformed or contradicts another; the text names it and where it came from."""
 
