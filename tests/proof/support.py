@@ -4,7 +4,10 @@ import contextlib
 import itertools
 from hashlib import sha256
 
-from skillaudit.consumer.database import Database, open_database
+import duckdb
+
+from skillaudit.consumer.database import open_database
+from skillaudit.consumer.statements import migrations, sql_text
 from skillaudit.proof.anchors.base import AnchorTrust
 from skillaudit.proof.keys import Signer
 from skillaudit.proof.leaves import LedgerLeaf
@@ -18,12 +21,30 @@ def signer(name=NAME, seed=1):
     return Signer(name, bytes([seed]) * 32)
 
 
-class LedgerDatabase:
-    """`ProofDatabase` over a real file with the consumer's schema."""
+class MemoryDatabase:
+    """What `open_database` makes, without a disk."""
 
-    def __init__(self, path):
-        self.path = path
-        self.database: Database = open_database(path)
+    def __init__(self):
+        self._connection = duckdb.connect()
+        self._connection.execute(
+            "CREATE SCHEMA store; CREATE TABLE store.meta (name VARCHAR PRIMARY KEY, value VARCHAR)"
+        )
+        for _, _, text in migrations():
+            self._connection.execute(text)
+        self._connection.execute(sql_text("schema/views.sql"))
+
+    def cursor(self):
+        return self._connection.cursor()
+
+    def close(self):
+        self._connection.close()
+
+
+class LedgerDatabase:
+    """`ProofDatabase` with the consumer's schema, over a real file or, where a test needs no file, in memory."""
+
+    def __init__(self, path=None):
+        self.database = open_database(path) if path else MemoryDatabase()
 
     def cursor(self):
         return self.database.cursor()
@@ -48,7 +69,9 @@ class LedgerDatabase:
 
     def add_rows(self, partition, count, *, per_record=1):
         """Append rows to a partition's ledger, several per record where asked, and move its position."""
-        known = self.read("SELECT ledger_next, next_offset FROM store.positions WHERE partition = ?", [partition])
+        known = self.read(
+            "SELECT ledger_next, next_offset FROM store.positions WHERE partition = ?", [partition]
+        )
         first, offset = known[0] if known else (0, 0)
         rows = [row_of(partition, first + n, offset + n // per_record) for n in range(count)]
         with self.transaction("add rows") as cursor:

@@ -117,20 +117,15 @@ def read_key(path: Path) -> Signer:
     holds no key.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(KEY_FILE_BYTES_MAX) if stat.S_ISREG(mode) else b""
     except OSError as exc:
         raise SettingsError(
             f"can't read the key file {path}: {exc}; `skillaudit key generate` makes one"
         ) from exc
-    with os.fdopen(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise SettingsError(f"{path} is no regular file")
-        if status.st_mode & 0o077:
-            raise SettingsError(
-                f"others may read the key in {path} ({status.st_mode & 0o777:o}); chmod 600 {path}"
-            )
-        content = file.read(KEY_FILE_BYTES_MAX)
+    if stat.S_ISREG(mode) and mode & 0o077:
+        raise SettingsError(f"others may read the key in {path} ({mode & 0o777:o}); chmod 600 {path}")
     try:
         return _parse_private(content.decode().strip())
     except (NoteError, UnicodeDecodeError) as exc:
