@@ -1,0 +1,58 @@
+-- Acts: what was done on purpose, against the journal, and against what is gone.
+
+-- name: acts
+-- Every act with the journal's leaf of it, in the journal's order.
+SELECT a.act_id, a.kind, a.act, a.journal_idx, j.leaf
+FROM acts AS a LEFT JOIN journal AS j ON a.journal_idx = j.idx
+ORDER BY a.journal_idx, a.act_id
+
+-- name: unapplied
+-- Acts that the journal holds and that were never recorded here.
+SELECT j.idx, j.kind_said, j.act_id
+FROM (
+    SELECT idx, line ->> 'kind' AS kind_said, line ->> 'act_id' AS act_id
+    FROM (SELECT idx, TRY_CAST(string_split(decode(leaf), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')
+) AS j
+ANTI JOIN acts AS a ON a.journal_idx = j.idx
+WHERE j.kind_said IN ('purge', 'redact', 'erase', 'hold', 'release')
+ORDER BY 1
+
+-- name: incidents
+SELECT idx, line ->> 'reason' AS reason
+FROM (SELECT idx, TRY_CAST(string_split(decode(leaf), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')
+WHERE line ->> 'kind' = 'incident'
+ORDER BY 1
+
+-- name: tombstones
+-- Purged runs, with the act that is named for each, and where their start stands in the ledger.
+SELECT
+    t.id, coalesce(p.act_id, '') AS act_id, epoch_us(t.started_at) AS started_us, t.violates,
+    l.partition, l.record_offset, l.received_us, t.run_key < coalesce(f.run_key, 0) AS before_ledger
+FROM tombstones AS t
+LEFT JOIN (SELECT id, any_value(act_id) AS act_id FROM purges GROUP BY id) AS p ON t.purge_id = p.id
+LEFT JOIN (
+    SELECT run_id, regexp_replace(partition, '/[^/]*$', '') AS topic, min(partition) AS partition,
+        min(record_offset) AS record_offset, max(received_us) AS received_us
+    FROM ledger
+    WHERE kind = 'start'
+    GROUP BY ALL
+) AS l ON l.run_id = t.id AND l.topic = t.topic
+LEFT JOIN (
+    SELECT regexp_replace(partition, '/[^/]*$', '') AS topic, max(run_key) AS run_key FROM ledger_from GROUP BY ALL
+) AS f ON f.topic = t.topic
+ORDER BY t.run_key
+
+-- name: redactions
+-- What was taken out, by run and act: which places, and what the act may say of them.
+SELECT
+    x.run_key, r.id, r.skill_id, x.act_id, r.finish_seq, count(*) AS places,
+    list({'seq': x.seq, 'field': x.field} ORDER BY x.seq, x.field)[:$limit] AS some
+FROM redactions AS x LEFT JOIN runs AS r ON x.run_key = r.run_key
+GROUP BY x.run_key, r.id, r.skill_id, x.act_id, r.finish_seq
+ORDER BY x.run_key
+
+-- name: redactions_twice
+SELECT run_key, seq, field FROM redactions GROUP BY ALL HAVING count(*) > 1 ORDER BY 1, 2 LIMIT $limit
+
+-- name: holds
+SELECT act_id, scope, released_by FROM holds ORDER BY act_id

@@ -1,0 +1,45 @@
+-- One run, read row by row: it is checked in the interpreter, which takes less time than planning the set-wise check.
+
+-- fragment: run_columns
+run_key, run_hash, id, topic, by_storage, skill_id, caller_id, channel_id, inputs, attributes, parent_run_id, source_id,
+source_seq, epoch_us(started_at) AS started_us, epoch_us(finished_at) AS finished_us, status, output, error,
+tool_calls_count, runtime_us, total_input_tokens, total_output_tokens, total_thinking_tokens, events_expected,
+events_stored, completeness, liveness, missing, lost, conflicts, epoch_us(last_event_at) AS last_event_us,
+epoch_us(received_at) AS received_us, lower(hex(salt)) AS salt, start_tag, finish_seq, finish_tag, head
+
+-- name: run_of_key
+SELECT {run_columns} FROM runs WHERE run_key = $run_key
+
+-- name: runs_of_hash
+SELECT {run_columns} FROM runs WHERE run_hash = $run_hash AND id = $run_id ORDER BY run_key
+
+-- name: runs_of_id
+-- The slow way, for a row whose hash is not that of its id.
+SELECT {run_columns} FROM runs WHERE id = $run_id ORDER BY run_key
+
+-- name: tombstones_of_hash
+SELECT run_key, id, topic, source_id, source_seq, purge_id FROM tombstones WHERE run_hash = $run_hash AND id = $run_id
+
+-- name: orphans_of_hash
+SELECT run_key, id, topic, completeness, missing FROM orphans WHERE run_hash = $run_hash AND id = $run_id
+
+-- name: events_of_run
+SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM events WHERE run_key = $run_key ORDER BY sequence
+
+-- name: marks_of_run
+SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
+FROM ledger WHERE run_id = $run_id ORDER BY partition, idx
+
+-- name: redactions_of_run
+SELECT seq, field, digest, act_id FROM redactions WHERE run_key = $run_key
+
+-- name: salts_of_run
+SELECT seq, field, salt FROM run_salts WHERE run_key = $run_key
+
+-- name: refusals_of_run
+SELECT seq FROM refusals WHERE run_key = $run_key
+
+-- name: rest_of_run
+SELECT
+    (SELECT count(*) FROM conflicts WHERE run_key = $run_key),
+    (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic)

@@ -1,0 +1,7 @@
+-- What the database is.
+
+-- name: views
+SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal AND database_name = current_database()
+
+-- name: ledger_rows
+SELECT count(*) FROM ledger

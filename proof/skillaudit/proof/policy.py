@@ -1,0 +1,152 @@
+"""The verifier's policy: what a verifier knows and asks by himself, in a TOML file on his side.
+
+    grade = "anchored"                       # self, signed or anchored: what must be proven for exit code 0
+    anchor_age_s_max = 7200                  # an anchor older than this proves too little
+    keys = ["audit.example.org/fleet-1+9ee50152+AeoB..."]      # verifier keys, as `skillaudit key` prints them
+    min_retention_days = 183                 # a purge of younger runs breaks the rules
+    expected_hosts = ["agent-1", "agent-2"]  # hosts of which a source must be there
+
+    [[anchors]]
+    uri = "file:/mnt/worm/audit"
+    trust = "other"                          # other: in other hands than the database; same: in the same hands
+
+Keys come from here and never from the database that is being checked.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, cast
+
+from skillaudit.contract.errors import SettingsError
+
+POLICY_BYTES_MAX: Final = 1_000_000
+ANCHOR_AGE_S_MAX: Final = 7_200
+"""Where the policy does not say: twice the time in which an idle sealer seals."""
+TRUSTS: Final = ("other", "same")
+
+
+class Grade(Enum):
+    """Who would have to cheat together for a rewritten record to pass. Ordered by `strength`.
+
+    SELF: whoever writes the database. SIGNED: whoever does, and has the key. ANCHORED: those, and whoever keeps an
+    anchor that is in other hands. (Witnesses will come after that.)
+    """
+
+    SELF = "self"
+    SIGNED = "signed"
+    ANCHORED = "anchored"
+
+    @property
+    def strength(self) -> int:
+        """For comparing."""
+        return list(Grade).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorPolicy:
+    """An anchor that the verifier asks."""
+
+    uri: str
+    trust: str = "other"
+    """`other`: in other hands than the database. `same`: in the same; what it says counts as much as the database."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a verifier knows by himself. The empty one asks for nothing but that the record agrees with itself."""
+
+    grade: Grade = Grade.SELF
+    anchor_age_s_max: int = ANCHOR_AGE_S_MAX
+    keys: tuple[str, ...] = ()
+    min_retention_days: int = 0
+    expected_hosts: tuple[str, ...] = ()
+    anchors: tuple[AnchorPolicy, ...] = ()
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in a file; `SettingsError` naming what is wrong."""
+    try:
+        with path.open("rb") as file:
+            found = tomllib.loads(file.read(POLICY_BYTES_MAX).decode())
+    except OSError as exc:
+        raise SettingsError(f"can't read the policy {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"the policy {path} is no TOML: {exc}") from exc
+    return parse_policy(found, str(path))
+
+
+def parse_policy(found: dict[str, Any], where: str) -> Policy:
+    """A policy from its members; what it doesn't name asks for nothing. Where anchors or keys are named and no grade is,
+    it asks for what they can prove.
+    """
+    unknown = sorted(set(found) - set(_MEMBERS))
+    if unknown:
+        raise SettingsError(f"{where}: no such member: {', '.join(unknown)}; known are {', '.join(_MEMBERS)}")
+    anchors = tuple(_anchor(entry, where) for entry in _list(found, "anchors", dict, where))
+    keys = tuple(_list(found, "keys", str, where))
+    _check_keys(keys, where)
+    default = Grade.ANCHORED if anchors else Grade.SIGNED if keys else Grade.SELF
+    grade = found.get("grade", default.value)
+    if grade not in {it.value for it in Grade}:
+        raise SettingsError(f"{where}: grade is self, signed or anchored, not {grade!r}")
+    return Policy(
+        grade=Grade(grade),
+        anchor_age_s_max=_number(found, "anchor_age_s_max", ANCHOR_AGE_S_MAX, where),
+        keys=keys,
+        min_retention_days=_number(found, "min_retention_days", 0, where),
+        expected_hosts=tuple(_list(found, "expected_hosts", str, where)),
+        anchors=anchors,
+    )
+
+
+def policy_members(policy: Policy) -> dict[str, Any]:
+    """The inverse of `parse_policy`: as it travels."""
+    return {
+        "grade": policy.grade.value,
+        "anchor_age_s_max": policy.anchor_age_s_max,
+        "keys": list(policy.keys),
+        "min_retention_days": policy.min_retention_days,
+        "expected_hosts": list(policy.expected_hosts),
+        "anchors": [{"uri": it.uri, "trust": it.trust} for it in policy.anchors],
+    }
+
+
+_MEMBERS: Final = tuple(policy_members(Policy()))
+
+
+def _anchor(entry: dict[str, Any], where: str) -> AnchorPolicy:
+    uri, trust = entry.get("uri"), entry.get("trust", "other")
+    if not isinstance(uri, str) or set(entry) - {"uri", "trust"} or trust not in TRUSTS:
+        raise SettingsError(f"{where}: an anchor has a uri, and trust is one of {', '.join(TRUSTS)}")
+    return AnchorPolicy(uri, trust)
+
+
+def _check_keys(keys: tuple[str, ...], where: str) -> None:
+    if not keys:
+        return
+    from skillaudit.proof.errors import NoteError
+    from skillaudit.proof.keys import parse_verifier
+
+    for key in keys:
+        try:
+            parse_verifier(key)
+        except NoteError as exc:
+            raise SettingsError(f"{where}: not a verifier key, as `skillaudit key` prints it: {exc}") from exc
+
+
+def _list(found: dict[str, Any], name: str, kind: type, where: str) -> list[Any]:
+    value = found.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(it, kind) for it in cast("list[object]", value)):
+        raise SettingsError(f"{where}: {name} is a list of {'tables' if kind is dict else 'texts'}")
+    return list(cast("list[object]", value))
+
+
+def _number(found: dict[str, Any], name: str, default: int, where: str) -> int:
+    value = found.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 40:
+        raise SettingsError(f"{where}: {name} is a whole number from 0 on, not {value!r}")
+    return value

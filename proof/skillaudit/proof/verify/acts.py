@@ -1,0 +1,214 @@
+"""Acts: each stands in the journal as it was applied; nothing is gone without one; and none broke a hold or the minimum.
+
+Holds are worked out from the acts themselves, in the journal's order, not from what the database says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from skillaudit.contract.digests import FINISH_FIELDS
+from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.proof.acts import Act, ActKind, parse_act
+from skillaudit.proof.findings import Finding, Findings, Kind
+from skillaudit.proof.leaves import encode_act
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.request import VerifyRequest
+
+FILE: Final = "acts.sql"
+PLACES_MAX: Final = 100_000
+"""Redacted places of one run by one act that are compared with the act."""
+_DAY_US: Final = 86_400_000_000
+
+
+@dataclass(slots=True)
+class ActTotals:
+    """What was done lawfully."""
+
+    purged: int = 0
+    redacted: int = 0
+    """Runs with redactions."""
+
+
+@dataclass(slots=True)
+class _Applied:
+    """The acts in the journal's order, and which holds stood when each came."""
+
+    by_id: dict[str, Act] = field(default_factory=dict[str, Act])
+    holds_before: dict[str, tuple[Act, ...]] = field(default_factory=dict[str, tuple[Act, ...]])
+    holds: dict[str, Act] = field(default_factory=dict[str, Act])
+    released: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def check_acts(engine: Engine, request: VerifyRequest, findings: Findings) -> ActTotals:
+    """In the engine's snapshot."""
+    applied = _Applied()
+    findings.add_all(_recorded(engine, applied))
+    findings.add_all(_holds(engine, applied))
+    totals = ActTotals()
+    runs_of = {act_id: frozenset(act.runs) for act_id, act in applied.by_id.items()}
+    for found in engine.chunks(FILE, "tombstones"):
+        for row in found:
+            problems = list(_purged(row, applied, runs_of, request.policy.min_retention_days))
+            totals.purged += not problems
+            findings.add_all(problems)
+    for row in engine.rows(FILE, "redactions", limit=PLACES_MAX):
+        problems = list(_redacted(row, applied))
+        totals.redacted += not problems
+        findings.add_all(problems)
+    for run_key, seq, name in engine.rows(FILE, "redactions_twice", limit=100):
+        says = f"run key {run_key}, event {seq} {name or ''} stands twice among the redactions"
+        findings.add(Finding(Kind.REDACTED_WITHOUT_ACT, says))
+    engine.tell("acts", len(applied.by_id), len(applied.by_id))
+    return totals
+
+
+def _recorded(engine: Engine, applied: _Applied) -> Iterator[Finding]:
+    for act_id, kind, line, journal_idx, leaf in engine.rows(FILE, "acts"):
+        where = {"act_id": act_id}
+        try:
+            act = parse_act(line.encode())
+            expected = encode_act(line.encode())
+        except InvalidRecordError as exc:
+            yield Finding(Kind.ACT_ALTERED, f"is none: {exc}", where)
+            continue
+        if leaf is None or bytes(leaf) != expected:
+            says = (
+                f"is not what the journal holds of it (leaf {journal_idx})"
+                if leaf
+                else "is not in the journal"
+            )
+            yield Finding(Kind.ACT_ALTERED, says, where)
+            continue
+        if (act.act_id, act.kind.value) != (act_id, kind) or act_id in applied.by_id:
+            yield Finding(Kind.ACT_ALTERED, "is stored under another name or kind, or twice", where)
+            continue
+        _apply(act, applied)
+        if act.kind is ActKind.RESTORE:
+            yield Finding(Kind.RESTORED, "the database was put back to an older copy, and caught up", where)
+    for idx, kind, act_id in engine.rows(FILE, "unapplied"):
+        says = f"the journal holds it ({kind}), and it was never recorded here"
+        yield Finding(Kind.ACT_ALTERED, says, {"act_id": act_id, "journal_idx": idx})
+    for idx, reason in engine.rows(FILE, "incidents"):
+        yield Finding(
+            Kind.INCIDENT, f"the journal notes an incident: {str(reason)[:200]}", {"journal_idx": idx}
+        )
+
+
+def _apply(act: Act, applied: _Applied) -> None:
+    applied.by_id[act.act_id] = act
+    in_force = (hold for hold_id, hold in applied.holds.items() if hold_id not in applied.released)
+    applied.holds_before[act.act_id] = tuple(in_force)
+    if act.kind is ActKind.HOLD:
+        applied.holds[act.act_id] = act
+    elif act.kind is ActKind.RELEASE:
+        applied.released.setdefault(act.scope["hold"], act.act_id)
+
+
+def _holds(engine: Engine, applied: _Applied) -> Iterator[Finding]:
+    stored = {act_id: (scope, released) for act_id, scope, released in engine.rows(FILE, "holds")}
+    for act_id in sorted(stored.keys() | applied.holds.keys()):
+        hold = applied.holds.get(act_id)
+        row = stored.get(act_id)
+        if hold is None or row is None:
+            says = (
+                "a hold stands in the database that no act placed"
+                if hold is None
+                else "its hold is gone from the database"
+            )
+            yield Finding(Kind.ACT_ALTERED, says, {"act_id": act_id})
+        elif _json(row[0]) != dict(hold.scope) or (row[1] or None) != applied.released.get(act_id):
+            yield Finding(
+                Kind.ACT_ALTERED, "its hold in the database is not the one it placed", {"act_id": act_id}
+            )
+
+
+def _json(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return None
+
+
+def _purged(
+    row: Sequence[Any], applied: _Applied, runs_of: Mapping[str, frozenset[str]], minimum_days: int
+) -> Iterator[Finding]:
+    run_id, act_id, started_us, violates, partition, offset, received_us, before_ledger = row
+    where = {"run_id": run_id}
+    act = applied.by_id.get(act_id)
+    if act is None or act.kind is not ActKind.PURGE:
+        if before_ledger:
+            yield Finding(Kind.RUN_UNPROVEN, "was purged by a release that recorded no acts", where)
+        else:
+            yield Finding(
+                Kind.RUN_MISSING, "is said to be purged, and no act in the journal does that", where
+            )
+        return
+    where = {**where, "act_id": act_id}
+    named = run_id in runs_of[act_id] or (
+        "started_before" in act.scope and started_us is not None and started_us < act.scope["started_before"]
+    )
+    reached = partition is None or offset < act.positions.get(partition, 0)
+    if not named or not reached:
+        yield Finding(Kind.RUN_MISSING, "is said to be purged by an act that does not reach it", where)
+        return
+    holds = [hold.act_id for hold in applied.holds_before[act_id] if _covers(hold, run_id, None)]
+    if holds or violates == "hold":
+        by = f" ({', '.join(holds)})" if holds else ""
+        yield Finding(Kind.PURGE_VIOLATES_HOLD, f"was purged while it was held{by}", where)
+    days = max(minimum_days, int(act.policy.get("min_retention_days", 0)))
+    newest = received_us or started_us
+    if (days and newest is not None and newest > act.at_us - days * _DAY_US) or violates == "minimum":
+        yield Finding(Kind.PURGE_VIOLATES_MINIMUM, f"was purged before it was {days} days old", where)
+
+
+def _covers(hold: Act, run_id: str, skill_id: str | None) -> bool:
+    scope = hold.scope
+    if "runs" in scope:
+        return run_id in scope["runs"]
+    if "skill_id" in scope:
+        return skill_id is not None and scope["skill_id"] == skill_id
+    return True
+
+
+def _redacted(row: Sequence[Any], applied: _Applied) -> Iterator[Finding]:
+    run_key, run_id, skill_id, act_id, finish_seq, _, places = row
+    act = applied.by_id.get(act_id)
+    if run_id is None:
+        yield Finding(
+            Kind.REDACTED_WITHOUT_ACT, f"redactions are stored of run key {run_key}, which no run has"
+        )
+        return
+    where = {"run_id": run_id}
+    if act is None or act.kind not in {ActKind.REDACT, ActKind.ERASE} or run_id not in act.runs:
+        says = "content was taken out of it, and no act in the journal does that"
+        yield Finding(Kind.REDACTED_WITHOUT_ACT, says, {**where, "sequence": places[0]["seq"]})
+        return
+    for place in _beyond(act, places, finish_seq):
+        says = f"{place['field'] or 'its payload'} was taken out, and the act names another place"
+        yield Finding(Kind.REDACTED_WITHOUT_ACT, says, {**where, "sequence": place["seq"], "act_id": act_id})
+    holds = [hold.act_id for hold in applied.holds_before[act_id] if _covers(hold, run_id, skill_id)]
+    if holds:
+        says = f"content was taken out of it while it was held ({', '.join(holds)})"
+        yield Finding(Kind.REDACTION_VIOLATES_HOLD, says, {**where, "act_id": act_id})
+
+
+def _beyond(
+    act: Act, places: Iterable[Mapping[str, Any]], finish_seq: int | None
+) -> Iterator[Mapping[str, Any]]:
+    """Places that the act doesn't name. An erasure names all; a redaction one event, or one field of a start or finish."""
+    if act.kind is ActKind.ERASE:
+        return
+    name = act.scope.get("field")
+    for place in places:
+        if name is not None:
+            seq = finish_seq if name in FINISH_FIELDS else 0
+            right = (place["seq"], place["field"]) == (seq, name)
+        else:
+            right = place["seq"] == act.scope["seq"]
+        if not right:
+            yield place

@@ -1,0 +1,96 @@
+"""Asking the engine: one cursor, one snapshot at a time, stoppable from another thread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Final
+
+import duckdb
+
+from skillaudit.contract.errors import QueryTimeoutError
+from skillaudit.proof.engine import engine_errors
+from skillaudit.proof.verify.checks import statements
+
+CHUNK_ROWS: Final = 10_000
+
+Row = tuple[Any, ...]
+
+
+class VerifyStoppedError(QueryTimeoutError):
+    """The check was told to stop before it was done: nothing is known about what it had not looked at."""
+
+
+class Engine:
+    """A cursor of the database to check. Nothing is ever written but temporary tables of this cursor.
+
+    Not safe for threads, but for `stop`. The cursor stays the caller's.
+    """
+
+    def __init__(
+        self, cursor: duckdb.DuckDBPyConnection, progress: Callable[[str, int, int], None] | None = None
+    ) -> None:
+        """`progress(what, done, of)` is called now and then in the checking thread; `of` is 0 where it is not known."""
+        self._cursor = cursor
+        self._progress = progress
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End the check from another thread: whatever runs is interrupted. Repeat until it has ended."""
+        self._stopped.set()
+        self._cursor.interrupt()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[None]:
+        """What is read inside is one state of the database. Not to be held longer than needed: while one is open, the
+        file keeps what was deleted meanwhile.
+        """
+        with engine_errors("check the record"):
+            self._cursor.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # an interrupted transaction is over already
+                self._cursor.execute("ROLLBACK")
+            raise
+        with engine_errors("check the record"):
+            self._cursor.execute("COMMIT")  # keeps the temporary tables
+
+    def rows(self, file: str, name: str, **parameters: Any) -> list[Row]:
+        """All rows of a statement."""
+        return [row for chunk in self.chunks(file, name, **parameters) for row in chunk]
+
+    def records(self, file: str, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        """All rows, by the columns' names."""
+        rows = self.rows(file, name, **parameters)
+        names = [column[0] for column in self._cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def chunks(self, file: str, name: str, **parameters: Any) -> Iterator[list[Row]]:
+        """The rows in lists of at most `CHUNK_ROWS`. Use one up before the next statement."""
+        try:
+            with engine_errors("check the record"):
+                self._check()
+                self._cursor.execute(statements(file)[name], parameters)
+                while chunk := self._cursor.fetchmany(CHUNK_ROWS):
+                    self._check()
+                    yield chunk
+        finally:
+            self._check()
+
+    def run(self, file: str, name: str, **parameters: Any) -> None:
+        """A statement whose rows nobody wants."""
+        self.rows(file, name, **parameters)
+
+    def tell(self, what: str, done: int, of: int = 0) -> None:
+        """Progress."""
+        self._check()
+        if self._progress is not None:
+            self._progress(what, done, of)
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise VerifyStoppedError(
+                "the check was stopped before it was done; allow more time, or check less at once"
+            )

@@ -1,0 +1,282 @@
+"""One run's facts: what the tables hold of it, what its digests and head are when they are computed anew, what the ledger
+says. Read in chunks and computed as it comes, so that a run of any length fits; judged in `judging`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from skillaudit.contract import ranges
+from skillaudit.contract.digests import (
+    FINISH_FIELDS,
+    START_FIELDS,
+    TAG_DIGITS,
+    T,
+    event_digest,
+    event_salt,
+    field_digest,
+    field_salt,
+    finish_header,
+    log_header,
+    lost_line,
+    manifest_line,
+    start_header,
+)
+from skillaudit.contract.events import format_ranges, parse_ranges
+from skillaudit.contract.ranges import Ranges
+from skillaudit.proof.verify.engine import Engine
+
+UNSALTED: Final = ""
+"""Digest of an event whose salt is gone without anything in its place."""
+ALTERED_MAX: Final = 100
+"""Altered events of one run that are told one by one."""
+
+
+class Mark(NamedTuple):
+    """What one row of the ledger says of a run."""
+
+    kind: str
+    partition: str
+    idx: int
+    source_id: str
+    source_seq: int
+    events: int
+    head: bytes | None
+    received_us: int
+    offset: int
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for people."""
+        return f"{self.partition}#{self.idx}"
+
+
+class Redaction(NamedTuple):
+    """What stands in the place of something taken out."""
+
+    seq: int
+    field: str | None
+    digest: bytes
+    act_id: str
+
+
+class AlteredEvent(NamedTuple):
+    """An event whose tag is not that of its content."""
+
+    seq: int
+    event_type: str
+    at_us: int
+    unsalted: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class RunFacts:
+    """Everything there is to judge about one run."""
+
+    row: Mapping[str, Any]
+    marks: Sequence[Mark] = ()
+    redactions: Sequence[Redaction] = ()
+    refused: Ranges = ()
+    declared: Ranges = ()
+    """Declared lost by the agent: the run's `lost` without what the broker refused."""
+    lost_readable: bool = True
+    stored_conflicts: int = 0
+    before_ledger: bool = False
+    """The run may have started in what an earlier release stored without a ledger."""
+    logs: Ranges = ()
+    logs_stored: int = 0
+    repeated: Ranges = ()
+    altered: list[AlteredEvent] = field(default_factory=list[AlteredEvent])
+    altered_more: int = 0
+    backwards: int | None = None
+    """The first event that is dated before its predecessor."""
+    last_us: int | None = None
+    heads: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Number of events -> the head through them, for each prefix that is whole and that a mark speaks of."""
+    head: bytes | None = None
+    """The head through everything stored."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return str(self.row["id"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finish is stored."""
+        return self.row["finish_seq"] is not None
+
+
+class _Manifest:
+    """The manifest as it grows, and its heads at the prefixes asked for."""
+
+    def __init__(self, run_id: str, wanted: set[int]) -> None:
+        self._hash = sha256(b"skillaudit run 1\n%b\n" % T(run_id.encode()))
+        self._wanted = wanted
+        self.covered = 0
+        self.whole = True
+        self.heads: dict[int, bytes] = {}
+
+    def add(self, seq: int, numbers: int, line: bytes) -> None:
+        self._hash.update(line)
+        self.whole = self.whole and seq == self.covered
+        self.covered += numbers
+        if self.whole and self.covered in self._wanted:
+            self.heads[self.covered] = self._hash.digest()
+
+    def head(self) -> bytes:
+        return self._hash.digest()
+
+
+class _Salts:
+    """Salts and redactions of one run: derived from its own salt, or what a redaction left."""
+
+    def __init__(
+        self,
+        run_salt: str | None,
+        left: Sequence[tuple[int, str | None, str]],
+        redactions: Sequence[Redaction],
+    ) -> None:
+        self._run_salt = run_salt
+        self._left = {(seq, name): salt for seq, name, salt in left}
+        self.digests = {(it.seq, it.field): it.digest.hex() for it in redactions}
+
+    def of(self, seq: int, name: str | None = None) -> bytes | None:
+        left = self._left.get((seq, name))
+        if left is not None:
+            return left.encode()
+        if self._run_salt is None:
+            return None
+        return event_salt(self._run_salt, seq) if name is None else field_salt(self._run_salt, seq, name)
+
+    def digest(self, seq: int, header: bytes, body: bytes | None) -> str:
+        stood = self.digests.get((seq, None))
+        if stood is not None:
+            return stood
+        salt = self.of(seq)
+        return UNSALTED if salt is None or body is None else event_digest(salt, header, body)
+
+    def fields(self, seq: int, names: Sequence[str], row: Mapping[str, Any]) -> bytes | None:
+        """The body of a start or finish; None where a field's salt is gone without a digest in its place."""
+        lines: list[bytes] = []
+        for name in names:
+            digest = self.digests.get((seq, name), "").encode()
+            if not digest:
+                salt = self.of(seq, name)
+                if salt is None:
+                    return None
+                digest = field_digest(salt, name, str(row[name]).encode())
+            lines.append(b"%b %b\n" % (name.encode(), digest))
+        return b"".join(lines)
+
+
+class _Line(NamedTuple):
+    seq: int
+    header: bytes
+    body: bytes | None
+    tag: int | None
+    at_us: int
+    event_type: str
+    is_log: bool = True
+
+
+def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
+    """All facts of the run of this row of `runs`, in the engine's snapshot."""
+    run_key, run_id = row["run_key"], row["id"]
+    rest = engine.rows("one.sql", "rest_of_run", run_key=run_key, topic=row["topic"])[0]
+    marks = [Mark(*found) for found in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
+    facts = RunFacts(
+        row=row,
+        marks=[mark for mark in marks if mark.partition.rpartition("/")[0] == row["topic"]],
+        redactions=[
+            Redaction(*found) for found in engine.rows("one.sql", "redactions_of_run", run_key=run_key)
+        ],
+        refused=ranges.of(seq for (seq,) in engine.rows("one.sql", "refusals_of_run", run_key=run_key)),
+        stored_conflicts=rest[0],
+        before_ledger=run_key < rest[1],
+    )
+    try:
+        facts.declared = ranges.subtract(ranges.normalized(parse_ranges(row["lost"])), facts.refused)
+    except ValueError:
+        facts.lost_readable = False
+    _compute(facts, _salts(engine, facts), engine)
+    return facts
+
+
+def _salts(engine: Engine, facts: RunFacts) -> _Salts:
+    left = engine.rows("one.sql", "salts_of_run", run_key=facts.row["run_key"])
+    return _Salts(facts.row["salt"], left, facts.redactions)
+
+
+def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:
+    row = facts.row
+    manifest = _Manifest(facts.run_id, {mark.events for mark in facts.marks})
+    losses = iter(facts.declared)
+    loss = next(losses, None)
+    before_us: int | None = None
+    last_seq = -1
+    for line in _lines(engine, row, salts, facts.declared):
+        while loss is not None and loss[0] < line.seq:
+            manifest.add(loss[0], loss[1] - loss[0] + 1, lost_line(*loss))
+            loss = next(losses, None)
+        digest = salts.digest(line.seq, line.header, line.body)
+        manifest.add(line.seq, 1, manifest_line(line.header, digest))
+        if digest == UNSALTED or line.tag is None or int(digest[:TAG_DIGITS], 16) != line.tag:
+            _note_altered(facts, line, unsalted=digest == UNSALTED)
+        if line.seq == last_seq:
+            facts.repeated = ranges.add(facts.repeated, line.seq)
+        elif before_us is not None and line.at_us < before_us and facts.backwards is None:
+            facts.backwards = line.seq
+        before_us, last_seq = line.at_us, line.seq
+        facts.last_us = line.at_us if facts.last_us is None else max(facts.last_us, line.at_us)
+        if line.is_log:
+            facts.logs = ranges.add(facts.logs, line.seq)
+            facts.logs_stored += 1
+    facts.heads, facts.head = manifest.heads, manifest.head()
+
+
+def _note_altered(facts: RunFacts, line: _Line, *, unsalted: bool) -> None:
+    if len(facts.altered) < ALTERED_MAX:
+        facts.altered.append(AlteredEvent(line.seq, line.event_type, line.at_us, unsalted))
+    else:
+        facts.altered_more += 1
+
+
+def _lines(engine: Engine, row: Mapping[str, Any], salts: _Salts, declared: Ranges) -> Iterator[_Line]:
+    """Start, logs and finish in the order of their numbers; of equal numbers the logs first."""
+    start = start_header(
+        row["started_us"], row["parent_run_id"], row["skill_id"], row["source_id"], row["source_seq"]
+    )
+    body = salts.fields(0, START_FIELDS, row)
+    yield _Line(0, start, body, row["start_tag"], row["started_us"], "start", is_log=False)
+    finish = _finish_line(row, salts, declared)
+    for chunk in engine.chunks("one.sql", "events_of_run", run_key=row["run_key"]):
+        for seq, event_type, at_us, tag, payload in chunk:
+            if finish is not None and seq > finish.seq:
+                yield finish
+                finish = None
+            yield _Line(seq, log_header(seq, at_us, event_type), payload.encode(), tag, at_us, event_type)
+    if finish is not None:
+        yield finish
+
+
+def _finish_line(row: Mapping[str, Any], salts: _Salts, declared: Ranges) -> _Line | None:
+    seq = row["finish_seq"]
+    if seq is None or row["finished_us"] is None:
+        return None
+    header = finish_header(
+        seq,
+        row["finished_us"],
+        row["status"],
+        row["tool_calls_count"],
+        row["runtime_us"],
+        row["total_input_tokens"],
+        row["total_output_tokens"],
+        row["total_thinking_tokens"],
+        format_ranges(declared),
+    )
+    body = salts.fields(seq, FINISH_FIELDS, row)
+    return _Line(seq, header, body, row["finish_tag"], row["finished_us"], "finish", is_log=False)

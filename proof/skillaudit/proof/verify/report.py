@@ -1,0 +1,129 @@
+"""What a check answers: two verdicts, the grade, and the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from skillaudit.contract.clock import from_us
+from skillaudit.proof.findings import Finding, Findings, Severity
+from skillaudit.proof.policy import Grade
+
+FORMAT: Final = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """The outcome of one check. JSON and the lines for people are made of the same members."""
+
+    scope: str
+    """What was checked, in words."""
+    runs: int = 0
+    events: int = 0
+    altered: int = 0
+    incomplete: int = 0
+    purged: int = 0
+    redacted: int = 0
+    sources: int = 0
+    started: int = 0
+    live: int = 0
+    never_arrived: int = 0
+    ledger_rows: int = 0
+    unsealed_rows: int = 0
+    journal: int = 0
+    root: str = ""
+    signed: int = 0
+    anchored: int = 0
+    anchored_at_us: int | None = None
+    anchors: list[str] = field(default_factory=list[str])
+    asked: str = Grade.SELF.value
+    grade: str = Grade.SELF.value
+    """The strongest grade to which everything that was checked is proven."""
+    checked_at_us: int = 0
+    sealed_to: int = 0
+    """Journal leaves whose seals were compared with the ledger, now or before: where the next check may go on."""
+    run: Mapping[str, Any] | None = None
+    """Of a check of one run: its own words and what proves it."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    findings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    exit_code: int = 0
+
+    def take(self, findings: Findings) -> None:
+        """Close the report."""
+        self.counts = {str(kind): number for kind, number in sorted(findings.counts.items())}
+        self.findings = [finding.json() for finding in findings.kept()]
+        self.exit_code = findings.exit_code()
+
+    def json(self) -> dict[str, Any]:
+        """As it travels and is printed."""
+        return {"format": FORMAT, **asdict(self)}
+
+    def verdict(self, severity: Severity) -> bool:
+        """Whether nothing of this severity was found."""
+        return not any(finding["severity"] == severity.name.lower() for finding in self.findings) and not any(
+            number for kind, number in self.counts.items() if _severity(kind) is severity
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The first lines for people; findings follow."""
+        yield f"integrity     {self._integrity()}"
+        yield f"completeness  {self._completeness()}"
+        yield f"anchored      {self._anchored()}"
+
+    def _integrity(self) -> str:
+        parts = [
+            f"{self.runs:,} {_plural('run', self.runs)}, {self.events:,} {_plural('event', self.events)}"
+        ]
+        if self.purged:
+            parts.append(f"{self.purged:,} purged by acts")
+        if self.redacted:
+            parts.append(f"{self.redacted:,} redacted by acts")
+        if self.verdict(Severity.VIOLATION):
+            return "ok    " + "; ".join(parts)
+        found = sum(number for kind, number in self.counts.items() if _severity(kind) is Severity.VIOLATION)
+        return f"FAIL  {self.altered:,} of {'; '.join(parts)}; {found:,} {_plural('finding', found)}"
+
+    def _completeness(self) -> str:
+        known = f"{self.sources:,} {_plural('source', self.sources)}, {self.started:,} {_plural('run', self.started)} started"
+        live = f"; {self.live:,} {_plural('source', self.live)} live" if self.live else ""
+        if self.verdict(Severity.INCOMPLETE):
+            return f"ok    {known}{live}"
+        return f"FAIL  {known}; {self.never_arrived:,} never arrived, {self.incomplete:,} incomplete{live}"
+
+    def _anchored(self) -> str:
+        word = "ok    " if Grade(self.grade).strength >= Grade(self.asked).strength else "no    "
+        if self.anchored and self.anchored_at_us is not None:
+            age_s = max(self.checked_at_us - self.anchored_at_us, 0) // 1_000_000
+            at = from_us(self.anchored_at_us).isoformat(timespec="seconds").replace("+00:00", "Z")
+            return f"{word}journal {self.anchored:,} of {self.journal:,} anchored at {at}, {age_s} s ago; grade {self.grade}"
+        signed = (
+            f"{self.signed:,} of {self.journal:,} signed"
+            if self.signed
+            else f"{self.journal:,} leaves, not signed"
+        )
+        return f"{word}journal {signed}, no anchor; grade {self.grade} (who writes the database could have rewritten it)"
+
+
+def parse_report(found: Mapping[str, Any]) -> Report:
+    """The inverse of `Report.json`; members of a newer release are passed over. `TypeError` for no report at all."""
+    known = Report.__dataclass_fields__
+    return Report(**{name: value for name, value in found.items() if name in known})
+
+
+def sentence(finding: Mapping[str, Any]) -> str:
+    """A finding's line for people."""
+    from skillaudit.proof.findings import Kind
+
+    subject = {name: value for name, value in finding.items() if name not in {"kind", "severity", "says"}}
+    return Finding(Kind(finding["kind"]), finding["says"], subject).sentence()
+
+
+def _severity(kind: str) -> Severity:
+    from skillaudit.proof.findings import SEVERITIES, Kind
+
+    return SEVERITIES[Kind(kind)]
+
+
+def _plural(noun: str, number: int) -> str:
+    return noun if number == 1 else noun + "s"

@@ -1,0 +1,41 @@
+"""What is to be checked, how deeply, and against what the verifier knows by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from skillaudit.proof.policy import Policy
+from skillaudit.proof.verify.witness import AnchorReading
+
+
+class Depth(StrEnum):
+    """How deeply runs are checked. Ledger, seals, journal, anchors, sources and acts are checked in each."""
+
+    QUICK = "quick"
+    """Numbers, counts and heads as they are stored; no content is hashed."""
+    SAMPLE = "sample"
+    """As quick, and the content of runs drawn at random."""
+    FULL = "full"
+    """The content of every run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest:
+    """One check."""
+
+    run_ids: tuple[str, ...] = ()
+    """Only these; empty: all in the scope."""
+    since_us: int | None = None
+    """Runs started at or after; None: no limit."""
+    until_us: int | None = None
+    depth: Depth = Depth.FULL
+    sample: int = 0
+    """With `Depth.SAMPLE`: how many runs."""
+    seed: int = 0
+    """Which runs are drawn."""
+    sealed_from: int = 0
+    """Journal index from which on seals are checked against the ledger; what is below was checked before."""
+    policy: Policy = field(default_factory=Policy)
+    anchors: tuple[AnchorReading, ...] = ()
+    """What the verifier read from the anchors by itself."""

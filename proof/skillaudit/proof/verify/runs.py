@@ -1,0 +1,157 @@
+"""Checking many runs: set-wise in the engine, chunk by chunk, each chunk in a snapshot of its own. Runs where anything
+is off are then looked at one by one, in the same snapshot, and only what that says becomes a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from skillaudit.contract.digests import run_hash
+from skillaudit.proof.findings import Finding, Findings, Kind
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.facts import read_facts
+from skillaudit.proof.verify.judging import CLOCK_AHEAD_US_MAX, judge_run
+from skillaudit.proof.verify.request import VerifyRequest
+
+FILE: Final = "runs.sql"
+CHUNK_RUNS: Final = 20_000
+CHUNK_EVENTS: Final = 500_000
+"""Bounds what one statement sorts and gathers: some 150 MB."""
+LONG_RUN_EVENTS: Final = 2_000_000
+"""A run longer than this is read row by row, so that its manifest never has to fit into memory."""
+LOOKED_AT_MAX: Final = 1_000
+"""Runs looked at one by one; of those beyond it is only said how many there are."""
+EXAMPLES: Final = 20
+
+_PLAIN: Final = (
+    ("open", Kind.RUN_OPEN, "is not finished, or was abandoned: its last events are not proven"),
+    ("abandoned", Kind.RUN_ABANDONED, "was abandoned, and everything that its source recorded of it is here"),
+    ("lossy", Kind.RUN_DECLARED_LOSS, "its agent declared events lost"),
+    ("ahead", Kind.CLOCK_JUMP, "is dated after it was received: the host's clock was ahead"),
+    ("unlisted", Kind.RUN_UNPROVEN, "was stored by a release that kept no ledger"),
+    ("redacted", Kind.REDACTED, "has redactions; what is left is proven"),
+)
+"""What is no fault, by the columns of the chunk's answer."""
+
+
+@dataclass(slots=True)
+class RunTotals:
+    """What was looked at."""
+
+    runs: int = 0
+    events: int = 0
+    altered: int = 0
+    """Runs with a violation."""
+    incomplete: int = 0
+
+
+class RunsCheck:
+    """One check of many runs; findings and totals grow as it goes."""
+
+    def __init__(self, engine: Engine, request: VerifyRequest, findings: Findings, totals: RunTotals) -> None:
+        self._engine = engine
+        self._request = request
+        self._findings = findings
+        self._totals = totals
+        self._looked_at = 0
+        self._scope = {"since_us": request.since_us, "until_us": request.until_us}
+
+    def check_all(self, *, content: bool) -> None:
+        """Every run in the scope; `content`: tags and heads are computed anew."""
+        with self._engine.snapshot():
+            runs, first, last, events = self._engine.rows(FILE, "bounds", **self._scope)[0]
+            if not runs:
+                return
+            self._engine.run(FILE, "make_marks", first=first, last=last)
+            sizes = {"runs": CHUNK_RUNS, "events": CHUNK_EVENTS if content else 100 * CHUNK_EVENTS}
+            ends = [row[0] for row in self._engine.rows(FILE, "chunk_ends", **self._scope, **sizes)]
+        try:
+            for end in ends:
+                with self._engine.snapshot():
+                    self._chunk(first, end, content=content)
+                first = end + 1
+                self._engine.tell("events", self._totals.events, events)
+        finally:
+            self._engine.run(FILE, "drop_marks")
+
+    def _chunk(self, first: int, last: int, *, content: bool) -> None:
+        keys = {"first": first, "last": last, **self._scope}
+        long = (
+            [row[0] for row in self._engine.rows(FILE, "long_runs", **keys, events=LONG_RUN_EVENTS)]
+            if content
+            else []
+        )
+        statement = "chunk" if content else "chunk_quickly"
+        answer = self._engine.records(
+            FILE, statement, **keys, examples=EXAMPLES, ahead_us=CLOCK_AHEAD_US_MAX, long=long
+        )[0]
+        self._totals.runs += answer["runs"]
+        self._totals.events += answer["events"]
+        for name, kind, says in _PLAIN:
+            self._plain(kind, says, answer[name], answer[f"{name}_ids"] or ())
+        self._look_at(long, Kind.RUN_SUSPECT)
+        self._look_at(answer["off"] or (), Kind.RUN_SUSPECT)
+        self._look_at(answer["told"] or (), Kind.RUN_INCOMPLETE)
+        self._bare(keys)
+
+    def _plain(self, kind: Kind, says: str, number: int, examples: Sequence[str]) -> None:
+        for run_id in examples:
+            self._findings.add(Finding(kind, says, {"run_id": run_id}))
+        self._findings.count(kind, number - len(examples))
+
+    def _bare(self, keys: dict[str, Any]) -> None:
+        number, examples, suspects = self._engine.rows(FILE, "bare", **keys, examples=EXAMPLES)[0]
+        if number:
+            self._totals.runs += number
+            says = "was written through a bare Storage: nothing proves its content or its numbers"
+            self._plain(Kind.RUN_UNPROVEN, says, number, examples)
+        self._look_at(suspects or (), Kind.RUN_SUSPECT, unless=Kind.RUN_UNPROVEN)
+
+    def _look_at(self, run_keys: Sequence[int], beyond: Kind, *, unless: Kind | None = None) -> None:
+        """Look at runs one by one, within the bound; those beyond it count as `beyond`."""
+        room = max(LOOKED_AT_MAX - self._looked_at, 0)
+        self._looked_at += min(len(run_keys), room)
+        for run_key in run_keys[:room]:
+            rows = self._engine.records("one.sql", "run_of_key", run_key=run_key)
+            for row in rows[:1]:
+                self.judge(row, unless=unless)
+        more = max(len(run_keys) - room, 0)
+        self._findings.count(beyond, more)
+        if beyond is Kind.RUN_SUSPECT:
+            self._totals.altered += more
+        else:
+            self._totals.incomplete += more
+
+    def judge(self, row: dict[str, Any], *, unless: Kind | None = None) -> list[Finding]:
+        """Look at one run by its row."""
+        found = [it for it in judge_run(read_facts(self._engine, row)) if it.kind is not unless]
+        self._findings.add_all(found)
+        self._totals.altered += any(it.severity.name == "VIOLATION" for it in found)
+        self._totals.incomplete += any(it.severity.name == "INCOMPLETE" for it in found)
+        return found
+
+    def check_sample(self) -> None:
+        """The content of runs drawn at random."""
+        request = self._request
+        with self._engine.snapshot():
+            drawn = self._engine.rows(
+                FILE, "sample_keys", **self._scope, seed=request.seed, number=request.sample
+            )
+        self.check_keys([row[0] for row in drawn])
+
+    def check_keys(self, run_keys: Iterable[int]) -> None:
+        """The content of these runs, one by one."""
+        wanted = list(run_keys)
+        for done, run_key in enumerate(wanted):
+            with self._engine.snapshot():
+                for row in self._engine.records("one.sql", "run_of_key", run_key=run_key):
+                    self.judge(row)
+            self._engine.tell("runs drawn", done + 1, len(wanted))
+
+
+def rows_of_run(engine: Engine, run_id: str) -> list[dict[str, Any]]:
+    """The run's rows in `runs`: one, where nobody forged another; none where it isn't stored."""
+    found = engine.records("one.sql", "runs_of_hash", run_hash=run_hash(run_id), run_id=run_id)
+    return found or engine.records("one.sql", "runs_of_id", run_id=run_id)

@@ -1,0 +1,134 @@
+"""One run: its content, its rows in the ledger, and the seals over them up to what is signed or anchored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from skillaudit.contract.digests import run_hash
+from skillaudit.proof.findings import Finding, Findings, Kind, Severity
+from skillaudit.proof.merkle import root_of
+from skillaudit.proof.policy import Grade
+from skillaudit.proof.verify.acts import check_acts
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.facts import Mark, RunFacts, read_facts
+from skillaudit.proof.verify.journal import JournalState
+from skillaudit.proof.verify.judging import judge_run
+from skillaudit.proof.verify.request import VerifyRequest
+from skillaudit.proof.verify.runs import RunTotals, rows_of_run
+
+SEAL_LAG_US: Final = 600_000_000
+"""A row is usually sealed within this time after it was received; beyond it the whole journal is searched."""
+CLOCKS_APART_US: Final = 120_000_000
+
+
+def check_run(
+    engine: Engine,
+    request: VerifyRequest,
+    findings: Findings,
+    totals: RunTotals,
+    journal: JournalState,
+    run_id: str,
+) -> dict[str, Any] | None:
+    """Check it in the engine's snapshot; its words, or None where nothing of it is or was stored."""
+    rows = rows_of_run(engine, run_id)
+    if not rows:
+        return _absent(engine, request, findings, run_id)
+    facts = [read_facts(engine, row) for row in rows]
+    found = [finding for fact in facts for finding in judge_run(fact)]
+    if len(rows) > 1:
+        found.append(Finding(Kind.RUN_EQUIVOCATES, f"is stored {len(rows)} times", {"run_id": run_id}))
+    if facts[0].redactions:
+        found += _lawful(engine, request, run_id)
+    sealed = list(_seals(engine, facts[0], request, journal, found))
+    findings.add_all(found)
+    violated = any(it.severity is Severity.VIOLATION for it in found)
+    totals.runs += 1
+    totals.events += facts[0].logs_stored
+    totals.altered += violated
+    totals.incomplete += any(it.severity is Severity.INCOMPLETE for it in found)
+    row = rows[0]
+    return {
+        "run_id": run_id,
+        "status": row["status"],
+        "completeness": row["completeness"],
+        "liveness": row["liveness"],
+        "integrity": "altered" if violated else "unchecked" if row["by_storage"] else "verified",
+        "events": facts[0].logs_stored,
+        "head": row["head"].hex() if row["head"] else "",
+        "redactions": len(facts[0].redactions),
+        "sealed": sealed,
+    }
+
+
+def _lawful(engine: Engine, request: VerifyRequest, run_id: str) -> list[Finding]:
+    """What the check of all acts says of this run."""
+    acts = Findings()
+    check_acts(engine, request, acts)
+    return [finding for finding in acts.kept() if finding.subject.get("run_id") == run_id]
+
+
+def _absent(engine: Engine, request: VerifyRequest, findings: Findings, run_id: str) -> dict[str, Any] | None:
+    key = {"run_hash": run_hash(run_id), "run_id": run_id}
+    marks = [Mark(*row) for row in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
+    if engine.rows("one.sql", "tombstones_of_hash", **key):
+        found = _lawful(engine, request, run_id)
+        findings.add_all(found)
+        if not found:
+            findings.add(
+                Finding(Kind.PURGED, "was purged by an act; the ledger still lists it", {"run_id": run_id})
+            )
+        return {"run_id": run_id, "completeness": "purged", "integrity": "unchecked"}
+    orphans = engine.rows("one.sql", "orphans_of_hash", **key)
+    if any(mark.kind == "start" for mark in marks) or (marks and not orphans):
+        says = f"the ledger lists it ({marks[0].place}), and it is not stored"
+        findings.add(Finding(Kind.RUN_MISSING, says, {"run_id": run_id}))
+        return {"run_id": run_id, "completeness": "incomplete", "integrity": "altered"}
+    if orphans:
+        says = "its start never arrived; events of it are kept and can't be checked without"
+        findings.add(Finding(Kind.RUN_INCOMPLETE, says, {"run_id": run_id}))
+        return {"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}
+    return None
+
+
+def _seals(
+    engine: Engine, facts: RunFacts, request: VerifyRequest, journal: JournalState, found: list[Finding]
+) -> Iterator[dict[str, Any]]:
+    """The seals over the run's own start and finish; what is wrong with them, or missing, goes to `found`."""
+    for mark in _ends(facts.marks, str(facts.row["source_id"])):
+        where = {"run_id": facts.run_id, "partition": mark.partition, "idx": mark.idx}
+        seal = _seal_of(engine, mark)
+        if seal is None:
+            if request.policy.grade is not Grade.SELF:
+                found.append(Finding(Kind.LEDGER_UNSEALED, f"its {mark.kind} is not sealed yet", where))
+            continue
+        journal_idx, first, rows, root = seal
+        place = {"partition": mark.partition, "first": first, "rows": rows}
+        hashes = [row[0] for row in engine.rows("ledger.sql", "rows_of_seal", **place)]
+        if len(hashes) != rows or root_of(bytes.fromhex("".join(hashes))).hex() != root:
+            says = f"the rows {first} to {first + rows - 1} are not those that were sealed"
+            found.append(Finding(Kind.LEDGER_ALTERED, says, {**where, "journal_idx": journal_idx}))
+        elif journal_idx >= journal.proven(request.policy.grade):
+            says = f"its {mark.kind} is sealed, and the seal is not {request.policy.grade.value} yet"
+            found.append(Finding(Kind.LEDGER_UNSEALED, says, {**where, "journal_idx": journal_idx}))
+        yield {"kind": mark.kind, "ledger": mark.place, "journal_idx": journal_idx}
+
+
+def _ends(marks: Sequence[Mark], source_id: str) -> list[Mark]:
+    own = [mark for mark in marks if mark.source_id == source_id]
+    starts = [mark for mark in own if mark.kind == "start"][:1]
+    last = [mark for mark in own if mark.kind == "finish"][:1] or [
+        mark for mark in own if mark.kind != "start"
+    ][-1:]
+    return [*starts, *last]
+
+
+def _seal_of(engine: Engine, mark: Mark) -> tuple[int, int, int, str] | None:
+    place = {"partition": mark.partition, "idx": mark.idx}
+    near = (mark.received_us - CLOCKS_APART_US, mark.received_us + SEAL_LAG_US)
+    spans = [near, (0, (1 << 63) - 1)] if mark.received_us else [(0, (1 << 63) - 1)]
+    for low, high in spans:
+        rows = engine.rows("ledger.sql", "seal_of_row", **place, from_us=low, to_us=high)
+        if rows:
+            return rows[0]
+    return None

@@ -1,0 +1,78 @@
+"""Sources: which of the runs that they numbered never arrived, and whether what is said of them can be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from skillaudit.proof.findings import Finding, Findings, Kind
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.request import VerifyRequest
+
+FILE: Final = "sources.sql"
+TOLD_MAX: Final = 100
+"""Missing runs of one gap that are told one by one."""
+
+
+@dataclass(slots=True)
+class SourceTotals:
+    """What there is."""
+
+    sources: int = 0
+    started: int = 0
+    """Runs whose start is in the ledger."""
+    live: int = 0
+    never_arrived: int = 0
+
+
+def check_sources(engine: Engine, request: VerifyRequest, findings: Findings) -> SourceTotals:
+    """In the engine's snapshot."""
+    totals = SourceTotals(*engine.rows(FILE, "totals")[0])
+    for source_id, low, high, due, tail in engine.rows(FILE, "gaps"):
+        late = max(min(high, due) - low + 1, 0)
+        totals.never_arrived += late
+        _gap(findings, source_id, low, min(high, due), tail=tail)
+        if high > due:
+            says = f"runs {max(low, due + 1)} to {high} were counted and may still be on their way"
+            findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
+    findings.add_all(_altered(engine))
+    for source_id, started, host in engine.rows(FILE, "silent"):
+        says = f"of host {host or '(unknown)'} fell silent without a last word: its runs after number {started} are unknown"
+        findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
+    hosts = {row[0] for row in engine.rows(FILE, "hosts")}
+    for host in request.policy.expected_hosts:
+        if host not in hosts:
+            findings.add(
+                Finding(Kind.SOURCE_MISSING, f"no source of the expected host {host} was ever heard")
+            )
+    engine.tell("sources", totals.sources, totals.sources)
+    return totals
+
+
+def _gap(findings: Findings, source_id: str, low: int, high: int, *, tail: bool) -> None:
+    """Numbers that are due. A gap behind everything that arrived is one finding; others are told run by run."""
+    if low > high:
+        return
+    where = {"source_id": source_id, "source_seq": low}
+    if tail:
+        says = f"to {high} were started, as the source says, and never arrived"
+        findings.add(Finding(Kind.SOURCE_TAIL_MISSING, says, where))
+        return
+    for number in range(low, min(high, low + TOLD_MAX - 1) + 1):
+        says = "a run with this number was started, and never arrived"
+        findings.add(Finding(Kind.RUN_NEVER_ARRIVED, says, {**where, "source_seq": number}))
+    findings.count(Kind.RUN_NEVER_ARRIVED, high - low + 1 - TOLD_MAX if high - low + 1 > TOLD_MAX else 0)
+
+
+def _altered(engine: Engine) -> Iterator[Finding]:
+    for source_id, missing, final, claimed, started, closed_by, state in engine.rows(FILE, "altered"):
+        where = {"source_id": source_id}
+        if missing:
+            yield Finding(Kind.SOURCE_ALTERED, "the ledger lists its runs, and its own row is gone", where)
+        elif final is not None and (claimed < final or (closed_by and started != final)):
+            says = f"its last word counts {final} runs in the ledger, {started} in its row"
+            yield Finding(Kind.SOURCE_ALTERED, says, where)
+        else:
+            says = f"its row contradicts itself or the ledger: {state}, closed by {closed_by or 'nobody'}, {started} of {claimed} runs"
+            yield Finding(Kind.SOURCE_ALTERED, says, where)

@@ -1,0 +1,148 @@
+"""One check from its beginning to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import duckdb
+
+from skillaudit.contract.errors import DatabaseError, RunNotFoundError
+from skillaudit.proof.findings import Finding, Findings, Kind, Severity
+from skillaudit.proof.policy import Grade
+from skillaudit.proof.verify.acts import check_acts
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.journal import JournalState, check_journal
+from skillaudit.proof.verify.ledger import check_ledger
+from skillaudit.proof.verify.report import Report
+from skillaudit.proof.verify.request import Depth, VerifyRequest
+from skillaudit.proof.verify.runs import RunsCheck, RunTotals
+from skillaudit.proof.verify.single import check_run
+from skillaudit.proof.verify.sources import check_sources
+
+Progress = Callable[[str, int, int], None]
+SCHEMA_VIEWS: Final = (
+    "runs",
+    "events",
+    "ledger",
+    "journal",
+    "checkpoints",
+    "acts",
+    "refusals",
+    "pending_acts",
+)
+
+
+class Verifier:
+    """Checks one database. The cursor is the caller's, and so is the time; `stop` may be called by another thread."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, progress: Progress | None = None) -> None:
+        self._engine = Engine(cursor, progress)
+
+    def stop(self) -> None:
+        """End a check: it raises `VerifyStoppedError`. Repeat until it has."""
+        self._engine.stop()
+
+    def check(self, request: VerifyRequest, now_us: int) -> Report:
+        """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`."""
+        self._check_schema()
+        if request.run_ids:
+            return self._check_runs(request, now_us)
+        return self._check_all(request, now_us)
+
+    def _check_schema(self) -> None:
+        found = {row[0] for row in self._engine.rows("schema.sql", "views")}
+        missing = [name for name in SCHEMA_VIEWS if name not in found]
+        if "runs" in missing:
+            raise DatabaseError("this is no database of skillaudit; is it the right file?")
+        if missing:
+            raise DatabaseError(
+                "this database was written by an earlier release; open it once with `skillaudit consume`, which migrates it"
+            )
+
+    def _check_all(self, request: VerifyRequest, now_us: int) -> Report:
+        engine, findings = self._engine, Findings()
+        report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
+        with engine.snapshot():
+            journal = check_journal(engine, request, findings, now_us)
+            report.sealed_to = max(check_ledger(engine, request, findings), request.sealed_from)
+            self._sealed(request, journal, findings, report)
+            sources = check_sources(engine, request, findings)
+            acts = check_acts(engine, request, findings)
+        report.sources, report.started, report.live = sources.sources, sources.started, sources.live
+        report.never_arrived, report.purged, report.redacted = (
+            sources.never_arrived,
+            acts.purged,
+            acts.redacted,
+        )
+        totals = RunTotals()
+        runs = RunsCheck(engine, request, findings, totals)
+        runs.check_all(content=request.depth is Depth.FULL)
+        if request.depth is Depth.SAMPLE:
+            runs.check_sample()
+        report.runs, report.events = totals.runs, totals.events
+        report.altered, report.incomplete = totals.altered, totals.incomplete
+        _take_journal(report, journal)
+        report.grade = _grade(journal, report, findings).value
+        report.take(findings)
+        return report
+
+    def _sealed(
+        self, request: VerifyRequest, journal: JournalState, findings: Findings, report: Report
+    ) -> None:
+        """What of the ledger lies beyond what is proven to the grade asked for."""
+        engine = self._engine
+        report.ledger_rows = engine.rows("schema.sql", "ledger_rows")[0][0]
+        proven = journal.proven(request.policy.grade)
+        waiting = engine.rows("ledger.sql", "sealed_ends", size=proven)
+        report.unsealed_rows = sum(rows - sealed for _, rows, sealed in waiting)
+        if request.policy.grade is Grade.SELF:
+            return
+        for partition, rows, sealed in waiting:
+            says = f"rows {sealed} to {rows - 1} are not under a seal that is {request.policy.grade.value}"
+            findings.add(Finding(Kind.LEDGER_UNSEALED, says, {"partition": partition}))
+
+    def _check_runs(self, request: VerifyRequest, now_us: int) -> Report:
+        engine, findings = self._engine, Findings()
+        report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
+        totals = RunTotals()
+        with engine.snapshot():
+            journal = check_journal(engine, request, findings, now_us)
+            for run_id in request.run_ids:
+                report.run = check_run(engine, request, findings, totals, journal, run_id)
+                if report.run is None:
+                    raise RunNotFoundError(run_id)
+        report.runs, report.events = totals.runs, totals.events
+        report.altered, report.incomplete = totals.altered, totals.incomplete
+        _take_journal(report, journal)
+        report.grade = _grade(journal, report, findings).value
+        report.take(findings)
+        return report
+
+
+def _take_journal(report: Report, journal: JournalState) -> None:
+    report.journal, report.root = journal.size, journal.root
+    report.signed, report.anchored = journal.signed_size, journal.anchored_size
+    report.anchored_at_us, report.anchors = journal.anchored_at_us, journal.anchors
+
+
+def _grade(journal: JournalState, report: Report, findings: Findings) -> Grade:
+    """The strongest grade that holds for all of the journal; what is not sealed yet is told by a finding."""
+    if findings.of(Severity.VIOLATION):
+        return Grade.SELF
+    for grade in (Grade.ANCHORED, Grade.SIGNED):
+        if journal.proven(grade) and (journal.proven(grade) == journal.size or report.run is not None):
+            return grade
+    return Grade.SELF
+
+
+def _scope(request: VerifyRequest) -> str:
+    if request.run_ids:
+        return f"run {request.run_ids[0]}" if len(request.run_ids) == 1 else f"{len(request.run_ids)} runs"
+    bounds = "" if request.since_us is None and request.until_us is None else " started in the given time"
+    how: dict[Depth, str] = {
+        Depth.QUICK: "numbers and heads only",
+        Depth.SAMPLE: f"content of {request.sample} runs",
+        Depth.FULL: "content of all runs",
+    }
+    return f"all runs{bounds}, {how[request.depth]}"

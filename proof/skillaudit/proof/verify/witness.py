@@ -1,0 +1,156 @@
+"""What the verifier reads from the anchors by himself, before he asks the database anything."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from skillaudit.contract.errors import RetryableError, SkillauditError
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.errors import NoteError
+from skillaudit.proof.merkle import leaf_hash
+from skillaudit.proof.policy import AnchorPolicy, Policy
+
+if TYPE_CHECKING:
+    from skillaudit.proof.anchors import Anchor, StoredObject
+    from skillaudit.proof.keys import Verifier
+
+WINDOW_LEAVES: Final = 2_000
+"""How far back from its newest object an anchor is read: what was changed there is named leaf by leaf."""
+
+
+class Anchored(NamedTuple):
+    """One checkpoint that an anchor holds."""
+
+    origin: str
+    size: int
+    root: bytes
+    at_us: int
+    """When the anchor took it."""
+    place: str
+    signed_by: tuple[str, ...]
+    """Names of the policy's keys that signed it."""
+    bad_signature: bool
+    first: int
+    leaf_hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorReading:
+    """What one anchor said."""
+
+    uri: str
+    trust: str = "other"
+    checkpoints: tuple[Anchored, ...] = ()
+    """The newest ones, in the anchor's order."""
+    error: str = ""
+    """Why it could not be read."""
+    altered: bool = False
+    """It holds something that no sealer wrote."""
+
+
+def read_anchors(policy: Policy, settings: Settings | None = None) -> tuple[AnchorReading, ...]:
+    """Ask every anchor of the policy. Blocking; what fails is told in the reading. `settings`: for Kafka's."""
+    return tuple(_read(entry, policy, settings) for entry in policy.anchors)
+
+
+def _read(entry: AnchorPolicy, policy: Policy, settings: Settings | None) -> AnchorReading:
+    from skillaudit.proof.anchors import open_anchor
+
+    anchor = open_anchor(entry.uri, settings)
+    with contextlib.closing(anchor):
+        try:
+            return AnchorReading(uri=entry.uri, trust=entry.trust, checkpoints=tuple(_window(anchor, policy)))
+        except RetryableError as exc:
+            return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc))
+        except SkillauditError as exc:
+            return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc), altered=True)
+
+
+def _window(anchor: Anchor, policy: Policy) -> list[Anchored]:
+    newest = anchor.newest()
+    if newest is None:
+        return []
+    keys = verifiers(policy)
+    after = max(newest.content.checkpoint.size - WINDOW_LEAVES, 0)
+    return [_anchored(stored, keys) for stored in anchor.objects(after=after)]
+
+
+def verifiers(policy: Policy) -> Sequence[Verifier]:
+    """The policy's keys, ready for use."""
+    if not policy.keys:
+        return ()
+    from skillaudit.proof.keys import parse_verifier
+
+    return [parse_verifier(key) for key in policy.keys]
+
+
+def _anchored(stored: StoredObject, keys: Sequence[Verifier]) -> Anchored:
+    checkpoint = stored.content.checkpoint
+    signed_by, bad = signers(stored.content.note, keys)
+    return Anchored(
+        checkpoint.origin,
+        checkpoint.size,
+        checkpoint.root,
+        stored.at_us,
+        stored.place,
+        signed_by,
+        bad,
+        stored.content.first,
+        tuple(map(leaf_hash, stored.content.leaves)),
+    )
+
+
+def signers(note: str, keys: Sequence[Verifier]) -> tuple[tuple[str, ...], bool]:
+    """Names of the keys that signed the note; and whether a signature claims one of them and is not its own."""
+    from skillaudit.proof.notes import parse_note
+
+    try:
+        return tuple(key.name for key in parse_note(note).verified_by(keys)), False
+    except NoteError:
+        return (), True
+
+
+def reading_members(reading: AnchorReading) -> dict[str, Any]:
+    """A reading as it travels."""
+    return {
+        "uri": reading.uri,
+        "trust": reading.trust,
+        "error": reading.error,
+        "altered": reading.altered,
+        "checkpoints": [
+            {
+                **it._asdict(),
+                "root": it.root.hex(),
+                "signed_by": list(it.signed_by),
+                "leaf_hashes": [leaf.hex() for leaf in it.leaf_hashes],
+            }
+            for it in reading.checkpoints
+        ],
+    }
+
+
+def parse_reading(members: dict[str, Any]) -> AnchorReading:
+    """The inverse of `reading_members`; `KeyError`, `TypeError` or `ValueError` for anything else."""
+    return AnchorReading(
+        uri=str(members["uri"]),
+        trust=str(members["trust"]),
+        error=str(members["error"]),
+        altered=bool(members["altered"]),
+        checkpoints=tuple(
+            Anchored(
+                str(it["origin"]),
+                int(it["size"]),
+                bytes.fromhex(it["root"]),
+                int(it["at_us"]),
+                str(it["place"]),
+                tuple(map(str, it["signed_by"])),
+                bool(it["bad_signature"]),
+                int(it["first"]),
+                tuple(map(bytes.fromhex, it["leaf_hashes"])),
+            )
+            for it in members["checkpoints"]
+        ),
+    )
