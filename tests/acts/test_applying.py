@@ -1,0 +1,394 @@
+"""What acts do to what is stored, and what stays of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from tests.acts.support import BASE_US, CONTROL, Control, Run, head_of, hits, rows, state, take
+from tests.consumer.support import records
+
+from skillaudit.consumer.database import Database, open_database
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.contract.runrecord import Outcome
+from skillaudit.contract.sources import SourceRecord
+from skillaudit.proof.acts import ActKind
+
+SECRET = "Rosebud-47-11"
+ALL = {"t/0": 1_000}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "audit.duckdb") as database:
+        yield database
+
+
+@pytest.fixture
+def writer(database: Database) -> Iterator[Materializer]:
+    with contextlib.closing(Materializer(database)) as writer:
+        yield writer
+
+
+def apply(writer: Materializer, values: list[bytes], *, first: int = 0, partition: str = "t/0"):
+    return writer.apply(records(values, first=first, partition=partition, received_us=BASE_US))
+
+
+@pytest.fixture
+def control() -> Control:
+    return Control()
+
+
+# purge
+
+
+def test_a_purge_leaves_a_tombstone_the_ledger_and_the_act(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """What comes again of the run is counted, not stored."""
+    old, new = Run("old").whole({"a": SECRET}), Run("new", number=2, at_us=BASE_US + 9_000).whole({"a": 1})
+    apply(writer, [*old, *new])
+    ledger = rows(database, "SELECT * FROM ledger ORDER BY idx")
+    act = control.add(ActKind.PURGE, started_before=BASE_US + 9_000, positions={"t/0": 6})
+    take(writer, control)
+    assert rows(database, "SELECT id FROM runs") == [("new",)]
+    assert rows(database, "SELECT count(*) FROM events") == [(1,)]
+    assert rows(database, "SELECT id, events_stored, violates FROM tombstones") == [("old", 1, "")]
+    assert rows(database, "SELECT act_id, runs, events FROM purges") == [(act.act_id, 1, 1)]
+    assert rows(database, "SELECT * FROM ledger ORDER BY idx") == ledger
+    assert hits(database, SECRET) == []
+    assert apply(writer, old, first=6).outcomes[Outcome.PURGED] == 3
+    assert rows(database, "SELECT id, records_dropped FROM tombstones") == [("old", 3)]
+    assert hits(database, SECRET) == []
+
+
+def test_a_purge_reaches_as_far_as_its_positions(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """What started behind the position, or in a partition that it does not name, is not concerned."""
+    apply(writer, Run("a").whole())
+    apply(writer, Run("b", number=2).whole(), first=2)
+    apply(writer, Run("c", number=3).whole(), partition="t/1")
+    control.add(ActKind.PURGE, started_before=BASE_US + 1, positions={"t/0": 2})
+    take(writer, control)
+    assert rows(database, "SELECT id FROM runs ORDER BY id") == [("b",), ("c",)]
+
+
+def test_holds_and_the_minimum_age_keep_runs(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """A hold names runs, a skill, or everything, stored or still to come; it counts until it is released."""
+    day_us = 86_400_000_000
+    values = [
+        *Run("held").whole(),
+        *Run("of a held skill", number=2, skill_id="held").whole(),
+        *Run("young", number=3, at_us=BASE_US + day_us).whole(),
+        *Run("free", number=4).whole(),
+    ]
+    hold = control.add(ActKind.HOLD, runs=["held", "not yet known"])
+    skill = control.add(ActKind.HOLD, skill_id="held")
+    take(writer, control)
+    apply(writer, values)
+    now_us, minimum = BASE_US + 3 * day_us, {"min_retention_days": 2}
+    everything = {"started_before": now_us, "positions": ALL}
+    control.add(ActKind.PURGE, at_us=now_us, policy=minimum, **everything)
+    take(writer, control)
+    writer.settle_acts({"t/0": 1_000})
+    assert rows(database, "SELECT id FROM runs ORDER BY id") == [("held",), ("of a held skill",), ("young",)]
+    control.add(ActKind.RELEASE, hold=hold.act_id)
+    control.add(ActKind.PURGE, at_us=now_us, policy=minimum, started_before=now_us, positions={"t/0": 8})
+    take(writer, control)
+    assert rows(database, "SELECT id FROM runs ORDER BY id") == [("of a held skill",), ("young",)]
+    assert rows(database, "SELECT act_id, released_by FROM holds ORDER BY act_id") == [
+        (hold.act_id, "act-3"),
+        (skill.act_id, None),
+    ]
+
+
+def test_force_goes_over_both_and_is_seen_for_ever(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """The tombstone says what stood against it."""
+    day_us = 86_400_000_000
+    apply(writer, [*Run("held").whole(), *Run("young", number=2, at_us=BASE_US + day_us).whole()])
+    control.add(ActKind.HOLD, runs=["held"])
+    policy = {"min_retention_days": 2, "force": True}
+    control.add(
+        ActKind.PURGE, at_us=BASE_US + 2 * day_us, policy=policy, runs=["held", "young"], positions={"t/0": 4}
+    )
+    take(writer, control)
+    assert rows(database, "SELECT id, violates FROM tombstones ORDER BY id") == [
+        ("held", "hold"),
+        ("young", "minimum"),
+    ]
+
+
+# redact
+
+
+def test_a_redacted_payload_is_gone_and_the_head_stays_proven(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Its digest is kept, its salt is forgotten, and the run's own salt with it: nobody can find it by trying."""
+    run = Run("r")
+    apply(writer, run.whole({"a": 1}, {"b": SECRET}, {"c": 3}))
+    act = control.add(ActKind.REDACT, run="r", seq=2, positions={"t/0": 5})
+    take(writer, control)
+    assert hits(database, SECRET) == []
+    payloads = rows(database, "SELECT payload FROM events ORDER BY sequence")
+    assert orjson.loads(payloads[1][0]) == {"_redacted": {"act": act.act_id}}
+    assert [orjson.loads(payloads[n][0]) for n in (0, 2)] == [{"a": 1}, {"c": 3}]
+    assert rows(database, "SELECT salt FROM runs") == [(None,)]
+    assert rows(database, "SELECT seq, field, act_id FROM redactions") == [(2, None, act.act_id)]
+    assert (2, None) not in rows(database, "SELECT seq, field FROM run_salts")
+    stored, computed = head_of(database, "r")
+    assert stored == computed
+
+
+@pytest.mark.parametrize("field", ["caller_id", "inputs", "output", "error"])
+def test_a_redacted_field_is_gone_and_the_others_stay_proven(
+    database: Database, writer: Materializer, control: Control, field: str
+) -> None:
+    """Of a start or finish one field can go alone."""
+    run = Run("r")
+    content = {"caller": SECRET, "inputs": {"q": SECRET}}
+    ending = {"output": SECRET, "error": SECRET}
+    apply(writer, [run.start(**content), run.log(a=1), run.finish(**ending)])
+    seq = 2 if field in ending else 0
+    control.add(ActKind.REDACT, run="r", seq=seq, field=field, positions={"t/0": 3})
+    take(writer, control)
+    ((value, other),) = rows(
+        database, f"SELECT {field}, {'output' if field != 'output' else 'error'} FROM runs"
+    )
+    assert SECRET not in value
+    assert SECRET in other
+    assert len({*head_of(database, "r")}) == 1
+
+
+def test_redacting_again_changes_nothing_and_more_can_follow(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Several redactions of one run: each keeps what is left proven."""
+    apply(writer, Run("r").whole({"a": 1}, {"b": SECRET}, {"c": SECRET}))
+    control.add(ActKind.REDACT, run="r", seq=2, positions={"t/0": 5})
+    take(writer, control)
+    before = state(database)
+    control.add(ActKind.REDACT, run="r", seq=2, positions={"t/0": 5})
+    take(writer, control)
+    after = state(database)
+    assert {name for name in before if before[name] != after[name]} == {"acts", "leaves"}
+    control.add(ActKind.REDACT, run="r", seq=3, positions={"t/0": 5})
+    control.add(ActKind.REDACT, run="r", seq=0, positions={"t/0": 5})
+    take(writer, control)
+    assert hits(database, SECRET) == []
+    assert rows(database, "SELECT seq, field FROM redactions WHERE seq > 0 ORDER BY 1") == [
+        (2, None),
+        (3, None),
+    ]
+    assert rows(database, "SELECT count(*) FROM redactions WHERE seq = 0") == [(4,)]
+    assert len({*head_of(database, "r")}) == 1
+
+
+def test_an_open_run_keeps_its_salt_until_it_ends(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Events that are still to come need it; with the finish it goes, in the same transaction."""
+    run = Run("r")
+    apply(writer, [run.start(), run.log(a=SECRET)])
+    control.add(ActKind.REDACT, run="r", seq=1, positions={"t/0": 2})
+    take(writer, control)
+    assert hits(database, SECRET) == []
+    assert rows(database, "SELECT salt IS NULL FROM runs") == [(False,)]
+    apply(writer, [run.log(b=2), run.finish()], first=2)
+    assert rows(database, "SELECT salt IS NULL FROM runs") == [(True,)]
+    assert len({*head_of(database, "r")}) == 1
+
+
+def test_a_record_delivered_again_brings_nothing_back(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """It is told by number and tag as before, and is no conflict."""
+    run = Run("r")
+    values = [run.start(caller=SECRET), run.log(a=SECRET), run.finish(output=SECRET)]
+    apply(writer, values)
+    for seq in (0, 1, 2):
+        control.add(ActKind.REDACT, run="r", seq=seq, positions={"t/0": 3})
+    take(writer, control)
+    report = apply(writer, values, first=3)
+    assert +report.outcomes == {Outcome.DUPLICATE: 3}
+    assert rows(database, "SELECT conflicts FROM runs") == [(0,)]
+    assert hits(database, SECRET) == []
+
+
+def test_copies_in_conflicts_and_dead_letters_lose_it_too(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Another record that claims the place, and one that was no event: their place stays, their content goes."""
+    run, forged = Run("r"), Run("r", at_us=BASE_US + 7)
+    apply(writer, [run.start(), run.log(a=SECRET), run.log(b="other"), run.finish()])
+    forged.start()
+    malformed = forged.log(a=SECRET, x=1).replace(b'"seq":1', b'"seq":1.0')
+    apply(
+        writer,
+        [Run("r", at_us=BASE_US + 3).log(a=SECRET, y=2), malformed, b"\xff r " + SECRET.encode()],
+        first=4,
+    )
+    assert {name.partition(".")[2] for name in hits(database, SECRET)} >= {"conflicts", "dead_letters"}
+    control.add(ActKind.REDACT, run="r", seq=1, positions={"t/0": 7})
+    take(writer, control)
+    assert hits(database, SECRET) == []
+    assert rows(database, "SELECT conflicts FROM runs") == [(1,)]
+    assert rows(database, "SELECT state, record FROM dead_letters") == [("erased", None)] * 2
+    again = apply(writer, [Run("r", at_us=BASE_US + 3).log(a=SECRET, y=2)], first=7)
+    assert +again.outcomes == {Outcome.DUPLICATE: 1}, "what was kept aside is still known by number and tag"
+
+
+def test_a_hold_keeps_a_run_from_being_redacted(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Unless it is forced."""
+    apply(writer, Run("r").whole({"a": SECRET}))
+    control.add(ActKind.HOLD, all=True)
+    control.add(ActKind.REDACT, run="r", seq=1, positions={"t/0": 3})
+    take(writer, control)
+    assert hits(database, SECRET)
+    control.add(ActKind.REDACT, run="r", seq=1, policy={"force": True}, positions={"t/0": 3})
+    take(writer, control)
+    assert not hits(database, SECRET)
+
+
+# erase
+
+
+def test_an_erased_run_keeps_its_head_and_nothing_else_that_was_said(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Payloads and fields of start and finish go, those that come later too."""
+    run = Run("r")
+    first = [run.start(caller=SECRET, inputs={"q": SECRET}), run.log(a=SECRET)]
+    rest = [run.log(b=SECRET), run.finish(output=SECRET, error=SECRET)]
+    apply(writer, first)
+    act = control.add(ActKind.ERASE, runs=["r"], positions={"t/0": 2})
+    take(writer, control)
+    assert hits(database, SECRET) == []
+    apply(writer, rest, first=2)
+    assert hits(database, SECRET) == []
+    assert rows(database, "SELECT DISTINCT act_id FROM redactions") == [(act.act_id,)]
+    assert rows(database, "SELECT count(*) FROM redactions") == [(2 + 4 + 2,)]
+    assert rows(database, "SELECT salt, completeness FROM runs") == [(None, "complete")]
+    assert len({*head_of(database, "r")}) == 1
+
+
+def test_a_missing_event_that_comes_after_the_erasure_is_erased(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Its salt was kept for that, and goes then."""
+    run = Run("r")
+    values = [run.start(), run.log(a=1), run.log(b=SECRET), run.finish()]
+    apply(writer, [values[0], values[1], values[3]])
+    control.add(ActKind.ERASE, runs=["r"], positions={"t/0": 3})
+    take(writer, control)
+    assert rows(database, "SELECT seq FROM run_salts WHERE seq = 2") == [(2,)]
+    apply(writer, [values[2]], first=3)
+    assert hits(database, SECRET) == []
+    assert rows(database, "SELECT seq FROM run_salts WHERE seq = 2") == []
+    assert len({*head_of(database, "r")}) == 1
+
+
+# order, once, and what is no act
+
+
+def test_an_act_is_applied_once_however_often_it_is_read(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """By the log's position, and by its id where a line was written twice."""
+    apply(writer, Run("r").whole({"a": 1}))
+    control.add(ActKind.HOLD, all=True)
+    take(writer, control)
+    take(writer, control)
+    control.add_line(control.records[0].value or b"")
+    take(writer, control)
+    assert rows(database, "SELECT act_id, journal_idx FROM acts") == [("act-0", 0)]
+    assert rows(database, "SELECT count(*) FROM journal") == [(1,)]
+    assert writer.positions()[CONTROL].next_offset == 2
+
+
+def test_the_leaf_is_the_line_as_it_came(database: Database, writer: Materializer, control: Control) -> None:
+    """Byte for byte, white space included."""
+    line = (
+        b'{"act_id":"x", "kind":"incident","actor":"a","at":1,"reason":"","scope":{"\xc3\xbc":"1"},'
+        b'"policy":{},"positions":{}}'
+    )
+    control.add_line(line)
+    take(writer, control)
+    assert rows(database, "SELECT leaf FROM journal") == [(b"skillaudit act 1\n" + line + b"\n",)]
+    assert rows(database, "SELECT act FROM acts") == [(line.decode(),)]
+
+
+def test_a_line_that_is_no_act_is_kept_and_said(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """And those behind it count."""
+    control.add_line(b'{"kind":"burn"}')
+    control.add(ActKind.HOLD, all=True)
+    take(writer, control)
+    assert rows(database, "SELECT partition, record_offset, record FROM dead_letters") == [
+        (CONTROL, 0, b'{"kind":"burn"}')
+    ]
+    assert rows(database, "SELECT kind, subject FROM incidents") == [("no-act", "control/0#0")]
+    assert rows(database, "SELECT act_id FROM acts") == [("act-1",)]
+
+
+def test_an_act_waits_for_the_events_it_reaches(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Read before them, as in a rebuild: it is applied exactly at its position, in the middle of a batch."""
+    control.add(ActKind.PURGE, runs=["r"], positions={"t/0": 2})
+    take(writer, control)
+    assert rows(database, "SELECT act_id, partition, position FROM pending_acts") == [("act-0", "t/0", 2)]
+    run = Run("r")
+    report = apply(writer, run.whole({"a": 1}, {"b": 2}))
+    assert rows(database, "SELECT id, events_stored, records_dropped FROM tombstones") == [("r", 1, 2)]
+    assert rows(database, "SELECT count(*) FROM pending_acts") == [(0,)]
+    assert report.records == 4
+    assert report.positions == {"t/0": 4}
+
+
+def test_a_log_that_begins_behind_the_position_is_not_waited_for(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Retention took what the act was about."""
+    control.add(ActKind.PURGE, runs=["r"], positions={"t/0": 20})
+    take(writer, control)
+    apply(writer, Run("r").whole(), first=30)
+    assert rows(database, "SELECT id FROM runs") == [("r",)]
+    assert rows(database, "SELECT count(*) FROM pending_acts") == [(0,)]
+
+
+def test_an_acts_partition_comes_up_while_another_waits(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Each partition is reached by itself; the purge is one."""
+    control.add(ActKind.PURGE, started_before=BASE_US + 1, positions={"t/0": 2, "t/1": 2})
+    take(writer, control)
+    apply(writer, Run("a").whole())
+    assert rows(database, "SELECT partition FROM pending_acts") == [("t/1",)]
+    apply(writer, Run("b", number=2).whole(), partition="t/1")
+    assert rows(database, "SELECT id, purge_id FROM tombstones ORDER BY id") == [("a", 1), ("b", 1)]
+    assert rows(database, "SELECT runs FROM purges") == [(2,)]
+
+
+def test_what_is_pending_survives_the_process(tmp_path: Path, control: Control) -> None:
+    """It stands in the file, with the position that it waits for."""
+    control.add(ActKind.REDACT, run="r", seq=1, positions={"t/0": 3})
+    path, values = tmp_path / "a.duckdb", Run("r").whole({"a": SECRET})
+    with open_database(path) as database, contextlib.closing(Materializer(database)) as writer:
+        take(writer, control)
+        apply(writer, values[:1])
+    with open_database(path) as database, contextlib.closing(Materializer(database)) as writer:
+        writer.apply([SourceRecord("t/0", n, n + 1, 0, None, value) for n, value in enumerate(values)])
+        assert hits(database, SECRET) == []
+        assert len({*head_of(database, "r")}) == 1
