@@ -83,15 +83,18 @@ class LedgerDatabase:
                 [partition, rows[-1][-1] + 1, first + count],
             )
 
-    def leaves_of(self, partition, first=0, end=1 << 62):
-        """The ledger's leaves by the product's encoder, row by row."""
+    def ledger_leaves(self):
+        """The ledger's leaves by the product's encoder, row by row, of each partition."""
         rows = self.read(
-            "SELECT kind, run_id, source_id, source_seq, events, head, received_us, record_offset FROM store.ledger"
-            " WHERE partition = ? AND idx >= ? AND idx < ? ORDER BY idx",
-            [partition, first, end],
+            "SELECT partition, kind, run_id, source_id, source_seq, events, head, received_us, record_offset"
+            " FROM store.ledger ORDER BY partition, idx"
         )
         names = ("kind", "run_id", "source_id", "source_seq", "events", "head", "received_us", "offset")
-        return [LedgerLeaf(**dict(zip(names, row, strict=True))).encode() for row in rows]
+        found = {}
+        for partition, *values in rows:
+            leaf = LedgerLeaf(**dict(zip(names, values, strict=True))).encode()
+            found.setdefault(partition, []).append(leaf)
+        return found
 
 
 def row_of(partition, index, offset):

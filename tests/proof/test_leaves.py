@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaudit.contract.errors import InvalidRecordError
@@ -48,6 +48,7 @@ EXAMPLE = LedgerLeaf(
 )
 
 
+@settings(deadline=None)
 @given(LEDGER)
 def test_a_ledger_leaf_is_read_back_as_it_was(row):
     """Whatever the run's name holds, fields of a ledger leaf included."""
@@ -74,6 +75,7 @@ def test_a_ledger_leaf_is_what_the_format_says():
     assert final.encode() == b"skillaudit closed 1\n0: " + b"a" * 32 + b" 0 12 - 3 4\n"
 
 
+@settings(deadline=None)
 @given(st.lists(RANGES, max_size=8, unique_by=lambda part: part.partition), NUMBERS)
 def test_a_seal_is_read_back_as_it_was(ranges, at_us):
     """Its partitions in the order of their names; also the empty one of an idle hour."""
@@ -82,6 +84,7 @@ def test_a_seal_is_read_back_as_it_was(ranges, at_us):
     assert [part.partition for part in seal.ranges] == sorted(part.partition for part in ranges)
 
 
+@settings(deadline=None)
 @given(LEDGER, st.data())
 def test_no_other_bytes_are_a_ledger_leaf(row, data):
     """A byte changed either parses as another row, or not at all: there are no two encodings of one row."""

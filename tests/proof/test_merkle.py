@@ -3,11 +3,11 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.proof.support import naive_consistency, naive_inclusion, naive_root
 
 from skillaudit.proof import merkle
-from tests.proof.support import naive_consistency, naive_inclusion, naive_root
 
 LEAVES = [f"leaf {n}".encode() for n in range(70)]
 SIZES = st.integers(1, len(LEAVES))
@@ -52,6 +52,7 @@ def test_roots_agree_with_the_recursion_however_they_are_made():
         grown.append(merkle.leaf_hash(LEAVES[size % len(LEAVES)]))
 
 
+@settings(deadline=None)
 @given(first=st.integers(0, 1 << 40), count=st.integers(1, 1 << 40))
 def test_a_range_is_covered_by_complete_subtrees_without_gap_or_overlap(first, count):
     """At most two per level."""
@@ -63,6 +64,7 @@ def test_a_range_is_covered_by_complete_subtrees_without_gap_or_overlap(first, c
     assert len(parts) <= 2 * count.bit_length()
 
 
+@settings(deadline=None)
 @given(data=st.data(), size=SIZES)
 def test_inclusion_proofs_are_those_of_the_rfc_and_lead_to_the_root(data, size):
     """And to no other: any other leaf, place, size or hash is refused."""
@@ -85,6 +87,7 @@ def test_inclusion_proofs_are_those_of_the_rfc_and_lead_to_the_root(data, size):
         assert not merkle.verify_inclusion(leaf, other, size, proof, root)
 
 
+@settings(deadline=None)
 @given(data=st.data(), new=SIZES)
 def test_consistency_proofs_are_those_of_the_rfc_and_show_the_beginning(data, new):
     """And nothing else: another root, size or hash is refused."""

@@ -5,7 +5,7 @@ import os
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.proof.support import NAME, signer
 
@@ -52,6 +52,7 @@ def test_only_keys_that_are_given_count():
     assert open_checkpoint(NOTE + NOTE.split("\n")[4] + "\n", keys) == (CHECKPOINT, (one.verifier,))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_changed_byte_of_a_note_is_accepted(data):
     """It is no note any more, or no longer signed by the key."""

@@ -1,7 +1,7 @@
 """The layout of tiles."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaudit.contract.errors import InvalidRecordError
@@ -44,6 +44,7 @@ def naive(size):
     return {Tile(level, index, width) for (level, index), width in found.items()}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 140_000), st.integers(0, 140_000))
 def test_an_append_makes_the_tiles_that_the_larger_tree_has_and_the_smaller_had_not(one, other):
     """Whatever is complete stays."""
@@ -69,6 +70,7 @@ def test_the_node_above_a_tile_is_the_root_of_its_hashes():
         tile_root(hashes[:-32])
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=256))
 def test_a_bundle_is_read_back_as_it_was(leaves):
     """Each leaf behind its length in two bytes."""
