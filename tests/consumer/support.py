@@ -57,7 +57,8 @@ def records(
 
 def settle(materializer: Materializer, ends: Mapping[str, int] | None = None) -> None:
     """Let what sources said become due: everything up to `ends` is read (by default: there is nothing more)."""
-    materializer.look(ends or {}, materializer.to_ask())
+    read = {name: position.next_offset for name, position in materializer.positions().items()}
+    materializer.look(ends or read, materializer.to_ask())
     materializer.tick()
 
 

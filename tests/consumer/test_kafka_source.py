@@ -8,7 +8,9 @@ from uuid import uuid4
 import aiokafka.codec
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.errors import KafkaError
+from tests.support.waiting import until
 
 from skillaudit.consumer.kafka_source import KafkaSource
 from skillaudit.contract.errors import HistoryLostError, UnreachableError
@@ -17,6 +19,7 @@ from skillaudit.contract.sources import SourceRecord, StoredPosition
 
 RECORDS = 20
 POLLS_MAX = 200
+WAIT_S = 20.0
 
 
 @pytest.fixture
@@ -78,3 +81,34 @@ async def test_a_topic_with_fewer_partitions_is_another_one(settings: Settings) 
         await source.open({f"{settings.kafka_topic}/5": StoredPosition(3)})
     await source.open({"another-topic/5": StoredPosition(3)})
     await source.close()
+
+
+async def test_ends_are_asked_for_anew(settings: Settings) -> None:
+    """Of partitions of which nothing was read yet, too, and of those the topic has got since; an empty one has none."""
+    await send(settings, 0, 3)
+    source = KafkaSource(settings)
+    await source.open({})
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        assert await source.ends() == {f"{settings.kafka_topic}/0": 3}
+        await admin.create_partitions({settings.kafka_topic: NewPartitions(3)})
+        await until(lambda: send_fits(settings), WAIT_S)
+        await send(settings, 0, 2)
+        assert await source.ends() == {f"{settings.kafka_topic}/0": 5, f"{settings.kafka_topic}/2": 1}
+    finally:
+        await admin.close()
+        await source.close()
+
+
+async def send_fits(settings: Settings) -> bool:
+    """Whether the new partition takes a record; it takes no more than one."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, request_timeout_ms=2_000)
+    await producer.start()
+    try:
+        await producer.send_and_wait(settings.kafka_topic, b"{}", partition=2)
+    except (AssertionError, KafkaError):  # not heard of yet
+        return False
+    finally:
+        await producer.stop()
+    return True

@@ -47,6 +47,9 @@ class ListSource:
         await asyncio.sleep(0.001)
         return RecordBatch()
 
+    async def ends(self) -> Mapping[str, int]:
+        return {}
+
     async def commit(self, positions: Mapping[str, int]) -> None:
         pass
 

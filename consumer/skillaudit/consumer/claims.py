@@ -25,6 +25,8 @@ class Claim(NamedTuple):
     """Runs it started."""
     closing: bool
     """It said that nothing follows."""
+    topic: str
+    """In whose partitions its runs lie."""
 
 
 @dataclass(slots=True)
@@ -42,10 +44,17 @@ class Claims:
         return {} if self.looked else dict(self.waiting)
 
     def look(self, ends: Mapping[str, int], asked: Mapping[str, Claim]) -> None:
-        """`ends`: of every partition there is, asked for after `asked` was read. What was said meanwhile goes on waiting."""
+        """`ends`: of every partition there is, asked for after `asked` was read. What was said meanwhile goes on waiting,
+        and so does what belongs to a topic that is not read any more.
+        """
         if self.looked:
             return
-        self.looked = {source: claim for source, claim in asked.items() if self.waiting.get(source) == claim}
+        topics = {name.rpartition("/")[0] for name in ends}
+        self.looked = {
+            source: claim
+            for source, claim in asked.items()
+            if self.waiting.get(source) == claim and claim.topic in topics
+        }
         for source in self.looked:
             del self.waiting[source]
         self.ends = dict(ends)
@@ -58,6 +67,6 @@ class Claims:
         return due
 
 
-def read_claims(rows: Iterable[tuple[str, int, bool]]) -> Claims:
-    """From what is stored: (source, runs, closing) of all that is not due."""
-    return Claims({source_id: Claim(runs, closing) for source_id, runs, closing in rows})
+def read_claims(rows: Iterable[tuple[str, int, bool, str]]) -> Claims:
+    """From what is stored: (source, runs, closing, topic) of all that is not due."""
+    return Claims({source_id: Claim(runs, closing, topic) for source_id, runs, closing, topic in rows})

@@ -81,6 +81,7 @@ class _Partition:
 
     __slots__ = (
         "_archive_dir",
+        "_began",
         "_counts",
         "_last",
         "_lock",
@@ -100,6 +101,8 @@ class _Partition:
         self.reader.report_copy()
         self.acknowledged = 0
         self.closed = False
+        self._began = stored.next_offset > 0
+        """The first line is behind, or was told of."""
         self._archive_dir = archive_dir
         self._lock = lock
         self._last = stored.next_offset
@@ -121,7 +124,20 @@ class _Partition:
             )
             for damage in self.reader.take_findings()
         ]
-        return [self._record(line) for line in lines], findings
+        return [self._record(line) for line in lines], findings + self._late_beginning()
+
+    def _late_beginning(self) -> list[Finding]:
+        """Once, where nothing was consumed before and the first line that is left is not the source's first: it was
+        lost, or went with the archive before this database was there.
+        """
+        first = 0 if self._began else self.reader.first_line
+        if not first:
+            return []
+        self._began = True
+        if first == 1:
+            return []
+        detail = f"the source begins at its line {first}; what was before that is not here"
+        return [Finding(partition=self.name, offset=0, kind="outbox-beginning-missing", detail=detail)]
 
     def _record(self, line: OutboxLine) -> SourceRecord:
         return SourceRecord(self.name, line.position, line.next_position, 0, None, line.record)
@@ -229,6 +245,11 @@ class OutboxSource:
                 return batch
             await asyncio.sleep(min(pause_s, remaining_s))
             pause_s = min(pause_s * 1.5, IDLE_POLL_MAX_S)
+
+    async def ends(self) -> Mapping[str, int]:
+        """As `RecordSource.ends`, as far as they were met: no source's records lie in another's partition."""
+        async with self._turn:
+            return {partition.name: partition.end for partition in self._partitions.values()}
 
     async def commit(self, positions: Mapping[str, int]) -> None:
         """As `RecordSource.commit`: writes the acknowledgements, archives what is consumed."""

@@ -23,7 +23,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -34,6 +34,7 @@ from typing import Final, TypeVar
 import duckdb
 
 from skillaudit.consumer.acts import accept_history_loss, close_sources, record_findings, record_stop
+from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
 from skillaudit.consumer.poison import PoisonPolicy
@@ -162,6 +163,7 @@ class ConsumerService:
         self._closed = False
         self._stopping = asyncio.Event()
         self._seal: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._commit_due = False
         """An acknowledgement found no room."""
         self._suspect = False
@@ -265,6 +267,12 @@ class ConsumerService:
             with contextlib.suppress(SkillauditError):
                 await self._seal
             self._seal = None
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
+            if not self._looking.cancelled():
+                self._looking.exception()  # as of a poll: found again at the next start
+            self._looking = None
         self._closed = True
         source, self._source = self._source, None
         try:
@@ -388,6 +396,7 @@ class ConsumerService:
         if now_s - self._ticked_s >= TICK_INTERVAL_S:
             self._ticked_s = now_s
             ends = dict(self._ends)
+            await self._look()
             await self._retry(lambda: self.materializer.tick(ends))
         await self._end_seal()
         sealer = self.materializer.sealer
@@ -397,6 +406,28 @@ class ConsumerService:
             self._seal = asyncio.ensure_future(self._move())
         if self._seal is None and self.settings.retention_days:
             await self._retain(now_s)
+
+    async def _look(self) -> None:
+        """Where a source said something that is due only when all partitions are read so far: ask how far they reach.
+        Beside the loop, for a partition without a leader answers late.
+        """
+        if self._looking is not None and not self._looking.done():
+            return
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.result()
+        asked = await self._in_writer(self.materializer.to_ask)
+        if asked:
+            self._looking = asyncio.ensure_future(self._ask_ends(asked))
+
+    async def _ask_ends(self, asked: Mapping[str, Claim]) -> None:
+        assert self._source is not None  # noqa: S101  `start` has run
+        try:
+            ends = await self._source.ends()
+        except UnreachableError as exc:
+            _log.info("what sources said is judged later: %s", exc)
+        else:
+            await self._in_writer(lambda: self.materializer.look(ends, asked))
 
     async def _end_seal(self) -> None:
         """Hear what became of a seal; one that found no room is begun again."""

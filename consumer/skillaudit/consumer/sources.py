@@ -76,7 +76,7 @@ class SourceBook:
     def claim(self) -> Claim | None:
         """What it said and what is not due yet."""
         closing = self.state == SourceState.CLOSING
-        return Claim(self.claimed, closing) if closing or self.claimed > self.due else None
+        return Claim(self.claimed, closing, self.topic) if closing or self.claimed > self.due else None
 
     def settle(self, claim: Claim) -> None:
         """What it said has become due."""

@@ -86,6 +86,13 @@ class RecordSource(Protocol):
         """The next records, at most `records_max`; an empty batch after `timeout_ms` without any. Cancelling is safe."""
         ...
 
+    async def ends(self) -> Mapping[str, int]:
+        """The ends of all partitions there are now, those that `poll` has not met included; asked for anew, so that nothing
+        appended before the call lies behind them. A partition that holds nothing may be left out. May raise
+        `UnreachableError`.
+        """
+        ...
+
     async def commit(self, positions: Mapping[str, int]) -> None:
         """The database holds everything before these offsets. Advisory: Kafka shows it as lag, an outbox frees space."""
         ...

@@ -55,7 +55,7 @@ FROM store.sources
 WHERE source_id IN (SELECT unnest($source_ids::VARCHAR[]))
 
 -- name: claims
-SELECT source_id, claimed, state = 'closing' FROM store.sources WHERE claimed > due OR state = 'closing'
+SELECT source_id, claimed, state = 'closing', topic FROM store.sources WHERE claimed > due OR state = 'closing'
 
 -- name: positions
 SELECT partition, cluster, next_offset, last_offset, last_digest, records, received_us, read_to_us, end_offset,
