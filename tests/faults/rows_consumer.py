@@ -1,0 +1,349 @@
+"""Consumers killed: at any moment, at exact statements of everything they do, in a migration, through a whole pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from tests.faults import stream
+from tests.faults.fuse import MOMENTS, Fuse, open_fused
+from tests.faults.old_schema import OLD_RUNS, assert_old, make_old_file
+from tests.faults.rows import Case, row
+from tests.faults.service_worker import POINTS
+from tests.faults.stage import (
+    QUIET_SMALL,
+    Agents,
+    check,
+    drain,
+    embedded,
+    shared_broker,
+    through_kafka,
+)
+from tests.faults.zygote import KILLED, Worker, Zygote, zygote
+from tests.pipeline.support import environment
+from tests.support.waiting import until
+
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.contract.settings import Settings
+
+KILLS_IN_CASE = 10
+SYNTHETIC = "tests.faults.consumer_worker"
+ALONE = {"one-transaction": "positions are committed by themselves, after the rows"}
+
+
+@dataclass(slots=True)
+class Life:
+    """What the killed ones noted, all in one file."""
+
+    path: Path
+    notes: Path
+    backups: Path
+    committed: int = 0
+    purging: int = 0
+    purged: int = 0
+    opened: int = 0
+    backed_up: tuple[str, ...] = ()
+
+    def read(self) -> None:
+        """Take what is in the file; a last line without its end was cut off."""
+        backed_up: list[str] = []
+        lines = self.notes.read_bytes().splitlines(keepends=True) if self.notes.exists() else []
+        for line in lines:
+            if line.endswith(b"\n"):
+                self._take(json.loads(line), backed_up)
+        self.backed_up = tuple(backed_up)
+        self.opened = sum(b'"open"' in line for line in lines)
+
+    def notes_count(self) -> int:
+        """How much they have noted: grows while one works."""
+        return self.notes.read_bytes().count(b"\n") if self.notes.exists() else 0
+
+    def _take(self, note: dict[str, Any], backed_up: list[str]) -> None:
+        for name in ("committed", "purging", "purged"):
+            setattr(self, name, max(getattr(self, name), note.get(name, 0)))
+        if "backup" in note:
+            backed_up.append(note["backup"])
+
+    def check(self) -> int:
+        """The database holds what was said to be committed, whole and once; so does every backup that has its name."""
+        self.read()
+        if not self.path.exists():
+            return 0
+        with duckdb.connect(str(self.path), read_only=True) as cursor:
+            if not cursor.execute("SELECT 1 FROM duckdb_views() WHERE view_name = 'incidents'").fetchall():
+                assert not self.opened, "a database that was opened has no views"
+                return 0
+            position = stream.assert_holds(cursor, purged_least=self.purged, purged_most=self.purging)
+        assert position >= self.committed, f"{self.committed} was committed, {position} is stored"
+        return position
+
+    def check_backups(self) -> int:
+        """A file with a backup's name is whole; the others' leftovers have another one."""
+        named = sorted(self.backups.glob("*.duckdb"))
+        assert {str(path) for path in named} >= set(self.backed_up)
+        for path in named:
+            with duckdb.connect(str(path), read_only=True) as cursor:
+                stream.assert_holds(cursor, purged_least=0, purged_most=self.purging)
+        return len(named)
+
+
+def _life(case: Case) -> Life:
+    backups = case.directory / "backups"
+    backups.mkdir(exist_ok=True)
+    return Life(case.directory / "audit.duckdb", case.directory / "notes.jsonl", backups)
+
+
+async def _work(case: Case, life: Life, seed: int, **details: Any) -> int:
+    """One worker's life, which ends by itself or by its fuse; its exit code."""
+    plan = {"path": str(life.path), "notes": str(life.notes), "seed": seed, "switched_off": case.switched_off}
+    worker = await _zygote(case).fork(SYNTHETIC, **(plan | details))
+    code = await worker.ended()
+    assert code in (0, KILLED), f"the worker ended with {code}"
+    return code
+
+
+def _zygote(case: Case) -> Zygote:
+    return case.resource
+
+
+async def _finish(case: Case, life: Life, before: int) -> None:
+    """What is left of it goes on, and ends in order."""
+    life.read()
+    await _work(case, life, case.seed, batches=3, purges=True, backups=str(life.backups))
+    position = await asyncio.to_thread(life.check)
+    assert position > before, "it goes on"
+    backups = await asyncio.to_thread(life.check_backups)
+    case.events += position
+    case.note(records=position, purged_runs=life.purged, backups=backups)
+
+
+@row(
+    "consumer-killed-at-random",
+    about="SIGKILL at a random moment of a consumer that applies, seals, checkpoints, purges and backs up, ten times on one database",
+    full=300,
+    share=20,
+    test=10,
+    off=ALONE | {"numbers-kept": "of a run that is known no number is known"},
+    resource=zygote,
+)
+async def killed_at_random(case: Case) -> None:
+    """Each next one goes on exactly where the last one was cut off."""
+    life, chance = _life(case), case.random
+    position = 0
+    for number in range(KILLS_IN_CASE):
+        worker = await _zygote(case).fork(
+            SYNTHETIC,
+            path=str(life.path),
+            notes=str(life.notes),
+            seed=chance.getrandbits(32),
+            batches=100_000,
+            switched_off=case.switched_off,
+            purges=True,
+            backups=str(life.backups),
+        )
+        if number % 5:
+            wanted = life.notes_count() + chance.randint(1, 12)
+            await until(lambda wanted=wanted: life.notes_count() >= wanted, 60)
+        await asyncio.sleep(chance.uniform(0, 0.15))  # the moment is what varies; nothing waits on it
+        worker.kill()
+        assert await worker.ended() == KILLED
+        position = await asyncio.to_thread(life.check)
+    case.injections = KILLS_IN_CASE
+    await _finish(case, life, position)
+
+
+PHASES = (("batch", 100), ("seal", 3), ("checkpoint", 1), ("purge", 12), ("backup", 5), ("", 150))
+"""Phase and how many of its statements are aimed at."""
+
+
+def _fuse(chance: random.Random) -> dict[str, Any]:
+    phase, most = chance.choice(PHASES)
+    return {
+        "at": chance.randint(1, most),
+        "phase": phase,
+        "moment": chance.choice(MOMENTS),
+        "during_us": int(10 ** chance.uniform(1, 4.5)),
+    }
+
+
+@row(
+    "consumer-killed-at-a-statement",
+    about="SIGKILL before, during or after an exact statement of a batch, a seal, a checkpoint, a purge, a backup; ten on one database",
+    full=400,
+    share=40,
+    test=10,
+    off=ALONE,
+    resource=zygote,
+)
+async def killed_at_a_statement(case: Case) -> None:
+    """Every statement is a place to die at."""
+    life, chance = _life(case), case.random
+    position = kills = 0
+    phases: dict[str, int] = {}
+    while kills < KILLS_IN_CASE:
+        fuse = _fuse(chance)
+        seed = chance.getrandbits(32)
+        code = await _work(case, life, seed, batches=10, fuse=fuse, purges=True, backups=str(life.backups))
+        if code == KILLED:
+            kills += 1
+            name = f"killed_in_{fuse['phase'] or 'any'}"
+            phases[name] = phases.get(name, 0) + 1
+        position = await asyncio.to_thread(life.check)
+    case.injections = kills
+    case.note(**phases)
+    await _finish(case, life, position)
+
+
+MIGRATION_KILLS = 5
+
+
+@cache
+def _migration_statements() -> int:
+    """How many there are to die at."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "old.duckdb"
+        make_old_file(path)
+        with contextlib.closing(open_fused(path, Fuse(at=1 << 62))) as database:
+            return database.fuse.passed
+
+
+@row(
+    "consumer-killed-migrating",
+    about="SIGKILL before, during or after an exact statement of the migration of a file with schema 1",
+    full=100,
+    share=10,
+    test=5,
+    off={"migrated-whole": "every statement of a migration is committed by itself"},
+    resource=zygote,
+)
+async def killed_migrating(case: Case) -> None:
+    """The file has the old schema or the new one, nothing in between, and what it held."""
+    life, chance = _life(case), case.random
+    old, kills = case.directory / "old.duckdb", 0
+    await asyncio.to_thread(make_old_file, old)
+    statements = await asyncio.to_thread(_migration_statements)
+    shutil.copy(old, life.path)
+    while kills < MIGRATION_KILLS:
+        fuse = {
+            "at": chance.randint(1, statements),
+            "moment": chance.choice(MOMENTS),
+            "during_us": int(10 ** chance.uniform(1, 4)),
+        }
+        code = await _work(case, life, case.seed, batches=0, fuse=fuse)
+        kills += code == KILLED
+        await asyncio.to_thread(assert_old, life.path, newest=code == 0)
+        if code == 0:  # a file that was cut off before is migrated further than its fuse
+            shutil.copy(old, life.path)
+    await _work(case, life, case.seed, batches=0)
+    await asyncio.to_thread(_goes_on, life.path)
+    case.injections = kills
+    case.events += OLD_RUNS
+
+
+def _goes_on(path: Path) -> None:
+    assert_old(path, newest=True)
+    database = open_fused(path)
+    materializer = Materializer(database)
+    materializer.apply(stream.records(0, 2))
+    found = database.cursor().execute(
+        "SELECT count(*) FROM main.runs WHERE topic = 't' AND completeness = 'complete'"
+    )
+    assert found.fetchone() == (2 * stream.RUNS_IN_BLOCK,)
+    materializer.close()
+    database.close()
+
+
+SERVICE = "tests.faults.service_worker"
+SERVICE_KILLS = 10
+POLLED_POSITIONS = {
+    "positions-in-database": "positions are kept when records are handed out, as automatic commits do it"
+}
+
+
+@contextlib.asynccontextmanager
+async def broker_and_zygote() -> AsyncGenerator[tuple[str, Zygote]]:
+    """Both."""
+    async with shared_broker() as bootstrap, zygote() as forking:
+        yield bootstrap, forking
+
+
+async def _kill_under_load(case: Case, settings: Settings, forking: Zygote) -> None:
+    """Ten consumers one after the other, each killed at an exact point or at a random moment, while two agents record."""
+    chance = case.random
+    plan = {"runs": 220, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
+    async with Agents(case, settings, [plan, plan]) as agents:
+        await agents.until_noted(20)
+        for number in range(SERVICE_KILLS):
+            worker = await forking.fork(
+                SERVICE,
+                environment=environment(settings),
+                point=chance.choice(POINTS) if number % 3 else "",
+                at=chance.randint(1, 6),
+                switched_off=case.switched_off,
+                offsets=str(case.directory / "offsets.json"),
+            )
+            await _killed(worker, chance.uniform(0.3, 2.0))
+        await agents.join()
+    case.injections = SERVICE_KILLS
+    if not case.switched_off:
+        await drain(settings)
+    else:
+        worker = await forking.fork(
+            SERVICE,
+            environment=environment(settings),
+            switched_off=case.switched_off,
+            offsets=str(case.directory / "offsets.json"),
+        )
+        await _killed(worker, 8.0)
+    check(case, settings, agents.noted())
+
+
+async def _killed(worker: Worker, after_s: float) -> None:
+    """It dies by itself before that time, or is killed then."""
+    ending = asyncio.ensure_future(worker.ended())
+    await asyncio.wait((ending,), timeout=after_s)  # the moment is what varies; nothing waits on it
+    if not ending.done():
+        worker.kill()
+    assert await ending == KILLED, f"the consumer ended with {ending.result()}"
+
+
+@row(
+    "consumer-killed-embedded",
+    about="SIGKILL of a consumer that reads the outbox of two recording agents: a batch polled, stored and not acknowledged, acknowledged, or at random; ten in a case",
+    full=100,
+    share=10,
+    test=10,
+    off=POLLED_POSITIONS,
+    off_in_tests=False,
+    resource=zygote,
+)
+async def killed_embedded(case: Case) -> None:
+    """Positions are in the transaction of the rows."""
+    await _kill_under_load(case, embedded(case, **QUIET_SMALL), case.resource)
+
+
+@row(
+    "consumer-killed-kafka",
+    about="The same through a broker",
+    full=100,
+    share=10,
+    test=0,
+    off=POLLED_POSITIONS,
+    off_in_tests=False,
+    resource=broker_and_zygote,
+    broker=True,
+)
+async def killed_kafka(case: Case) -> None:
+    """The group's offsets are for people; the database knows where it is."""
+    bootstrap, forking = case.resource
+    await _kill_under_load(case, await through_kafka(case, bootstrap, **QUIET_SMALL), forking)

@@ -1,0 +1,121 @@
+"""A consumer service on real settings that dies at an exact point between its source and its database, or when it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.fuse import die
+
+from skillaudit.consumer.service import ConsumerService, make_source
+from skillaudit.contract.outbox.directory import CONSUMER_LOCK_NAME
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch, RecordSource, StoredPosition
+
+POLLED, COMMITTING, COMMITTED = "polled", "committing", "committed"
+POINTS = (POLLED, COMMITTING, COMMITTED)
+
+
+@dataclass(slots=True)
+class Service:
+    """One life of the service."""
+
+    environment: dict[str, str]
+    point: str = ""
+    at: int = 0
+    switched_off: str = ""
+    offsets: str = ""
+    """Where a service keeps its positions that does not keep them in the database."""
+
+
+class DyingSource:
+    """A source of the product; its process dies at the `at`-th batch: polled, stored and not acknowledged, acknowledged."""
+
+    def __init__(self, source: RecordSource, point: str, at: int) -> None:
+        self._source = source
+        self._point = point
+        self._left = at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        """As the source's."""
+        batch = await self._source.poll(records_max, timeout_ms)
+        if batch.records:
+            self._pass(POLLED)
+        return batch
+
+    async def commit(self, positions: Mapping[str, int]) -> None:
+        """As the source's."""
+        self._pass(COMMITTING)
+        await self._source.commit(positions)
+        self._pass(COMMITTED)
+
+    def _pass(self, point: str) -> None:
+        if point == self._point:
+            self._left -= 1
+            if self._left == 0:
+                die()
+
+
+class CommitOnPoll:
+    """What consumers with automatic commits do: the position is kept when records were handed out, and begun from there."""
+
+    def __init__(self, source: RecordSource, offsets: Path) -> None:
+        self._source = source
+        self._offsets = offsets
+        self._kept: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def open(self, positions: Mapping[str, StoredPosition]) -> None:
+        """From the kept positions, not from the database's."""
+        del positions
+        if self._offsets.exists():
+            self._kept = json.loads(self._offsets.read_text())
+        await self._source.open({name: StoredPosition(offset) for name, offset in self._kept.items()})
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        """As the source's; what is handed out counts as done."""
+        batch = await self._source.poll(records_max, timeout_ms)
+        for record in batch.records:
+            self._kept[record.partition] = record.next_offset
+        if batch.records:
+            self._offsets.write_text(json.dumps(self._kept))
+        return batch
+
+
+def main(plan: dict[str, Any]) -> int:
+    """Serve until killed."""
+    asyncio.run(_run(Service(**plan)))
+    return 0
+
+
+async def _run(life: Service) -> None:
+    settings = Settings.load(environ=life.environment)
+    make = make_source(settings)
+
+    def source(database: Any) -> Any:
+        made: Any = make(database)
+        if life.switched_off == "positions-in-database":
+            made = CommitOnPoll(made, Path(life.offsets))
+        return DyingSource(made, life.point, life.at)
+
+    service = ConsumerService(settings, source=source)
+    await service.start()
+    if life.switched_off == "owner-lock":
+        _lose_locks(settings)
+    await service.run(asyncio.Event())
+
+
+def _lose_locks(settings: Settings) -> None:
+    """What closing any other descriptor of a locked file does to POSIX locks."""
+    for path in (settings.database, settings.outbox_dir / CONSUMER_LOCK_NAME):
+        os.close(os.open(path, os.O_RDWR))

@@ -1,0 +1,62 @@
+"""Consumer services in this process, with sources of other kinds in the place of the product's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.faults.stage import DRAIN_S, is_drained
+from tests.support.waiting import until
+
+from skillaudit.consumer.service import ConsumerService, make_source
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch, RecordSource
+
+Wrap = Callable[[RecordSource], Any]
+
+
+def as_it_is(source: RecordSource) -> Any:
+    """The product's own source."""
+    return source
+
+
+async def consume_through(
+    settings: Settings, wrap: Wrap = as_it_is, *, timeout_s: float = DRAIN_S, **options: Any
+) -> ConsumerService:
+    """A consumer takes everything there is through this source, then ends in order; answers what it was."""
+    service = ConsumerService(
+        settings, source=lambda database: wrap(make_source(settings)(database)), **options
+    )
+    await service.start()
+    stop = asyncio.Event()
+    running = asyncio.create_task(service.run(stop))
+    try:
+        await until(lambda: running.done() or service.caught_up.is_set(), timeout_s)
+        if not settings.uses_kafka:
+            await until(lambda: running.done() or is_drained(settings), timeout_s)
+    finally:
+        stop.set()
+        await running
+    return service
+
+
+class HalfOfThePartitions:
+    """What a consumer group gives each of two members."""
+
+    def __init__(self, source: RecordSource, half: int) -> None:
+        self._source = source
+        self._half = half
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        """As the source's, of the own partitions."""
+        batch = await self._source.poll(records_max, timeout_ms)
+        records = [record for record in batch.records if self._mine(record.partition)]
+        ends: Mapping[str, int] = {name: end for name, end in batch.ends.items() if self._mine(name)}
+        return RecordBatch(records, ends, batch.findings, batch.closed)
+
+    def _mine(self, partition: str) -> bool:
+        return int(partition.rpartition("/")[2]) % 2 == self._half

@@ -1,0 +1,104 @@
+"""Consumers that do without one of their mechanisms: another part behind the same interface, or a subclass.
+
+The product itself has no switch for any of them.
+
+one-transaction    positions are committed by themselves, after the rows
+compare-and-set    a position is overwritten whoever moved it
+broker-time        the silence of sources is judged by this machine's clock
+migrated-whole     every statement of a migration is committed by itself
+numbers-kept       of a run that is known no number is known
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tests.faults.fuse import Fuse, FusedCursor
+
+from skillaudit.consumer.books import Book
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.remembered import Remembered
+from skillaudit.contract.clock import SystemClock
+
+
+class PositionsAlone(FusedCursor):
+    """Commits what a batch wrote before its positions are written."""
+
+    def execute(self, query: str, *parameters: Any) -> Any:
+        """As the engine's, with two statements more."""
+        if "INTO store.positions" in query or "UPDATE store.positions" in query:
+            super().execute("COMMIT")
+            super().execute("BEGIN")
+        return super().execute(query, *parameters)
+
+
+class PositionsOverwritten(FusedCursor):
+    """Moves a position wherever it is."""
+
+    def execute(self, query: str, *parameters: Any) -> Any:
+        """As the engine's, without the comparison."""
+        return super().execute(query.replace("AND p.next_offset = m.expected", ""), *parameters)
+
+
+class EveryStatementAlone(FusedCursor):
+    """Commits every statement by itself."""
+
+    def execute(self, query: str, *parameters: Any) -> Any:
+        """As the engine's, without transactions."""
+        return self if query in ("BEGIN", "COMMIT", "ROLLBACK") else super().execute(query, *parameters)
+
+
+class LocalTime(FusedCursor):
+    """Takes this machine's time for the moment up to which a partition was read."""
+
+    def execute(self, query: str, *parameters: Any) -> Any:
+        """As the engine's, with another clock."""
+        now_us = str(self.clock.wall_us())
+        return super().execute(
+            query.replace("p.read_to_us", now_us) if "quiet" in query or "heard_us" in query else query,
+            *parameters,
+        )
+
+    clock: Any = SystemClock()
+
+
+class _NumbersForgotten(Remembered):
+    def recall(self, cursor: Any, topic: str, run_ids: Iterable[str]) -> dict[str, Book]:
+        books = super().recall(cursor, topic, run_ids)
+        for book in books.values():
+            book.received, book.finished = (), False
+        return books
+
+
+class ForgetfulMaterializer(Materializer):
+    """Takes what is delivered twice for new."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.forget()
+
+    def forget(self) -> None:
+        """As before, of another kind."""
+        self.remembered = _NumbersForgotten(self._cursor, self.remembered.known)
+
+
+CURSORS: dict[str, type[FusedCursor]] = {
+    "one-transaction": PositionsAlone,
+    "compare-and-set": PositionsOverwritten,
+    "migrated-whole": EveryStatementAlone,
+}
+MATERIALIZERS: dict[str, type[Materializer]] = {"numbers-kept": ForgetfulMaterializer}
+
+
+def cursor_kind(switched_off: str) -> type[FusedCursor]:
+    """The cursors of a database that does without a mechanism."""
+    return CURSORS.get(switched_off, FusedCursor)
+
+
+def materializer_kind(switched_off: str) -> type[Materializer]:
+    """The materializer that does without one."""
+    return MATERIALIZERS.get(switched_off, Materializer)
+
+
+__all__ = ["Fuse", "cursor_kind", "materializer_kind"]
