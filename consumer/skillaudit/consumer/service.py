@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from functools import partial
 from typing import Final, TypeVar
@@ -37,10 +37,12 @@ from skillaudit.consumer.acts import accept_history_loss, close_sources, record_
 from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
+from skillaudit.consumer.following import ControlFollower
 from skillaudit.consumer.poison import PoisonPolicy
-from skillaudit.consumer.purge import apply_retention, purge_older_than
+from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.sealing import SealState
-from skillaudit.contract.clock import Clock, SystemClock, from_us
+from skillaudit.contract.admin import ActOrder, ActReport
+from skillaudit.contract.clock import Clock, SystemClock, to_us
 from skillaudit.contract.errors import (
     DatabaseError,
     DiskFullError,
@@ -68,11 +70,18 @@ SMALL_BATCH_RECORDS: Final = 4_000
 TICK_INTERVAL_S: Final = 1.0
 RETENTION_INTERVAL_S: Final = 3_600.0
 RETRY_PAUSE_S: Final = 0.2
+CLOSE_WAIT_S: Final = 5.0
+"""How long a retention under way may still take when the service ends."""
 RETRY_PAUSE_S_MAX: Final = 5.0
 LOG_INTERVAL_S: Final = 30.0
 RATE_WINDOW_S: Final = 5.0
 
 _log = logging.getLogger("skillaudit.consumer")
+DAY_US: Final = 86_400_000_000
+STORAGE_ORDER: Final = ActOrder(actor="storage")
+"""Of a purge through `StorageAdmin`, which says nothing of who wants it."""
+RETENTION_ORDER: Final = ActOrder(actor="retention")
+
 
 
 class ServiceState(Enum):
@@ -141,13 +150,18 @@ class ConsumerService:
         *,
         source: SourceFactory | None = None,
         clock: Clock | None = None,
+        control: ControlLog | None = None,
         accept_history_loss: Sequence[str] = (),
     ) -> None:
-        """`accept_history_loss`: partitions whose lost history is accepted, once, at the start."""
+        """`accept_history_loss`: partitions whose lost history is accepted, once, at the start. `control`: another log of
+        acts than the settings name.
+        """
         self.settings = settings
         self.status = ServiceStatus()
         self._make_source = source or make_source(settings)
         self._clock = clock or SystemClock()
+        self._control = ControlFollower(control or make_control(settings), self._on_writer)
+        self._retaining: asyncio.Task[None] | None = None
         self._accepted = tuple(accept_history_loss)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-writer")
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-sealer")
@@ -201,7 +215,12 @@ class ConsumerService:
 
     async def purge_older_than(self, t: datetime) -> int:
         """As `StorageAdmin.purge_older_than`."""
-        return await self.write(lambda materializer: purge_older_than(materializer, t))
+        minimum = self.settings.min_retention_days
+        return (await self.order(plan_purge(STORAGE_ORDER, to_us(t), min_days=minimum))).runs
+
+    async def order(self, plan: Planner) -> ActReport:
+        """Make acts of a plan: they are in the control log, and applied here, when this returns. See `ControlFollower`."""
+        return await self._control.order(plan)
 
     def positions(self) -> dict[str, int]:
         """How far the database has consumed."""
@@ -232,6 +251,7 @@ class ConsumerService:
             self._announce("")
             await self._open_source()
         except BaseException as exc:
+            await self._control.open()  # to its end, before any event
             await self._fail(exc)
             await self.close()
             raise
@@ -274,9 +294,15 @@ class ConsumerService:
                 self._looking.exception()  # as of a poll: found again at the next start
             self._looking = None
         self._closed = True
+        if self._retaining is not None:
+            await asyncio.wait((self._retaining,), timeout=CLOSE_WAIT_S)
+            self._retaining.cancel()
+            await asyncio.wait((self._retaining,))
+            self._retaining = None
         source, self._source = self._source, None
         try:
             if source is not None:
+            await self._control.close()
                 await source.close()
         finally:
             await self._in_writer(self._close)
@@ -290,10 +316,13 @@ class ConsumerService:
     async def _consume(self, stop: asyncio.Event) -> None:
         stopping = asyncio.ensure_future(stop.wait())
         polling: asyncio.Task[RecordBatch] | None = None
+        following = asyncio.ensure_future(self._control.follow())
         try:
             while not stop.is_set():
                 polling = polling or asyncio.ensure_future(self._poll())
-                await asyncio.wait((polling, stopping), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((polling, stopping, following), return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    following.result()
                 if not polling.done():
                     break
                 batch = polling.result()
@@ -308,6 +337,10 @@ class ConsumerService:
         finally:
             stopping.cancel()
             if polling is not None:
+            following.cancel()
+            await asyncio.wait((following,))
+            if not following.cancelled():
+                following.exception()  # raised above, or found again at the next start
                 polling.cancel()
                 await asyncio.wait((polling,))
                 if not polling.cancelled():
@@ -405,7 +438,7 @@ class ConsumerService:
         if self._seal is None and await self._swapped():
             self._seal = asyncio.ensure_future(self._move())
         if self._seal is None and self.settings.retention_days:
-            await self._retain(now_s)
+            self._retain(now_s)
 
     async def _look(self) -> None:
         """Where a source said something that is due only when all partitions are read so far: ask how far they reach.
@@ -459,15 +492,28 @@ class ConsumerService:
     def _record_finding(self, finding: Finding) -> None:
         record_findings(self.materializer, [finding])
 
-    async def _retain(self, now_s: float) -> None:
+    def _retain(self, now_s: float) -> None:
         """Let the settings' retention take its due, now and then."""
         if now_s - self._retained_s < RETENTION_INTERVAL_S:
             return
         self._retained_s = now_s
-        before = from_us(self._clock.wall_us()) - timedelta(days=self.settings.retention_days)
-        runs = await self._in_writer(lambda: apply_retention(self.materializer, before))
-        if runs:
-            _log.info("retention_days=%d: %d runs deleted", self.settings.retention_days, runs)
+        if self._retaining is not None and not self._retaining.done():
+            return
+        self._retaining = asyncio.ensure_future(self._purge_old())
+
+    async def _purge_old(self) -> None:
+        """Beside the loop: the control log may be slow to take an act."""
+        days = self.settings.retention_days
+        before_us = self._clock.wall_us() - days * DAY_US
+        minimum = self.settings.min_retention_days
+        plan = plan_purge(RETENTION_ORDER, before_us, min_days=minimum, name="retention", received=True)
+        try:
+            report = await self.order(plan)
+        except RetryableError as exc:
+            _log.info("retention_days=%d: tried again later: %s", days, exc)
+        else:
+            if report.runs:
+                _log.info("retention_days=%d: %d runs deleted", days, report.runs)
 
     async def _move(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._sealing, self.materializer.sealer.move)
@@ -580,6 +626,10 @@ class ConsumerService:
         return DatabaseError(f"the consumer is {self.status.state.value}, its database is not open")
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
+    async def _on_writer(self, work: Callable[[Materializer], T]) -> T:
+        """As `_in_writer`, for work that is given the writer as it is then."""
+        return await self._in_writer(lambda: self._on_sound_database(lambda: work(self.materializer)))
+
         """Run `work` in the writer's thread to its end, also when cancelled: a half-known transaction helps nobody."""
         running = asyncio.get_running_loop().run_in_executor(self._writing, work)
         try:
