@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,55 @@ def test_a_forwarder_that_fails_begins_again(tmp_path: Path, caplog: pytest.LogC
     assert sum("begins again" in r.getMessage() for r in caplog.records) == 2
     caplog.clear()
     agent.end()
+
+
+class Odd(BaseException):
+    """What some libraries stop threads with."""
+
+
+class TopicThatRaises(TopicInMemory):
+    """Raises what is no error of a publisher, in one of its calls, the first times."""
+
+    def __init__(self, error: BaseException, *, sending: bool, times: int = 2) -> None:
+        super().__init__()
+        self.error, self.sending, self.times = error, sending, times
+
+    def _raise(self, *, sending: bool) -> None:
+        if self.times and sending is self.sending:
+            self.times -= 1
+            raise self.error
+
+    async def partition_count(self) -> int:
+        self._raise(sending=False)
+        return await super().partition_count()
+
+    async def send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> int:
+        self._raise(sending=True)
+        return await super().send(partition, records)
+
+
+@pytest.mark.parametrize("sending", [True, False], ids=["sending", "asking"])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit, KeyboardInterrupt, asyncio.CancelledError, MemoryError, Odd],
+    ids=lambda e: e.__name__,
+)
+def test_what_is_no_exception_ends_no_thread(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException], sending: bool
+):
+    """SystemExit, a cancellation of the client library's, an exception of no kind: the sources are let go, and the next
+    forwarder of the same process takes them. No lane waits for a batch that nobody sends any more.
+    """
+    agent = AgentWithForwarder(
+        tmp_path, TopicThatRaises(error("a fault"), sending=sending), restart_wait_s=0.001
+    )
+    agent.thread.start()
+    agent.append(*range(10))
+    assert agent.log.flush(10).pending == 0
+    assert agent.topic.times == 0
+    assert set(agent.topic.of_key("r")) == {record(n) for n in range(10)}
+    agent.end()
+    caplog.clear()
 
 
 def test_a_source_that_closed_itself_is_removed_with_its_thread(tmp_path: Path):

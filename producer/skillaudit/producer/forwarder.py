@@ -98,7 +98,7 @@ class Forwarder:
         self._sources = Sources(outbox_dir, scope, own, self._limits, self._clock)
         self._lanes: dict[int, Lane] = {}
         self._sends: set[asyncio.Task[None]] = set()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._wake = asyncio.Event()
         self._in_flight_bytes = 0
         self._in_flight_records = 0
@@ -137,6 +137,10 @@ class Forwarder:
         """Look at all sources now; from the forwarder's own thread."""
         self._nudged = True
         self._wake.set()
+
+    def let_go(self) -> None:
+        """Free the sources for another forwarder, once nothing of `run` is left; for a run that could not end itself."""
+        self._sources.release_all()
 
     def release_inherited(self) -> None:
         """In a forked child: close the copies of descriptors and connections; the parent's are not touched."""
@@ -278,14 +282,19 @@ class Forwarder:
         except RefusedForGoodError as exc:
             self._refused(lane, exc)
             self._fail(exc)
-        except Exception as exc:  # noqa: BLE001  raised by `_forward`, unless it is one that is retried
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():  # by `_give_up_sends`
+                raise
+            self._fail(PublisherBrokenError("the client library has given up a batch without a word"))
+        except BaseException as exc:  # noqa: BLE001  raised by `_forward`, unless it is one that is retried
             self._fail(exc)
         else:
             self._acknowledge(lane, offset)
             self._dispatch(lane)
             self._wake.set()
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: BaseException) -> None:
         """The first failure is the one that counts; those after it are its echo."""
         self._failure = self._failure or exc
         self._wake.set()

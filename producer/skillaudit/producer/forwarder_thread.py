@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _RESTART_WAIT_S: Final = 1.0
 _RESTART_WAIT_S_MAX: Final = 60.0
+_END_S_MAX: Final = 10.0
+"""For the tasks of a forwarder that something else than an error has stopped."""
 _LASTING_S: Final = 60.0
 """A forwarder that ran this long before it failed begins again without a grown wait."""
 
@@ -149,7 +151,7 @@ class ForwarderThread:
             began_s = time.monotonic()
             try:
                 self._run_once()
-            except Exception as exc:  # noqa: BLE001  whatever it is: the records wait in the outbox, and it is said
+            except BaseException as exc:  # noqa: BLE001  whatever it is: the records wait in the outbox, and it is said
                 self._failed(exc)
             if time.monotonic() - began_s > _LASTING_S:
                 wait_s = self._restart_wait_s
@@ -157,7 +159,7 @@ class ForwarderThread:
             wait_s = min(2 * wait_s, _RESTART_WAIT_S_MAX)
         self.state = ThreadState.STOPPED
 
-    def _failed(self, exc: Exception) -> None:
+    def _failed(self, exc: BaseException) -> None:
         self.state = ThreadState.FAILED
         self.restarts += 1
         self.failure = f"{type(exc).__name__}: {exc}"
@@ -170,11 +172,17 @@ class ForwarderThread:
             try:
                 self._report = loop.run_until_complete(self._forward())
             finally:
+                forwarder = self._forwarder
                 with self._guard:
                     self._loop = self._stop = None
                     self._forwarder = None
-                loop.run_until_complete(loop.shutdown_asyncgens())
-                asyncio.set_event_loop(None)
+                try:
+                    _end_tasks(loop)
+                    loop.run_until_complete(loop.shutdown_asyncgens())
+                finally:
+                    if forwarder is not None:
+                        forwarder.let_go()
+                    asyncio.set_event_loop(None)
 
     async def _forward(self) -> ForwardReport:
         forwarder = Forwarder(
@@ -205,6 +213,20 @@ class ForwarderThread:
         forwarder, self._forwarder = self._forwarder, None
         if forwarder is not None:
             forwarder.release_inherited()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """What is no `Exception` (SystemExit, one raised in the thread from outside) comes out of the loop and leaves its
+    tasks in their midst: they have to save what is acknowledged, and let connections and sources go.
+    """
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_END_S_MAX))
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # looked at: what counts is what came out of the loop
 
 
 class LoopWithOwnLookups(asyncio.SelectorEventLoop):
