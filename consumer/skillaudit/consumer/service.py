@@ -35,11 +35,12 @@ import duckdb
 
 from skillaudit.consumer.acts import accept_history_loss, close_sources, record_findings, record_stop
 from skillaudit.consumer.claims import Claim
+from skillaudit.consumer.control import ControlLog, make_control
 from skillaudit.consumer.database import Database, open_database
-from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
 from skillaudit.consumer.following import ControlFollower
-from skillaudit.consumer.poison import PoisonPolicy
+from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
 from skillaudit.consumer.planning import Planner, plan_purge
+from skillaudit.consumer.poison import PoisonPolicy
 from skillaudit.consumer.sealing import SealState
 from skillaudit.contract.admin import ActOrder, ActReport
 from skillaudit.contract.clock import Clock, SystemClock, to_us
@@ -69,19 +70,19 @@ SMALL_BATCH_RECORDS: Final = 4_000
 """From here on a batch is worth its transaction, and no pause follows it."""
 TICK_INTERVAL_S: Final = 1.0
 RETENTION_INTERVAL_S: Final = 3_600.0
-RETRY_PAUSE_S: Final = 0.2
 CLOSE_WAIT_S: Final = 5.0
 """How long a retention under way may still take when the service ends."""
+RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
 LOG_INTERVAL_S: Final = 30.0
 RATE_WINDOW_S: Final = 5.0
 
-_log = logging.getLogger("skillaudit.consumer")
 DAY_US: Final = 86_400_000_000
 STORAGE_ORDER: Final = ActOrder(actor="storage")
 """Of a purge through `StorageAdmin`, which says nothing of who wants it."""
 RETENTION_ORDER: Final = ActOrder(actor="retention")
 
+_log = logging.getLogger("skillaudit.consumer")
 
 
 class ServiceState(Enum):
@@ -149,8 +150,8 @@ class ConsumerService:
         settings: Settings,
         *,
         source: SourceFactory | None = None,
-        clock: Clock | None = None,
         control: ControlLog | None = None,
+        clock: Clock | None = None,
         accept_history_loss: Sequence[str] = (),
     ) -> None:
         """`accept_history_loss`: partitions whose lost history is accepted, once, at the start. `control`: another log of
@@ -159,9 +160,9 @@ class ConsumerService:
         self.settings = settings
         self.status = ServiceStatus()
         self._make_source = source or make_source(settings)
-        self._clock = clock or SystemClock()
         self._control = ControlFollower(control or make_control(settings), self._on_writer)
         self._retaining: asyncio.Task[None] | None = None
+        self._clock = clock or SystemClock()
         self._accepted = tuple(accept_history_loss)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-writer")
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-sealer")
@@ -250,8 +251,8 @@ class ConsumerService:
             await self._in_writer(self._open)
             self._announce("")
             await self._open_source()
-        except BaseException as exc:
             await self._control.open()  # to its end, before any event
+        except BaseException as exc:
             await self._fail(exc)
             await self.close()
             raise
@@ -293,16 +294,16 @@ class ConsumerService:
             if not self._looking.cancelled():
                 self._looking.exception()  # as of a poll: found again at the next start
             self._looking = None
-        self._closed = True
         if self._retaining is not None:
             await asyncio.wait((self._retaining,), timeout=CLOSE_WAIT_S)
             self._retaining.cancel()
             await asyncio.wait((self._retaining,))
             self._retaining = None
+        self._closed = True
         source, self._source = self._source, None
         try:
-            if source is not None:
             await self._control.close()
+            if source is not None:
                 await source.close()
         finally:
             await self._in_writer(self._close)
@@ -315,8 +316,8 @@ class ConsumerService:
 
     async def _consume(self, stop: asyncio.Event) -> None:
         stopping = asyncio.ensure_future(stop.wait())
-        polling: asyncio.Task[RecordBatch] | None = None
         following = asyncio.ensure_future(self._control.follow())
+        polling: asyncio.Task[RecordBatch] | None = None
         try:
             while not stop.is_set():
                 polling = polling or asyncio.ensure_future(self._poll())
@@ -336,11 +337,11 @@ class ConsumerService:
                     await asyncio.wait((stopping,), timeout=pause_s)
         finally:
             stopping.cancel()
-            if polling is not None:
             following.cancel()
             await asyncio.wait((following,))
             if not following.cancelled():
                 following.exception()  # raised above, or found again at the next start
+            if polling is not None:
                 polling.cancel()
                 await asyncio.wait((polling,))
                 if not polling.cancelled():
@@ -496,9 +497,9 @@ class ConsumerService:
         """Let the settings' retention take its due, now and then."""
         if now_s - self._retained_s < RETENTION_INTERVAL_S:
             return
-        self._retained_s = now_s
         if self._retaining is not None and not self._retaining.done():
             return
+        self._retained_s = now_s
         self._retaining = asyncio.ensure_future(self._purge_old())
 
     async def _purge_old(self) -> None:
@@ -625,11 +626,11 @@ class ConsumerService:
             return DatabaseError(f"the consumer has stopped: {self.status.last_error}")
         return DatabaseError(f"the consumer is {self.status.state.value}, its database is not open")
 
-    async def _in_writer(self, work: Callable[[], T]) -> T:
     async def _on_writer(self, work: Callable[[Materializer], T]) -> T:
         """As `_in_writer`, for work that is given the writer as it is then."""
         return await self._in_writer(lambda: self._on_sound_database(lambda: work(self.materializer)))
 
+    async def _in_writer(self, work: Callable[[], T]) -> T:
         """Run `work` in the writer's thread to its end, also when cancelled: a half-known transaction helps nobody."""
         running = asyncio.get_running_loop().run_in_executor(self._writing, work)
         try:
