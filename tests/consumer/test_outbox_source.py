@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.support.waiting import until
 
 from skillaudit.consumer.outbox_source import UNREADABLE_RETRY_US, OutboxSource
 from skillaudit.contract.clock import Clock, ManualClock
+from skillaudit.contract.eventlog import RecordKind
 from skillaudit.contract.outbox.acknowledgement import read_acknowledgement
 from skillaudit.contract.outbox.directory import READER_LOCK_NAME
 from skillaudit.contract.outbox.layout import segment_name
@@ -120,6 +122,41 @@ async def test_an_acknowledgement_after_a_restart_still_counts_its_records(setti
     assert before.records == len(taken)
     await again.close()
     sink.close(0)
+
+
+async def test_a_source_whose_beginning_is_gone_is_named(settings: Settings) -> None:
+    """Nothing was consumed of it, and its first segment is not there: said once, and the rest is taken."""
+    source_id = "5" * 32
+    log = OutboxLog(replace(settings, segment_bytes=64 * 1024), source_id=source_id)
+    records = [("k", b'{"n":%d,"pad":"%s"}' % (n, b"x" * 40_000), RecordKind.LOG) for n in range(3)]
+    for key, record, kind in records:
+        log.append(key, record, kind, wait_ms=0)
+    log.close(0)
+    (log.source_dir / segment_name(1)).unlink()
+    source = open_source(settings)
+    await source.open({})
+    batch = await source.poll(10_000, 0)
+    told = [(f.kind, f.detail) for f in batch.findings]
+    assert [kind for kind, _ in told] == ["outbox-beginning-missing"]
+    assert "begins at its line 2" in told[0][1]
+    again = await source.poll(10_000, 0)
+    assert (len(batch.records) + len(again.records), again.findings) == (2, [])
+    await source.close()
+
+
+async def test_a_source_that_lost_its_identity_is_taken_and_stays(settings: Settings) -> None:
+    """It is consumed to its end like any other; its directory is left, since nobody knows whose it is."""
+    name = make_source(settings)
+    directory = settings.outbox_dir / name.partition("/")[2]
+    (directory / "source.json").write_bytes(b"?")
+    source = open_source(settings)
+    await source.open({})
+    batch = await source.poll(10_000, 0)
+    assert [f.kind for f in batch.findings] == ["outbox-identity"]
+    assert (await source.poll(10_000, 0)).closed == [name]
+    await source.commit({name: batch.records[-1].next_offset})
+    assert sorted(path.suffix for path in directory.iterdir() if path.suffix) == [".json"]
+    await source.close()
 
 
 async def test_an_archived_source_is_read_once_and_let_go(settings: Settings) -> None:

@@ -11,7 +11,12 @@ from skillaudit.contract.outbox.acknowledgement import (
     write_acknowledgement,
 )
 from skillaudit.contract.outbox.findings import DamageKind
-from skillaudit.contract.outbox.identity import SourceIdentity, machine_id, write_source
+from skillaudit.contract.outbox.identity import (
+    SOURCE_FILE_NAME,
+    SourceIdentity,
+    machine_id,
+    write_source,
+)
 from skillaudit.contract.outbox.layout import encode_line, segment_name, unpack_position
 from skillaudit.contract.outbox.reader import CHUNK_BYTES, HOLE_PATIENCE_US, SourceReader
 
@@ -297,6 +302,15 @@ def test_a_copied_directory_is_named(source):
         expected = [DamageKind.COPIED] if copied.inode != here.inode or machine_id() else []
         assert found.kinds == expected
         assert len(found.lines) == 15
+
+
+def test_a_source_that_does_not_say_whose_it_is_gets_named_and_read(source):
+    """`source.json` is damaged: nobody knows whether this is a copy, and every line is there."""
+    three_segments(source)
+    (source.directory / SOURCE_FILE_NAME).write_bytes(b'{"source_id":')
+    found = read_all(SourceReader.resume(source.directory).reader)
+    assert found.kinds == [DamageKind.IDENTITY]
+    assert len(found.lines) == 15
 
 
 @pytest.mark.parametrize("ending", [b"", b"{", b'{"position":-1}\t00000000\n'])

@@ -251,8 +251,7 @@ class SourceFeed:
     def _read_identity(self) -> SourceIdentity:
         try:
             return read_source(self.source_dir) or SourceIdentity(source_id=self.source_id)
-        except OutboxCorruptError as exc:
-            self.note({"kind": "identity", "detail": str(exc)})
+        except OutboxCorruptError:  # the reader reports it
             return SourceIdentity(source_id=self.source_id)
 
     def _read_tally(self) -> Tally:

@@ -29,6 +29,8 @@ class DamageKind(StrEnum):
     COPIED = "copied"
     """The directory is a copy (an image started on another machine, a restored backup): its source may go on
     elsewhere. Its lines are taken; records that arrive twice are dropped as duplicates."""
+    IDENTITY = "identity"
+    """`source.json` is unreadable: nothing says whether the directory is a copy. Its lines are taken, its directory stays."""
     ACKNOWLEDGEMENT = "acknowledgement"
     """The acknowledgement is unreadable or gone: reading begins at the oldest segment, what was sent is sent again."""
 

@@ -93,5 +93,6 @@ def read_source(source_dir: Path) -> SourceIdentity | None:
         return SourceIdentity(**known)
     except (ValueError, TypeError) as exc:
         raise OutboxCorruptError(
-            f"{path} is unreadable ({exc}); remove the file to have the segments beside it read without it"
+            f"{path} is unreadable ({exc}); the segments beside it are read without it, and the directory stays until it is "
+            "removed by hand"
         ) from exc

@@ -168,15 +168,16 @@ class SourceReader:
         return found
 
     def report_copy(self) -> None:
-        """Add a finding where the directory is not where its writer made it; `resume` does so by itself."""
-        with contextlib.suppress(OutboxCorruptError):  # then nothing says so
+        """Add a finding where the directory is not where its writer made it, or does not say; `resume` does so by itself."""
+        start = self.position
+        try:
             identity = read_source(self._source_dir)
-            if identity is not None and identity.is_copy(self._source_dir):
-                detail = (
-                    f"written on host {identity.host}, boot {identity.boot_id or 'unknown'}; this is a copy"
-                )
-                start = self.position
-                self._report(Damage(position=start, end=start, kind=DamageKind.COPIED, detail=detail))
+        except OutboxCorruptError as exc:
+            self._report(Damage(position=start, end=start, kind=DamageKind.IDENTITY, detail=str(exc)))
+            return
+        if identity is not None and identity.is_copy(self._source_dir):
+            detail = f"written on host {identity.host}, boot {identity.boot_id or 'unknown'}; this is a copy"
+            self._report(Damage(position=start, end=start, kind=DamageKind.COPIED, detail=detail))
 
     def read(self, records_max: int, bytes_max: int) -> list[OutboxLine]:
         """The next lines, at most `records_max`, and of `bytes_max` bytes together unless the first alone is longer.

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from skillaudit.contract.errors import OutboxCorruptError
 from skillaudit.contract.outbox.acknowledgement import ACKNOWLEDGEMENT_NAME, Acknowledgement
 from skillaudit.contract.outbox.files import read_optional, sync_directory, write_atomically
 from skillaudit.contract.outbox.identity import SOURCE_FILE_NAME, read_source
@@ -49,10 +50,10 @@ def remove_source(source_dir: Path, ack: Acknowledgement, archive_dir: Path | No
     """
     if is_locked(source_dir / WRITER_LOCK_NAME) or not is_read_to_end(source_dir, ack):
         return False
-    identity = read_source(source_dir)
+    stays = _may_be_continued(source_dir)
     for number in list_segments(source_dir):
         _retire(source_dir, number, archive_dir)
-    if identity is not None and identity.continued:
+    if stays:
         sync_directory(source_dir)
         return False
     if archive_dir is None and any((source_dir / REFUSED_DIR_NAME).glob("*")):
@@ -64,6 +65,15 @@ def remove_source(source_dir: Path, ack: Acknowledgement, archive_dir: Path | No
     shutil.rmtree(source_dir)
     sync_directory(source_dir.parent)
     return True
+
+
+def _may_be_continued(source_dir: Path) -> bool:
+    """Whether the directory has to stay: an import's, or one whose `source.json` does not say."""
+    try:
+        identity = read_source(source_dir)
+    except OutboxCorruptError:
+        return True
+    return identity is not None and identity.continued
 
 
 def is_read_to_end(source_dir: Path, ack: Acknowledgement) -> bool:
