@@ -1,0 +1,316 @@
+"""Anchors: one suite for each of them, and what only one of them has."""
+
+import asyncio
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from tests.proof.support import NAME, NOW_US, signer
+
+from skillaudit.contract.errors import SettingsError, UnreachableError
+from skillaudit.contract.settings import Settings
+from skillaudit.producer.kafka import KafkaTopicAdmin
+from skillaudit.producer.topics import TopicPlan
+from skillaudit.proof import merkle
+from skillaudit.proof.anchors import AnchorObject, open_anchor
+from skillaudit.proof.anchors.base import parse_object
+from skillaudit.proof.checkpoint import Checkpoint
+from skillaudit.proof.errors import AnchorConflictError, AnchorContentError
+from skillaudit.proof.leaves import encode_act
+from skillaudit.proof.tiles import parse_entries, tiles_between
+
+DAY_US = 86_400_000_000
+
+
+def leaf(number):
+    return encode_act(b'{"n":%d}' % number)
+
+
+def made(first, size, *, content=leaf, key=None):
+    """An object of the journal whose leaves are `content(0)`, `content(1)`, ..."""
+    leaves = [content(number) for number in range(size)]
+    root = merkle.root_of(b"".join(map(merkle.leaf_hash, leaves)))
+    note = Checkpoint(NAME, size, root).signed([key or signer()])
+    return AnchorObject(first, tuple(leaves[first:]), note)
+
+
+OBJECTS = [made(0, 2), made(2, 3), made(3, 7)]
+
+
+@pytest.fixture
+def file_anchor(tmp_path):
+    return open_anchor(f"file:{tmp_path}/anchor")
+
+
+@pytest.fixture
+def topic(kafka_bootstrap, topic_names):
+    settings = Settings(kafka_bootstrap_servers=kafka_bootstrap)
+    make_topic(settings, topic_names.events)
+    return topic_names.events, settings
+
+
+def make_topic(settings, name, partitions=1):
+    async def make():
+        config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
+        async with KafkaTopicAdmin(settings) as admin:
+            await admin.create(TopicPlan(name=name, partitions=partitions, replication=1, config=config))
+
+    asyncio.run(make())
+
+
+@pytest.fixture
+def kafka_anchor(topic):
+    return open_anchor(f"kafka:{topic[0]}", topic[1])
+
+
+@pytest.fixture(params=["file_anchor", pytest.param("kafka_anchor", marks=pytest.mark.broker)])
+def anchor(request):
+    opened = request.getfixturevalue(request.param)
+    yield opened
+    opened.close()
+    opened.close()
+
+
+def contents(anchor, after=0):
+    return [stored.content for stored in anchor.objects(after)]
+
+
+def test_an_anchor_keeps_what_it_was_given_in_order(anchor):
+    """Empty at first; the newest, all, those beyond a size, and one by its size are read back."""
+    assert anchor.newest() is None
+    assert contents(anchor) == []
+    assert anchor.publish([]) == []
+    receipts = anchor.publish(OBJECTS[:1]) + anchor.publish(OBJECTS[1:])
+    assert anchor.newest().content == OBJECTS[-1]
+    assert contents(anchor) == OBJECTS
+    assert contents(anchor, after=2) == OBJECTS[1:]
+    assert contents(anchor, after=7) == []
+    assert anchor.at(3).content == OBJECTS[1]
+    assert anchor.at(4) is None
+    stored = list(anchor.objects())
+    assert [(r.at_us, r.place) for r in receipts] == [(s.at_us, s.place) for s in stored]
+    assert all(abs(r.at_us - stored[0].at_us) < DAY_US for r in receipts)
+    assert len({r.place for r in receipts}) == 3
+
+
+def test_publishing_again_is_no_error(anchor):
+    """After an answer that was lost on the way; also under another key of ours."""
+    anchor.publish(OBJECTS)
+    anchor.publish(OBJECTS[2:])
+    anchor.publish([made(3, 7, key=signer(seed=2))])
+    assert anchor.newest().content.checkpoint == OBJECTS[2].checkpoint
+    assert anchor.at(7).content == OBJECTS[2]
+
+
+def test_objects_as_large_as_they_may_be(anchor):
+    """640 KiB of leaves and a checkpoint."""
+    large = made(0, 10, content=lambda n: encode_act(b'{"n":%d%b}' % (n, b" " * 65_000)))
+    anchor.publish([large])
+    assert contents(anchor) == [large]
+
+
+def test_an_object_is_what_the_format_says():
+    """Byte for byte; what is nearly one names its place."""
+    content = OBJECTS[1].encode()
+    expected = b'skillaudit anchor 1\nleaves 2 1\n25:skillaudit act 1\n{"n":2}\n\n' + OBJECTS[1].note.encode()
+    assert content == expected
+    assert parse_object(content, "here") == OBJECTS[1]
+    empty = made(2, 2)
+    assert parse_object(empty.encode(), "here") == empty
+    for wrong in (
+        b"",
+        content[:-9],
+        content[:40],
+        content.replace(b"leaves 2 1", b"leaves 2 2"),
+        content.replace(b"leaves 2 1", b"leaves 3 1"),
+        content.replace(b"25:", b"24:"),
+        content.replace(b"25:", b"025:"),
+        content.replace(b"25:", b"99999:"),
+        content.replace(b"anchor 1", b"anchor 2"),
+        content + b"\xff",
+    ):
+        with pytest.raises(AnchorContentError, match="here"):
+            parse_object(wrong, "here")
+
+
+# file:
+
+
+def test_a_file_is_never_overwritten(file_anchor):
+    """A journal of the same size with other leaves is a conflict, and what was there stays."""
+    file_anchor.publish(OBJECTS)
+    with pytest.raises(AnchorConflictError, match="another journal of 7"):
+        file_anchor.publish([made(3, 7, content=lambda n: leaf(n + 1))])
+    assert contents(file_anchor) == OBJECTS
+
+
+def test_of_two_that_publish_at_once_one_wins_whole(file_anchor):
+    """The files appear under their names complete, or not at all."""
+    objects = [made(0, 40, content=lambda n, base=base: leaf(100 * base + n)) for base in range(6)]
+    failed = []
+
+    def publish(content):
+        try:
+            file_anchor.publish([content])
+        except AnchorConflictError as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=publish, args=[content]) for content in objects]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failed) == len(objects) - 1
+    assert contents(file_anchor)[0] in objects
+
+
+def test_complete_tiles_are_stored_too(file_anchor, tmp_path):
+    """From its own objects, as the tree has them: nothing partial."""
+    for first, size in ((0, 200), (200, 300), (300, 511), (511, 800)):
+        file_anchor.publish([made(first, size)])
+    hashes = b"".join(merkle.leaf_hash(leaf(n)) for n in range(800))
+    complete = [tile for tile in tiles_between(0, 800) if tile.complete]
+    base = tmp_path / "anchor"
+    for tile in complete:
+        assert (base / tile.path).read_bytes() == hashes[tile.first * 32 :][: 256 * 32]
+        leaves = parse_entries((base / tile.entries_path).read_bytes())
+        assert leaves == tuple(leaf(n) for n in range(tile.first, tile.first + 256))
+    files = {path.relative_to(base).as_posix() for path in (base / "tile").rglob("*") if path.is_file()}
+    assert files == {path for tile in complete for path in (tile.path, tile.entries_path)}
+
+
+def test_an_anchor_whose_objects_were_taken_away_is_named(file_anchor, tmp_path):
+    """A tile can't be completed from what is not there."""
+    file_anchor.publish([made(0, 200)])
+    next((tmp_path / "anchor" / "objects").rglob("*200")).unlink()
+    with pytest.raises(AnchorConflictError, match="taken away"):
+        file_anchor.publish([made(200, 300)])
+
+
+def test_damaged_files_and_directories_are_named(file_anchor, tmp_path):
+    """Never read as if nothing were there."""
+    file_anchor.publish(OBJECTS)
+    path = next((tmp_path / "anchor" / "objects").rglob("*7"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(AnchorContentError, match=path.name):
+        file_anchor.newest()
+    (tmp_path / "file").write_text("")
+    blocked = open_anchor(f"file:{tmp_path}/file")
+    with pytest.raises(UnreachableError):
+        blocked.publish(OBJECTS)
+    with pytest.raises(UnreachableError):
+        blocked.newest()
+
+
+def test_others_may_read_what_is_published(file_anchor, tmp_path):
+    """An auditor is somebody else; the umask decides."""
+    old = os.umask(0o022)
+    try:
+        file_anchor.publish(OBJECTS)
+    finally:
+        os.umask(old)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "anchor").rglob("*") if path.is_file()}
+    assert modes == {0o644}
+
+
+def test_sizes_of_any_length_are_in_order(file_anchor):
+    """Names are padded, and there are at most 4,096 in one directory."""
+    notes = [Checkpoint(NAME, size, bytes(32)).signed([signer()]) for size in (9, 10, 4_095, 4_096, 1 << 40)]
+    objects = [AnchorObject(parse(note), (), note) for note in notes]
+    file_anchor.publish(objects)
+    assert contents(file_anchor) == objects
+    assert contents(file_anchor, after=4_095) == objects[3:]
+    assert file_anchor.newest().content == objects[-1]
+
+
+def parse(note):
+    return int(note.split("\n")[1])
+
+
+# kafka:
+
+
+@pytest.mark.broker
+def test_a_repeated_old_object_does_not_hide_the_newest(kafka_anchor):
+    """Somebody who may write there can repeat, not take away."""
+    kafka_anchor.publish([*OBJECTS, OBJECTS[0]])
+    assert kafka_anchor.newest().content == OBJECTS[-1]
+
+
+@pytest.mark.broker
+def test_a_record_that_is_no_object_is_named_by_its_offset(kafka_anchor, topic):
+    """A verifier is told, whoever put it there."""
+    kafka_anchor.publish(OBJECTS[:1])
+
+    async def send():
+        producer = AIOKafkaProducer(bootstrap_servers=topic[1].kafka_bootstrap_servers)
+        await producer.start()
+        await producer.send_and_wait(topic[0], b"something")
+        await producer.stop()
+
+    asyncio.run(send())
+    with pytest.raises(AnchorContentError, match="/0#1 "):
+        kafka_anchor.newest()
+
+
+@pytest.mark.broker
+def test_a_topic_that_can_be_no_anchor_is_refused(topic):
+    """Missing: it is never created by the way; of several partitions: there is no order."""
+    settings = topic[1]
+    missing = open_anchor(f"kafka:{topic[0]}.missing", settings)
+    for call in (missing.newest, lambda: missing.publish(OBJECTS)):
+        with pytest.raises(UnreachableError, match="skillaudit topics"):
+            call()
+    make_topic(settings, f"{topic[0]}.wide", partitions=2)
+    with pytest.raises(SettingsError, match="one partition"):
+        open_anchor(f"kafka:{topic[0]}.wide", settings).publish(OBJECTS)
+
+
+def test_a_broker_out_of_reach_is_said_within_the_bound():
+    """Nobody listens at the address."""
+    settings = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka_request_timeout_ms=1_000)
+    anchor = open_anchor("kafka:topic", settings)
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
+        anchor.publish(OBJECTS)
+    with pytest.raises(UnreachableError):
+        anchor.newest()
+    elsewhere = open_anchor("kafka://127.0.0.1:2/topic", settings)
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:2"):
+        elsewhere.newest()
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("", "a URI like"),
+        ("/some/path", "a URI like"),
+        ("file:", "a URI like"),
+        ("file://host/path", "this machine"),
+        ("file:/path?x=1", "this machine"),
+        ("https://witness.example", "not there yet"),
+        ("exec:git push", "not there yet"),
+        ("witness:x", "not there yet"),
+        ("ftp:x", "no anchor is called"),
+        ("kafka:a topic", "names no topic"),
+        ("kafka://host:9092/", "names no topic"),
+    ],
+)
+def test_an_address_that_names_no_anchor_is_refused(uri, says):
+    """The text says what to write instead."""
+    with pytest.raises(SettingsError, match=says):
+        open_anchor(uri, replace(Settings(), kafka_bootstrap_servers="x:1"))
+
+
+def test_a_topic_needs_a_broker():
+    """In the settings or in the address."""
+    with pytest.raises(SettingsError, match="kafka_bootstrap_servers"):
+        open_anchor("kafka:topic")
+
+
+def test_receipts_are_of_the_anchors_own_time(file_anchor):
+    """Not of whoever publishes."""
+    (receipt,) = file_anchor.publish(OBJECTS[:1])
+    assert receipt.at_us != NOW_US
+    assert receipt.at_us == file_anchor.newest().at_us
