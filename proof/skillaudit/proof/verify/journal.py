@@ -17,6 +17,8 @@ from skillaudit.proof.verify.request import VerifyRequest
 from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers, verifiers
 
 FILE: Final = "journal.sql"
+MEMORY: Final = "memory"
+"""Trust of what the verifier remembers from an earlier check: it shows what changed, and proves nothing to others."""
 _US: Final = 1_000_000
 
 
@@ -179,8 +181,9 @@ def _against_anchor(
         kind = Kind.ANCHOR_ALTERED if reading.altered else Kind.ANCHOR_UNREACHABLE
         findings.add(Finding(kind, reading.error, where))
         return
-    findings.add_all(_signatures(reading, policy))
-    findings.add_all(_order(reading))
+    if reading.trust != MEMORY:
+        findings.add_all(_signatures(reading, policy))
+        findings.add_all(_order(reading))
     agreed: Anchored | None = None
     for it in reading.checkpoints:
         if it.size <= state.size and roots.get(it.size) == it.root:
@@ -190,7 +193,7 @@ def _against_anchor(
         says = f"the journal has {state.size} leaves, anchored are {newest.size}"
         findings.add(Finding(Kind.JOURNAL_ROLLED_BACK, says, where))
     findings.add_all(_rewritten(reading, roots, hashes, state, agreed))
-    if agreed is not None and reading.trust != "same" and _counts(agreed, policy):
+    if agreed is not None and reading.trust == "other" and _counts(agreed, policy):
         state.anchors.append(reading.uri)
         state.anchored_size = max(state.anchored_size, agreed.size)
         state.anchored_at_us = max(state.anchored_at_us or 0, agreed.at_us)

@@ -31,7 +31,9 @@ def judge_run(facts: RunFacts) -> list[Finding]:
     if facts.row["by_storage"]:
         return list(_bare(facts))
     absent = list(_numbers(facts))
-    return [*_events(facts), *absent, *_heads(facts, whole=not absent), *_columns(facts), *_state(facts)]
+    found = [*_events(facts), *absent, *_heads(facts, whole=not absent)]
+    sound = not facts.altered and not absent
+    return [*found, *_columns(facts, sound=sound), *_state(facts)]
 
 
 def _bare(facts: RunFacts) -> Iterator[Finding]:
@@ -73,7 +75,7 @@ def _events(facts: RunFacts) -> Iterator[Finding]:
         yield _of(facts, Kind.EVENT_ALTERED, says, sequence=it.seq)
     if facts.altered_more:
         yield _of(facts, Kind.EVENT_ALTERED, f"and {facts.altered_more} more events of it")
-    if facts.backwards is not None:
+    if facts.backwards is not None and not facts.altered:
         yield _of(facts, Kind.CLOCK_JUMP, "is dated before the event before it", sequence=facts.backwards)
     yield from _clock(facts)
 
@@ -256,8 +258,10 @@ def _equivocation(facts: RunFacts) -> Iterator[Finding]:
 # Columns that say what can be computed.
 
 
-def _columns(facts: RunFacts) -> Iterator[Finding]:
-    for name in (*_altered_columns(facts), *_altered_receipt(facts), *_altered_verdict(facts)):
+def _columns(facts: RunFacts, *, sound: bool) -> Iterator[Finding]:
+    """`sound`: no event is altered, missing or too many; else what is computed from them says nothing."""
+    computed = (*_altered_times(facts), *_altered_verdict(facts)) if sound else ()
+    for name in (*_altered_columns(facts), *_altered_receipt(facts), *computed):
         yield _of(facts, Kind.COLUMN_ALTERED, f"the column {name} is not what its records say")
 
 
@@ -285,11 +289,14 @@ def _altered_receipt(facts: RunFacts) -> Iterator[str]:
     row = facts.row
     if row["conflicts"] != facts.stored_conflicts:
         yield "conflicts"
-    if not facts.refused and row["last_event_us"] != facts.last_us:
-        yield "last_event_at"
     received = [mark.received_us for mark in facts.marks if mark.kind == "start"]
     if received and row["received_us"] not in received:
         yield "received_at"
+
+
+def _altered_times(facts: RunFacts) -> Iterator[str]:
+    if not facts.refused and facts.row["last_event_us"] != facts.last_us:
+        yield "last_event_at"
 
 
 def _altered_verdict(facts: RunFacts) -> Iterator[str]:

@@ -1,0 +1,40 @@
+"""What verify can't know. Printed by `skillaudit verify --explain`; the same text stands in docs/verify.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LIMITS: Final = """\
+It honestly cannot detect:
+
+1. what an agent never recorded, or recorded falsely, on a host that lies from the start; nor whether a model or a tool
+   really answered so;
+2. a source that was suppressed from its first event on, unless its host is on the list of those you expect
+   (`expected_hosts` of the policy); and a dead source's runs after its last heartbeat;
+3. anything done before the next anchor (by default up to 60 seconds) by somebody who holds broker, database and key
+   together;
+4. a rewriting that the operator agreed on with every anchor; and, where no anchor is configured, any careful rewriting
+   by whoever writes the database (grade `self`), or by whoever does and holds the key (grade `signed`);
+5. which event was changed, when all tags and heads were recomputed and no second copy exists: the run, or the batch, is
+   still named;
+6. whether an event that the run's own row calls missing never arrived, or was deleted and the row edited to say so: both
+   are incomplete, exit code 4;
+7. what a redacted or purged record said, or that it was harmless; and whether a purged run was held by its skill, for
+   the skill is gone with it;
+8. true time: only that a run came before the first anchor that covers it, and after what its broker received before;
+9. the deletion of everything, anchors included: somebody must expect a checkpoint and miss it (the policy's
+   `anchor_age_s_max` makes verify do so);
+10. what was written through a bare Storage, or by a release before the ledger: it reads `unproven`;
+11. copies that left by the side: this is integrity, not secrecy.
+"""
+
+COLUMNS: Final = """\
+Not covered by any proof, and held against nothing: the `clock` of a run's start; a source's host, process, version,
+times and backlog; incidents and dead letters; what is kept of refused and conflicting records beside their numbers; and
+everything that is made again from the rest.
+"""
+
+
+def explanation() -> str:
+    """All of it."""
+    return f"{LIMITS}\n{COLUMNS}"

@@ -1,0 +1,72 @@
+"""What a verifier remembers on his own side: how far he checked, of which database, and what he saw of its journal.
+
+The next check then leaves out the seals it has compared before; runs, numbering and anchors are looked at each time.
+And a journal that is shorter than, or other than, what was seen then is found without any anchor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from skillaudit.contract.errors import SettingsError
+from skillaudit.contract.outbox.files import read_optional, write_atomically
+from skillaudit.proof.verify.report import Report
+from skillaudit.proof.verify.request import VerifyRequest
+from skillaudit.proof.verify.witness import Anchored, AnchorReading
+
+FORMAT: Final = 1
+NAME: Final = "what this verifier saw"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierState:
+    """What the last check that found nothing wrong had seen."""
+
+    journal: int
+    root: str
+    checked_at_us: int
+    sealed_to: int
+
+    def apply(self, request: VerifyRequest) -> VerifyRequest:
+        """The request with what is known: seals below are not compared again, and the journal must contain what was seen."""
+        if not self.journal:
+            return request
+        seen = Anchored(
+            "", self.journal, bytes.fromhex(self.root), self.checked_at_us, NAME, (), False, self.journal, ()
+        )
+        own = AnchorReading(uri=NAME, trust="memory", checkpoints=(seen,))
+        return replace(request, sealed_from=self.sealed_to, anchors=(*request.anchors, own))
+
+
+def read_state(path: Path) -> VerifierState:
+    """The state in a file, the empty one where there is none; `SettingsError` for another file."""
+    content = read_optional(path)
+    if content is None:
+        return VerifierState(0, "", 0, 0)
+    try:
+        found: dict[str, Any] = orjson.loads(content)
+        if found["format"] != FORMAT:
+            raise ValueError(found["format"])
+        root = bytes.fromhex(found["root"]).hex()
+        return VerifierState(
+            int(found["journal"]), root, int(found["checked_at_us"]), int(found["sealed_to"])
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise SettingsError(f"{path} is no state of a verifier; name another file, or remove it") from exc
+
+
+def write_state(path: Path, report: Report) -> None:
+    """Remember a check; not to be called after a violation: then nothing is known to be right."""
+    members = {
+        "format": FORMAT,
+        "journal": report.journal,
+        "root": report.root,
+        "checked_at_us": report.checked_at_us,
+        "sealed_to": report.sealed_to,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, orjson.dumps(members, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -1,0 +1,121 @@
+"""Running checks of the record beside readers: in a thread, on a cursor of their own, bounded in number and time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from skillaudit.contract.errors import RetryableError
+from skillaudit.proof.verify import Report, Verifier, VerifyRequest
+from skillaudit.query.execution import CursorFactory
+
+CHECKS_MAX: Final = 1
+"""At once: each uses all cores by itself."""
+CHECK_S_MAX: Final = 7_200.0
+PROGRESS_S: Final = 0.25
+_STOP_AGAIN_S: Final = 0.02
+
+
+class BusyError(RetryableError):
+    """As many checks run as may run at once; ask again when one is done."""
+
+    exit_code = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a check is: `of` is 0 where that is not known."""
+
+    what: str
+    done: int
+    of: int
+
+
+class Checks:
+    """Checks of one database. Belongs to one event loop."""
+
+    def __init__(self, cursor_factory: CursorFactory, *, checks_max: int = CHECKS_MAX) -> None:
+        """`cursor_factory` makes a cursor of the open database; it is called in worker threads."""
+        self._factory = cursor_factory
+        self._free = checks_max
+
+    async def run(
+        self, request: VerifyRequest, now_us: Callable[[], int] = lambda: time.time_ns() // 1000
+    ) -> AsyncGenerator[Progress | Report]:
+        """Progress now and then, the report last. Leaving the generator stops the check. Raises what the check raises,
+        and `BusyError` where too many run.
+        """
+        if self._free == 0:
+            raise BusyError("another check runs; ask again when it is done")
+        self._free -= 1
+        check = _Check(self._factory, request, now_us)
+        try:
+            async for progress in check.watched():
+                yield progress
+            yield check.done.result()
+        finally:
+            await check.stop()
+            self._free += 1
+
+
+class _Check:
+    """One check in its thread."""
+
+    def __init__(self, factory: CursorFactory, request: VerifyRequest, now_us: Callable[[], int]) -> None:
+        self._factory = factory
+        self._request = request
+        self._now_us = now_us
+        self._verifier: Verifier | None = None
+        self._guard = threading.Lock()
+        self._stopped = False
+        self._progress = Progress("reading", 0, 0)
+        self.done: Future[Report] = Future()
+        self._thread = threading.Thread(target=self._work, name="skillaudit-verify", daemon=True)
+
+    async def watched(self) -> AsyncGenerator[Progress]:
+        """Run it; its progress whenever that has changed, until it is done or its time is over."""
+        self._thread.start()
+        told, deadline_s = None, time.monotonic() + CHECK_S_MAX
+        waiting = asyncio.wrap_future(self.done)
+        while not self.done.done() and time.monotonic() < deadline_s:
+            await asyncio.wait({waiting}, timeout=PROGRESS_S)
+            if self._progress != told and not self.done.done():
+                told = self._progress
+                yield told
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End it; returns when its thread has."""
+        while self._thread.is_alive():
+            with self._guard:
+                self._stopped = self._stopped or not self.done.done()
+                if self._verifier is not None and not self.done.done():
+                    self._verifier.stop()
+            await asyncio.sleep(_STOP_AGAIN_S)
+
+    def _work(self) -> None:
+        try:
+            self.done.set_result(self._checked())
+        except BaseException as exc:  # noqa: BLE001  it is raised where the result is asked for
+            self.done.set_exception(exc)
+
+    def _checked(self) -> Report:
+        cursor = self._factory()
+        try:
+            with self._guard:
+                self._verifier = verifier = Verifier(cursor, self._tell)
+                if self._stopped:
+                    verifier.stop()
+            return verifier.check(self._request, self._now_us())
+        finally:
+            with self._guard:  # a closed cursor must not be interrupted
+                self._verifier = None
+                cursor.close()
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        self._progress = Progress(what, done, of)
