@@ -38,6 +38,7 @@ COMMANDS: Final = {
         "Show every setting, its value and where it can be set.",
     ),
     "show": ("skillaudit.cli.show", "show", "Show one run and its events."),
+    "verify": ("skillaudit.cli.verify", "verify", "Check that the record is complete and unaltered."),
     "topics": ("skillaudit.cli.topics", "topics", "Create, check or print the Kafka topics."),
 }
 

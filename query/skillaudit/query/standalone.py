@@ -22,6 +22,12 @@ def open_file_reader(path: Path, *, settings: Settings | None = None) -> DuckDBR
     Raises `LockedError` naming the holder while some process has the file open for writing, `UnreachableError` where
     there is no file, `DatabaseError` where it is none of ours.
     """
+    connection = open_file(path)
+    return DuckDBReader(connection.cursor, settings=settings, on_close=connection.close)
+
+
+def open_file(path: Path) -> duckdb.DuckDBPyConnection:
+    """The file, read-only; errors as `open_file_reader`'s. The caller closes it."""
     path = path.absolute()
     if not path.exists():
         raise UnreachableError(
@@ -33,7 +39,7 @@ def open_file_reader(path: Path, *, settings: Settings | None = None) -> DuckDBR
     except duckdb.Error as exc:
         connection.close()
         raise DatabaseError(f"{path} holds no skillaudit schema; is it the right file?") from exc
-    return DuckDBReader(connection.cursor, settings=settings, on_close=connection.close)
+    return connection
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:

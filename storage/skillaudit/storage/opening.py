@@ -85,11 +85,18 @@ async def _open_reader(settings: Settings, resources: AsyncExitStack) -> AuditRe
         return remote
     if settings.uses_kafka or not settings.outbox_dir.exists():
         return await resources.enter_async_context(_file_reader(settings))
+    hosted = await resources.enter_async_context(caught_up(settings))
+    return hosted.reader
+
+
+@contextlib.asynccontextmanager
+async def caught_up(settings: Settings) -> AsyncGenerator[HostedConsumer]:
+    """A consumer in this process that has read in what waits in the outbox, as far as `session_wait_ms_max` allows."""
     from skillaudit.storage.hosting import host_consumer
 
-    hosted = await resources.enter_async_context(host_consumer(settings, serve=False))
-    await _catch_up(hosted, settings.session_wait_ms_max / 1000)
-    return hosted.reader
+    async with host_consumer(settings, serve=False) as hosted:
+        await _catch_up(hosted, settings.session_wait_ms_max / 1000)
+        yield hosted
 
 
 async def _catch_up(hosted: HostedConsumer, limit_s: float) -> None:

@@ -1,0 +1,166 @@
+"""`skillaudit verify`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from skillaudit.cli.options import MOMENT, json_option, with_settings
+from skillaudit.cli.output import print_json, stderr
+from skillaudit.cli.running import ProgressLine
+from skillaudit.contract.clock import to_us
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.policy import AnchorPolicy, Grade, Policy, read_policy
+from skillaudit.proof.verify.explain import explanation
+from skillaudit.proof.verify.report import Report, sentence
+from skillaudit.proof.verify.request import Depth, VerifyRequest
+from skillaudit.proof.verify.state import read_state, write_state
+
+_PATH = click.Path(path_type=Path)
+_LATER = "is not there yet: this release checks a database against its anchors"
+
+
+@click.command()
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.option("--all", "everything", is_flag=True, help="All runs.")
+@click.option(
+    "--since", type=MOMENT, help="With --all: runs started at or after: a time, or an age such as 24h."
+)
+@click.option("--until", type=MOMENT, help="With --all: runs started before.")
+@click.option("--quick", is_flag=True, help="Numbers, counts and heads; no content is hashed.")
+@click.option("--full", is_flag=True, help="The content of every run (the default).")
+@click.option(
+    "--sample", type=click.IntRange(1, 100_000), help="As --quick, and the content of this many runs."
+)
+@click.option(
+    "--anchor",
+    "anchors",
+    multiple=True,
+    metavar="URI",
+    help="An anchor to hold the journal against; repeatable.",
+)
+@click.option(
+    "--policy", "policy_file", type=_PATH, help="TOML file: keys, anchors, grade, rules of the verifier."
+)
+@click.option(
+    "--state",
+    "state_file",
+    type=_PATH,
+    help="With --all: file in which this verifier remembers how far it checked.",
+)
+@click.option("--explain", is_flag=True, help="Print what cannot be detected, and end.")
+@click.option("--against-kafka", is_flag=True, hidden=True)
+@click.option("--source", "source_dir", hidden=True)
+@click.option("--bundle", hidden=True)
+@with_settings
+@json_option
+def verify(  # noqa: PLR0913  what there is to choose
+    settings: Settings,
+    as_json: bool,
+    *,
+    run_ids: tuple[str, ...],
+    everything: bool,
+    since: datetime | None,
+    until: datetime | None,
+    quick: bool,
+    full: bool,
+    sample: int | None,
+    anchors: tuple[str, ...],
+    policy_file: Path | None,
+    state_file: Path | None,
+    explain: bool,
+    against_kafka: bool,
+    source_dir: str | None,
+    bundle: str | None,
+) -> None:
+    """Check that the record is complete and unaltered, and say who could still have changed it.
+
+    Integrity and completeness are two verdicts. Exit code 0: proven to the grade that the policy asks for; 4: something
+    never arrived; 5: something was altered, deleted, forged or rolled back; 6: nothing wrong was found and not all is
+    proven; 7: a check could not be made.
+
+    \b
+    Examples:
+      skillaudit verify RUN
+      skillaudit verify --all --policy audit.toml
+      skillaudit verify --all --quick --anchor file:/mnt/worm/audit
+      skillaudit verify --all --db copy.duckdb
+    """
+    if explain:
+        click.echo(explanation(), nl=False)
+        return
+    for given, name in ((against_kafka, "--against-kafka"), (source_dir, "--source"), (bundle, "--bundle")):
+        if given:
+            raise click.UsageError(f"{name} {_LATER}")
+    if bool(run_ids) == everything:
+        raise click.UsageError("name runs by their ids, or give --all")
+    if (since or until or state_file or quick or full or sample) and run_ids:
+        raise click.UsageError("--since, --until, --quick, --full, --sample and --state go with --all")
+    request = VerifyRequest(
+        run_ids=run_ids,
+        since_us=to_us(since) if since else None,
+        until_us=to_us(until) if until else None,
+        depth=_depth(quick=quick, full=full, sample=sample),
+        sample=sample or 0,
+        seed=secrets.randbits(32),
+        policy=_policy(policy_file, anchors),
+    )
+    report = asyncio.run(_check(settings, request, state_file, ProgressLine()))
+    if as_json:
+        print_json(report.json())
+    else:
+        _print(report)
+    if report.exit_code:
+        raise click.exceptions.Exit(report.exit_code)
+
+
+def _depth(*, quick: bool, full: bool, sample: int | None) -> Depth:
+    if quick + full + (sample is not None) > 1:
+        raise click.UsageError("--quick, --full and --sample exclude each other")
+    return Depth.QUICK if quick else Depth.SAMPLE if sample is not None else Depth.FULL
+
+
+def _policy(file: Path | None, anchors: tuple[str, ...]) -> Policy:
+    policy = read_policy(file) if file else Policy()
+    if not anchors:
+        return policy
+    grade = policy.grade if file else Grade.ANCHORED
+    return replace(policy, grade=grade, anchors=(*policy.anchors, *map(AnchorPolicy, anchors)))
+
+
+async def _check(
+    settings: Settings, request: VerifyRequest, state_file: Path | None, line: ProgressLine
+) -> Report:
+    from skillaudit.proof.verify.witness import read_anchors
+    from skillaudit.storage.verifying import verify as check
+
+    def tell(what: str, done: int, of: int) -> None:
+        line.show(lambda: f"{what} {done:,}" + (f" of {of:,} ({100 * done // of} %)" if of else ""))
+
+    anchors = await asyncio.to_thread(read_anchors, request.policy, settings)
+    request = replace(request, anchors=anchors)
+    if state_file is not None:
+        request = (await asyncio.to_thread(read_state, state_file)).apply(request)
+    report = await check(settings, request, tell)
+    line.clear()
+    if state_file is not None and report.exit_code not in {5, 7}:
+        await asyncio.to_thread(write_state, state_file, report)
+    return report
+
+
+def _print(report: Report) -> None:
+    for line in report.lines():
+        click.echo(line)
+    for finding in report.findings:
+        click.echo(sentence(finding))
+    told = len(report.findings)
+    found = sum(report.counts.values())
+    if found > told:
+        stderr().print(f"{told:,} of {found:,} findings; the others are counted under `counts` of --json")
+    sys.stdout.flush()

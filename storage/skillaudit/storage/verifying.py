@@ -1,0 +1,66 @@
+"""Where a check runs: in the process that owns the database, or here on a file that nobody writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.verify import Report, VerifyRequest
+from skillaudit.query.verifying import Checks, Progress
+from skillaudit.storage.locating import owner_url
+from skillaudit.storage.opening import caught_up, patiently
+
+Tell = Callable[[str, int, int], None]
+
+
+async def verify(settings: Settings, request: VerifyRequest, tell: Tell = lambda *_: None) -> Report:
+    """Check the record: at `url`, else by the live owner of the database, else on the file itself, read-only.
+
+    Embedded, with no file named, what waits in the outbox is read in first, as any reading command does. Raises
+    `LockedError` where a process without an HTTP surface owns the file, `UnreachableError` where there is nothing.
+    """
+    async with contextlib.AsyncExitStack() as resources:
+        checks = await patiently(settings, lambda: _open(settings, request, tell, resources))
+        if isinstance(checks, Report):
+            return checks
+        return await _followed(checks, request, tell)
+
+
+async def _open(
+    settings: Settings, request: VerifyRequest, tell: Tell, resources: contextlib.AsyncExitStack
+) -> Checks | Report:
+    url = settings.url or await owner_url(settings)
+    if url:
+        from skillaudit.query.access import read_token
+        from skillaudit.query.checking import HttpVerifier
+
+        remote = HttpVerifier(url, token=read_token(settings.token_file))
+        async with remote:
+            return await remote.verify(request, tell)
+    if settings.uses_kafka or settings.db_file is not None or not settings.outbox_dir.exists():
+        return await resources.enter_async_context(_file(settings))
+    hosted = await resources.enter_async_context(caught_up(settings))
+    return Checks(hosted.service.database.cursor)
+
+
+@contextlib.asynccontextmanager
+async def _file(settings: Settings) -> AsyncGenerator[Checks]:
+    from skillaudit.query.standalone import open_file
+
+    connection = await asyncio.to_thread(open_file, settings.database)
+    try:
+        yield Checks(connection.cursor)
+    finally:
+        await asyncio.to_thread(connection.close)
+
+
+async def _followed(checks: Checks, request: VerifyRequest, tell: Tell) -> Report:
+    async with contextlib.aclosing(checks.run(request)) as lines:
+        async for line in lines:
+            if isinstance(line, Progress):
+                tell(line.what, line.done, line.of)
+            else:
+                return line
+    raise RuntimeError("a check ends with a report or an error")
