@@ -101,7 +101,7 @@ def verify(  # noqa: PLR0913  what there is to choose
     if bool(run_ids) == everything:
         raise click.UsageError("name runs by their ids, or give --all")
     if (since or until or state_file or quick or full or sample) and run_ids:
-        raise click.UsageError("--since, --until, --quick, --full, --sample and --state go with --all")
+        raise click.UsageError("--since, --until, --quick, --full, --sample and --incremental go with --all")
     request = VerifyRequest(
         run_ids=run_ids,
         since_us=to_us(since) if since else None,
