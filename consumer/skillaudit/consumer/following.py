@@ -38,7 +38,7 @@ _log = logging.getLogger("skillaudit.consumer")
 class InWriter(Protocol):
     """Runs something in the writer's thread, between two batches."""
 
-    def __call__(self, work: Callable[[Materializer], T]) -> Awaitable[T]:
+    def __call__(self, work: Callable[[Materializer], T], /) -> Awaitable[T]:
         """Its result."""
         ...
 

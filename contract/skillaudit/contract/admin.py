@@ -148,6 +148,10 @@ class Operations(Protocol):
         """End a hold, named by its act; `HoldNotFoundError`."""
         ...
 
+    async def record_key(self, order: ActOrder, origin: str, key: str) -> ActReport:
+        """Record which key signs from now on, as a verifier writes it: for people, and for the journal."""
+        ...
+
     async def list_acts(self, limit: int, kind: str | None = None) -> list[StoredAct]:
         """Newest first; the limit rule of lists applies."""
         ...

@@ -15,7 +15,7 @@ import orjson
 
 from skillaudit.contract.admin import DeadLetter, ReplayReport
 from skillaudit.contract.errors import DatabaseError, RejectedError, UnreachableError
-from skillaudit.query.client import HttpReader
+from skillaudit.query.acts import HttpActs
 from skillaudit.query.codec import Object, parse_time
 from skillaudit.query.problems import error_of, parse_problem
 from skillaudit.query.requests import API, Request, ask
@@ -24,7 +24,7 @@ BACKUP_TIMEOUT_S: Final = 3_600.0
 _OK: Final = 200
 
 
-class HttpOperations(HttpReader):
+class HttpOperations(HttpActs):
     """`Operations` over HTTP. Acts are never sent twice: an `UnreachableError` may mean that one was done."""
 
     async def list_dead_letters(self, state: str | None, limit: int) -> list[DeadLetter]:

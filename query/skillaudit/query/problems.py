@@ -11,6 +11,8 @@ import orjson
 from skillaudit.contract.errors import (
     DatabaseError,
     DeadLetterNotFoundError,
+    HeldError,
+    HoldNotFoundError,
     InvalidRecordError,
     LockedError,
     NotYetMaterializedError,
@@ -45,6 +47,8 @@ class ProblemType:
 
 NOT_FOUND: Final = ProblemType("not-found", 404, "No such run", RunNotFoundError)
 NO_DEAD_LETTER: Final = ProblemType("no-dead-letter", 404, "No such dead letter", DeadLetterNotFoundError)
+NO_HOLD: Final = ProblemType("no-hold", 404, "No such hold", HoldNotFoundError)
+HELD: Final = ProblemType("held", 409, "A hold keeps it", HeldError)
 INVALID_FILTER: Final = ProblemType(
     "invalid-filter", 400, "The query can't be understood", InvalidRecordError
 )
@@ -69,6 +73,8 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     for it in (
         NOT_FOUND,
         NO_DEAD_LETTER,
+        NO_HOLD,
+        HELD,
         INVALID_FILTER,
         INVALID_BODY,
         CURSOR_MISMATCH,
@@ -86,6 +92,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
 
 _BY_ERROR: Final = (
     (RunNotFoundError, NOT_FOUND),
+    (HeldError, HELD),
     (InvalidRecordError, INVALID_FILTER),
     (NotYetMaterializedError, NOT_YET),
     (QueryTimeoutError, TIMED_OUT),
@@ -125,6 +132,8 @@ def problem_of(exc: SkillauditError) -> Problem:
         return problem(NOT_FOUND, str(exc), run_id=exc.run_id)
     if isinstance(exc, DeadLetterNotFoundError):
         return problem(NO_DEAD_LETTER, str(exc), dead_letter_id=exc.dead_letter_id)
+    if isinstance(exc, HoldNotFoundError):
+        return problem(NO_HOLD, str(exc), hold_id=exc.hold_id)
     for error, kind in _BY_ERROR:
         if isinstance(exc, error):
             return problem(kind, str(exc))
@@ -161,6 +170,8 @@ def error_of(reply: Problem) -> SkillauditError:
     if kind is NO_DEAD_LETTER:
         number = reply.extensions.get("dead_letter_id")
         return DeadLetterNotFoundError(number if isinstance(number, int) else 0)
+    if kind is NO_HOLD:
+        return HoldNotFoundError(str(reply.extensions.get("hold_id", "")))
     said = reply.detail or reply.title or "no reason given"
     if kind is UNAUTHORISED:
         return SettingsError(f"the server wants another token: {said}; set token_file")

@@ -126,15 +126,16 @@ class DirectLog:
 
 
 class DirectAdmin:
-    """Purges through the materializer."""
+    """Purges through the materializer. There is no control log: nothing could be rebuilt that it would be read for."""
 
-    def __init__(self, materializer: Materializer) -> None:
-        """`materializer` stays the caller's."""
+    def __init__(self, materializer: Materializer, *, min_days: int = 0) -> None:
+        """`materializer` stays the caller's; `min_days`: younger runs are kept."""
         self._materializer = materializer
+        self._min_days = min_days
 
     async def purge_older_than(self, t: datetime) -> int:
         """As `StorageAdmin.purge_older_than`."""
-        return await asyncio.to_thread(purge_older_than, self._materializer, t)
+        return await asyncio.to_thread(purge_older_than, self._materializer, t, min_days=self._min_days)
 
 
 async def open_direct(
@@ -154,4 +155,4 @@ async def open_direct(
     resources.push_async_callback(reader.aclose)
     log = DirectLog(materializer)
     resources.push_async_callback(asyncio.to_thread, log.close, 0)
-    return log, reader, DirectAdmin(materializer)
+    return log, reader, DirectAdmin(materializer, min_days=settings.min_retention_days)

@@ -7,21 +7,31 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from skillaudit.consumer import dead_letters
+from skillaudit.consumer import dead_letters, planning, recording
 from skillaudit.consumer.backup import back_up
+from skillaudit.consumer.control import make_control
 from skillaudit.consumer.database import Database, open_database
+from skillaudit.consumer.following import ControlFollower
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.purge import purge_older_than
-from skillaudit.contract.admin import DeadLetter, Operations, ReplayReport
-from skillaudit.contract.errors import UnreachableError
+from skillaudit.consumer.service import STORAGE_ORDER, ConsumerService
+from skillaudit.contract.admin import (
+    ActOrder,
+    ActReport,
+    DeadLetter,
+    HoldScope,
+    Operations,
+    ReplayReport,
+    StoredAct,
+    StoredHold,
+)
+from skillaudit.contract.clock import to_us
+from skillaudit.contract.errors import RejectedError, UnreachableError
 from skillaudit.contract.settings import Settings
+from skillaudit.proof.acts import ActKind
 from skillaudit.storage.locating import owner_url
 from skillaudit.storage.opening import patiently
-
-if TYPE_CHECKING:
-    from skillaudit.consumer.service import ConsumerService
 
 T = TypeVar("T")
 
@@ -36,9 +46,54 @@ class _LocalOperations:
     async def _write(self, act: Callable[[Materializer], T]) -> T:
         raise NotImplementedError
 
+    async def _order(self, plan: planning.Planner) -> ActReport:
+        raise NotImplementedError
+
+    @property
+    def _min_days(self) -> int:
+        raise NotImplementedError
+
     async def purge_older_than(self, t: datetime) -> int:
         """As `StorageAdmin.purge_older_than`."""
-        return await self._write(lambda materializer: purge_older_than(materializer, t))
+        return (await self.purge(STORAGE_ORDER, before=t)).runs
+
+    async def purge(
+        self, order: ActOrder, *, before: datetime | None = None, runs: Sequence[str] = ()
+    ) -> ActReport:
+        """As `Operations.purge`."""
+        if runs:
+            return await self._order(planning.plan_purge_of(order, runs, min_days=self._min_days))
+        if before is None:
+            raise RejectedError("a purge names runs, or a time before which they started")
+        return await self._order(planning.plan_purge(order, to_us(before), min_days=self._min_days))
+
+    async def redact(self, order: ActOrder, run_id: str, seq: int, field: str | None = None) -> ActReport:
+        """As `Operations.redact`."""
+        return await self._order(planning.plan_redact(order, run_id, seq, field))
+
+    async def erase(self, order: ActOrder, runs: Sequence[str]) -> ActReport:
+        """As `Operations.erase`."""
+        return await self._order(planning.plan_erase(order, runs))
+
+    async def hold(self, order: ActOrder, scope: HoldScope) -> ActReport:
+        """As `Operations.hold`."""
+        return await self._order(planning.plan_hold(order, scope))
+
+    async def release(self, order: ActOrder, hold_id: str) -> ActReport:
+        """As `Operations.release`."""
+        return await self._order(planning.plan_release(order, hold_id))
+
+    async def record_key(self, order: ActOrder, origin: str, key: str) -> ActReport:
+        """As `Operations.record_key`."""
+        return await self._order(planning.plan_note(order, ActKind.KEY, {"origin": origin, "key": key}))
+
+    async def list_acts(self, limit: int, kind: str | None = None) -> list[StoredAct]:
+        """As `Operations.list_acts`."""
+        return await asyncio.to_thread(recording.list_acts, self._database, limit, kind)
+
+    async def list_holds(self, *, released: bool = False) -> list[StoredHold]:
+        """As `Operations.list_holds`."""
+        return await asyncio.to_thread(recording.list_holds, self._database, released=released)
 
     async def list_dead_letters(self, state: str | None, limit: int) -> list[DeadLetter]:
         """As `Operations.list_dead_letters`."""
@@ -72,24 +127,54 @@ class ServiceOperations(_LocalOperations):
     def _database(self) -> Database:
         return self._service.database
 
+    @property
+    def _min_days(self) -> int:
+        return self._service.settings.min_retention_days
+
     async def _write(self, act: Callable[[Materializer], T]) -> T:
         return await self._service.write(act)
+
+    async def _order(self, plan: planning.Planner) -> ActReport:
+        return await self._service.order(plan)
 
 
 class FileOperations(_LocalOperations):
     """On a file that this process owns and nobody consumes into."""
 
-    def __init__(self, database: Database, materializer: Materializer) -> None:
-        """Both stay the caller's."""
+    def __init__(self, database: Database, materializer: Materializer, settings: Settings) -> None:
+        """Both stay the caller's. Close it: the first act opens the control log that `settings` name."""
         self._opened = database
         self._materializer = materializer
+        self._settings = settings
+        self._control: ControlFollower | None = None
 
     @property
     def _database(self) -> Database:
         return self._opened
 
+    @property
+    def _min_days(self) -> int:
+        return self._settings.min_retention_days
+
     async def _write(self, act: Callable[[Materializer], T]) -> T:
         return await asyncio.to_thread(act, self._materializer)
+
+    async def _order(self, plan: planning.Planner) -> ActReport:
+        if self._control is None:
+            control = ControlFollower(make_control(self._settings), self._write)
+            try:
+                await control.open()  # what others ordered comes first
+            except BaseException:
+                await control.close()
+                raise
+            self._control = control
+        return await self._control.order(plan)
+
+    async def aclose(self) -> None:
+        """Close the control log; safe to call again."""
+        control, self._control = self._control, None
+        if control is not None:
+            await control.close()
 
 
 @contextlib.asynccontextmanager
@@ -118,4 +203,6 @@ async def _open(settings: Settings, resources: contextlib.AsyncExitStack) -> Ope
     resources.push_async_callback(asyncio.to_thread, database.close)
     materializer = await asyncio.to_thread(Materializer, database)
     resources.push_async_callback(asyncio.to_thread, materializer.close)
-    return FileOperations(database, materializer)
+    operations = FileOperations(database, materializer, settings)
+    resources.push_async_callback(operations.aclose)
+    return operations

@@ -29,6 +29,7 @@ from skillaudit.query.problems import (
     problem_of,
 )
 from skillaudit.query.server import schemas
+from skillaudit.query.server.acts import acting
 from skillaudit.query.server.gate import REQUEST_BYTES_MAX, REQUESTS_MAX, Gate, Metrics, Policy
 from skillaudit.query.server.operations import operating
 from skillaudit.query.server.probes import probes
@@ -56,7 +57,7 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
 ) -> FastAPI:
     """The HTTP surface of a reader. The reader stays the caller's: the app doesn't close it.
 
-    Without `purge` there is no such route, nor those of dead letters and backups without `operations`; a backup lies in
+    Without `purge` there is no such route, nor those of acts, dead letters and backups without `operations`; a backup lies in
     `scratch_dir` while it is sent. With a `token` every request but the health probes has to bear it.
     `allow_hosts`: names (no ports) that a Host header may hold, `*` for any; `access.allowed_hosts(settings)` gives
     those the settings name. `database_id` is what `/livez` answers, see `contract.owner`. The surface's own metrics
@@ -86,6 +87,7 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
         app.include_router(purging)
     if operations is not None:
         app.include_router(operating)
+        app.include_router(acting)
     app.include_router(probes)
     policy = Policy(
         allow_hosts=frozenset(name.lower() for name in allow_hosts),

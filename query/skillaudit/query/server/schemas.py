@@ -197,7 +197,105 @@ class Purged(BaseModel):
     purged: int
 
 
-DeadLetterState: TypeAlias = Literal["waiting", "replayed", "discarded"]
+class Order(Strict):
+    """Who wants an act, and why; both are kept for ever. `force` goes over holds and the minimum age, recorded."""
+
+    actor: Annotated[str, Field(min_length=1, max_length=200)]
+    reason: Annotated[str, Field(max_length=1_000)] = ""
+    force: bool = False
+
+
+class PurgeOrder(Order):
+    """Either runs, or a time before which they started."""
+
+    before: Instant | None = None
+    runs: Ids = []
+
+
+class RedactOrder(Order):
+    """One place of a run: an event's payload, or one field of its start (0) or finish."""
+
+    run: str
+    seq: Annotated[int, Field(ge=0, le=INT64_MAX)]
+    field: str | None = None
+
+
+class EraseOrder(Order):
+    """Runs whose content goes."""
+
+    runs: Annotated[list[str], Field(min_length=1, max_length=IDS_MAX)]
+
+
+class HoldOrder(Order):
+    """Exactly one of these is given."""
+
+    runs: Ids = []
+    skill_id: str | None = None
+    everything: bool = False
+
+
+class ReleaseOrder(Order):
+    """The act that placed the hold."""
+
+    hold: str
+
+
+class KeyOrder(Order):
+    """A verifier's key, and the origin that it signs for."""
+
+    origin: str
+    key: str
+
+
+class ActReport(BaseModel):
+    """What became of an order: the acts that were written, and what they did to what is stored here."""
+
+    acts: list[str]
+    runs: int
+    events: int
+    held: int
+    young: int
+
+
+class Act(BaseModel):
+    """An act, as it was applied here."""
+
+    act_id: str
+    kind: str
+    actor: str
+    at: datetime
+    reason: str
+    scope: dict[str, Any]
+    policy: dict[str, Any]
+    applied_at: datetime
+    journal_idx: int | None
+    pending: bool
+
+
+class Acts(BaseModel):
+    """Some acts, newest first."""
+
+    acts: list[Act]
+
+
+class Hold(BaseModel):
+    """A hold; `released_by` is the act that ended it."""
+
+    act_id: str
+    scope: dict[str, Any]
+    placed_at: datetime
+    actor: str
+    reason: str
+    released_by: str | None
+
+
+class Holds(BaseModel):
+    """Holds, oldest first."""
+
+    holds: list[Hold]
+
+
+DeadLetterState: TypeAlias = Literal["waiting", "replayed", "discarded", "erased"]
 
 
 class DeadLetterSummary(BaseModel):
