@@ -65,9 +65,9 @@ async def test_every_order(tmp_path: Path, served: bool) -> None:
         with pytest.raises(RunNotFoundError):
             await ops.purge(ORDER, runs=["b"])
         with pytest.raises(RejectedError):
-            await ops.redact(ORDER, "a", 7)
+            await ops.redact(FORCED, "a", 7)
         with pytest.raises(RejectedError, match="output"):
-            await ops.redact(ORDER, "a", 1, "output")
+            await ops.redact(FORCED, "a", 1, "output")
         assert (await ops.redact(FORCED, "a", 1)).events == 1
         assert (await ops.redact(FORCED, "a", 1)).acts == ()
         released = await ops.release(ORDER, held.acts[0])
