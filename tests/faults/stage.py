@@ -75,10 +75,12 @@ class Agents:
         *,
         module: str = "tests.faults.agent",
         words: Sequence[str] = (),
+        under: Sequence[str] = (),
     ) -> None:
         """One process a plan; `settings`: of all, or one each. A plan without an account file gets its own.
 
-        `module`: another agent that takes the plan as its first argument, and `words` after that.
+        `module`: another agent that takes the plan as its first argument, and `words` after that. `under`: a
+        module that runs it, and that module's own arguments.
         """
         made = [plan if isinstance(plan, Plan) else Plan(**{"account": "", **plan}) for plan in plans]
         mark = secrets.token_hex(3)
@@ -95,7 +97,7 @@ class Agents:
             Process(
                 f"agent {n}",
                 own,
-                ["-m", module, json.dumps(dataclasses.asdict(plan)), *words],
+                ["-m", *under, module, json.dumps(dataclasses.asdict(plan)), *words],
                 case.directory / f"agent-{mark}-{n}.log",
             )
             for n, (plan, own) in enumerate(zip(self.plans, each, strict=True))
