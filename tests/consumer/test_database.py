@@ -161,6 +161,8 @@ def test_statements_are_named_and_single(file: str) -> None:
             DiskFullError,
         ),
         (duckdb.TransactionException("Conflict on update"), FencedError),
+        (duckdb.ConstraintException('Constraint Error: Duplicate key "source_id: a"'), FencedError),
+        (duckdb.ConstraintException("Constraint Error: NOT NULL constraint failed"), DatabaseError),
         (duckdb.IOException("Could not read from file: Input/output error"), DatabaseError),
     ],
 )

@@ -58,7 +58,9 @@ def _translate(doing: str, exc: duckdb.Error) -> SkillauditError:
         return DiskFullError(
             f"can't {doing}: the database's disk is full ({_first_line(exc)}); free some space"
         )
-    if isinstance(exc, duckdb.TransactionException):
+    # Our keys are taken by nobody else in this process: one that is there already came with another writer's commit.
+    twice = isinstance(exc, duckdb.ConstraintException) and "Duplicate key" in str(exc)
+    if twice or isinstance(exc, duckdb.TransactionException):
         return FencedError(f"can't {doing}: another writer was faster ({_first_line(exc)})")
     return DatabaseError(f"can't {doing}: {_first_line(exc)}")
 
