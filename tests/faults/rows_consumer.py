@@ -133,7 +133,7 @@ async def _finish(case: Case, life: Life, before: int) -> None:
     full=300,
     share=20,
     test=10,
-    off=ALONE | {"numbers-kept": "of a run that is known no number is known"},
+    off={"numbers-kept": "of a run that is known no number is known"},
     resource=zygote,
 )
 async def killed_at_random(case: Case) -> None:

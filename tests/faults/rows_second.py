@@ -137,6 +137,9 @@ def _two(case: Case) -> None:
     path, chance = case.directory / "audit.duckdb", case.random
     opened = open_fused(path, kind=cursor_kind(case.switched_off))
     with contextlib.closing(opened):
+        first = Materializer(opened)
+        first.apply(stream.records(0, 1))
+        first.close()
         first, second = Materializer(opened), Materializer(opened)
         for _ in range(ROUNDS):
             stored = first.positions().get(stream.PARTITION)
