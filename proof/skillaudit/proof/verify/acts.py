@@ -161,7 +161,7 @@ def _purged(
         by = f" ({', '.join(holds)})" if holds else ""
         yield Finding(Kind.PURGE_VIOLATES_HOLD, f"was purged while it was held{by}", where)
     days = max(minimum_days, int(act.policy.get("min_retention_days", 0)))
-    newest = received_us or started_us
+    newest = max((at for at in (received_us, started_us) if at), default=None)
     if (days and newest is not None and newest > act.at_us - days * _DAY_US) or violates == "minimum":
         yield Finding(Kind.PURGE_VIOLATES_MINIMUM, f"was purged before it was {days} days old", where)
 
