@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 from tests.conformance.compositions import settings_at
 from tests.faults.agent import Notebook, Plan, record
-from tests.faults.damage import AT_REST, FINISH, Number, Touched, inject, seal_with_checksums
+from tests.faults.damage import AT_REST, FINISH, WHILE_RUNNING, Number, Touched, inject, seal_with_checksums
 from tests.faults.oracle import Account, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.stage import DRAIN_S, database, is_drained
@@ -20,6 +20,7 @@ from tests.support.waiting import until
 from skillaudit.consumer.database import Database
 from skillaudit.consumer.outbox_source import OutboxSource
 from skillaudit.consumer.service import ConsumerService
+from skillaudit.contract.clock import Clock, SystemClock
 from skillaudit.contract.events import parse_ranges
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import RecordBatch
@@ -37,7 +38,9 @@ class Deaf(OutboxSource):
         return dataclasses.replace(batch, findings=())
 
 
-def make_service(settings: Settings, kind: type[OutboxSource] = OutboxSource) -> ConsumerService:
+def make_service(
+    settings: Settings, kind: type[OutboxSource] = OutboxSource, clock: Clock | None = None
+) -> ConsumerService:
     """A consumer of the outbox, whose source is of that kind."""
 
     def make(database: Database) -> OutboxSource:
@@ -105,12 +108,12 @@ def judge_damage(
 ) -> None:
     """Everything that is wrong, in one AssertionError."""
     with database(settings) as cursor:
-        wrong = list(_judge_runs(case, cursor, accounts, set().union(*(one.numbers for one in touched))))
+        wrong, lost = _judge_runs(case, cursor, accounts, set().union(*(one.numbers for one in touched)))
         for one in touched:
-            wrong += _judge_names(cursor, one)
+            wrong += _judge_names(cursor, one, one.numbers & lost)
         for name in ("conflicts", "dead_letters"):
             wrong += [f"{name}: {row}" for row in cursor.execute(f"SELECT * FROM main.{name}").fetchall()]
-    case.note(touched=sum(len(one.numbers) for one in touched))
+    case.note(touched=sum(len(one.numbers) for one in touched), lost_and_named=len(lost))
     assert not wrong, f"{len(wrong)} wrong: " + "; ".join(wrong[:6])
 
 
@@ -127,53 +130,71 @@ WITH e AS (SELECT run_key, list(struct_pack(n := sequence, h := sha256(payload))
 
 def _judge_runs(
     case: Case, cursor: duckdb.DuckDBPyConnection, accounts: Mapping[str, Account], touched: set[Number]
-) -> list[str]:
-    stored = {found[0]: found[1:] for found in cursor.execute(_LOGS + _RUNS).fetchall()}
+) -> tuple[list[str], set[Number]]:
+    """What is wrong, and what is lost."""
+    stored = {found[0]: _Stored(*found[1:]) for found in cursor.execute(_LOGS + _RUNS).fetchall()}
     wrong = [f"{run_id} is nobody's" for run_id in stored.keys() - accounts.keys()]
+    lost: set[Number] = set()
     for run_id, account in accounts.items():
-        numbers = {0, *account.logs, *([FINISH] if account.end is not None else [])}
-        lost = {number for number in numbers if (run_id, number) in touched}
-        case.events += len(numbers) - len(lost)
+        found = stored.get(run_id, _Stored())
+        everything = {0, *account.logs, *([FINISH] if account.end is not None else [])}
+        gone = everything - found.numbers
+        lost |= {(run_id, number) for number in gone}
+        case.events += len(everything & found.numbers)
+        untouched = sorted(number for number in gone if (run_id, number) not in touched)
+        wrong += [f"{run_id}: event {number} is not there, and was not touched" for number in untouched]
         if run_id in stored:
-            wrong += [f"{run_id}: {text}" for text in _judge_run(account, lost, *stored[run_id])]
-        elif numbers != lost:
-            wrong.append(f"{run_id} is not there, and {len(numbers - lost)} of its events were not touched")
-    return wrong
+            wrong += [f"{run_id}: {text}" for text in _judge_run(account, found, gone)]
+    return wrong, lost
 
 
-def _judge_run(
-    account: Account,
-    touched: set[int],
-    started: bool,
-    completeness: str,
-    liveness: str,
-    missing: str,
-    logs: list[dict[str, Any]] | None,
-) -> list[str]:
-    found = {log["n"]: log["h"] for log in logs or ()}
-    wrong = [f"event {log['n']} is there twice" for log in logs or () if len(found) < len(logs or ())]
-    wrong += [f"event {n} is altered" for n, digest in found.items() if account.logs.get(n) != digest]
-    finished = liveness == "finished"
-    there = {*found, *([0] if started else []), *([FINISH] if finished else [])}
-    everything = {0, *account.logs, *([FINISH] if account.end is not None else [])}
-    lost = everything - there
-    wrong += [f"event {n} is not there, and was not touched" for n in sorted(lost - touched)]
-    named = {n for low, high in parse_ranges(missing or "") for n in range(low, high + 1)}
-    top = max(there)
-    below = {n for n in lost if n != FINISH and (finished or n < top)}
-    finish_named = {len(account.logs) + 1} if FINISH in lost else set()
-    if not (below <= named <= (lost - {FINISH}) | finish_named):
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Stored:
+    """A run as the database has it."""
+
+    started: bool = False
+    completeness: str = ""
+    liveness: str = ""
+    missing: str = ""
+    logs: list[dict[str, Any]] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.liveness == "finished"
+
+    @property
+    def digests(self) -> dict[int, str]:
+        return {log["n"]: log["h"] for log in self.logs or ()}
+
+    @property
+    def numbers(self) -> set[int]:
+        return {*self.digests, *([0] if self.started else []), *([FINISH] if self.finished else [])}
+
+
+def _judge_run(account: Account, found: _Stored, lost: set[int]) -> list[str]:
+    digests = found.digests
+    wrong = (
+        [f"{len(found.logs or ()) - len(digests)} events are there twice"]
+        if len(digests) < len(found.logs or ())
+        else []
+    )
+    wrong += [f"event {n} is altered" for n, digest in digests.items() if account.logs.get(n) != digest]
+    named = {n for low, high in parse_ranges(found.missing or "") for n in range(low, high + 1)}
+    top = max(found.numbers)
+    below = {n for n in lost if n != FINISH and (found.finished or n < top)}
+    finish = {len(account.logs) + 1} if FINISH in lost else set[int]()
+    if not (below <= named <= (lost - {FINISH}) | finish):
         wrong.append(f"{sorted(named)} read missing, and {sorted(lost)} are")
-    expected = "incomplete" if named else "complete" if finished else "open"
-    if completeness != expected:
-        wrong.append(f"reads {completeness}, not {expected}, with {sorted(lost)} lost")
+    expected = "incomplete" if named else "complete" if found.finished else "open"
+    if found.completeness != expected:
+        wrong.append(f"reads {found.completeness}, not {expected}, with {sorted(lost)} lost")
     # Only its start says whose a run is; without that it reads incomplete, and its source is not known.
-    if started and not finished and liveness != "abandoned":
-        wrong.append(f"reads {liveness}, and its source is gone")
+    if found.started and not found.finished and found.liveness != "abandoned":
+        wrong.append(f"reads {found.liveness}, and its source is gone")
     return wrong
 
 
-def _judge_names(cursor: duckdb.DuckDBPyConnection, touched: Touched) -> list[str]:
+def _judge_names(cursor: duckdb.DuckDBPyConnection, touched: Touched, lost: set[Number]) -> list[str]:
     """Damage is an incident of its source. Lines cut off cleanly at the very end leave no trace in the files: then the
     source's own last word is missing, too.
     """
@@ -181,11 +202,94 @@ def _judge_names(cursor: duckdb.DuckDBPyConnection, touched: Touched) -> list[st
     incidents = cursor.execute(
         "SELECT kind FROM main.incidents WHERE subject LIKE ? || '#%'", [partition]
     ).fetchall()
-    if incidents or not (touched.numbers or touched.trace):
+    if incidents or not (lost or touched.trace):
         return []
     closed_by = cursor.execute(
         "SELECT closed_by FROM main.sources WHERE source_id = ?", [touched.source_dir.name]
     ).fetchone()
     if touched.is_tail and (closed_by is None or closed_by[0] == "adopter"):
         return []
-    return [f"{touched.kind}: {len(touched.numbers)} events lost from {partition}, and nothing says so"]
+    return [f"{touched.kind}: {len(lost)} events lost from {partition}, and nothing says so"]
+
+
+class HastyClock:
+    """Time goes sixteen times as fast, so that nobody waits for the patience with holes."""
+
+    name = "hasty"
+
+    def wall_us(self) -> int:
+        return SystemClock().wall_us()
+
+    def steady_us(self) -> int:
+        return SystemClock().steady_us() * 16
+
+
+class _Live:
+    """A source whose process lives: recorded in stretches."""
+
+    def __init__(self, settings: Settings, account: Path, seed: int) -> None:
+        self._sink = Sink.from_settings(settings)
+        self._account, self._seed = account, seed
+
+    def record(self) -> None:
+        """Some runs more, the last of which stays open."""
+        self._seed += 1
+        plan = Plan(
+            account=str(self._account), seed=self._seed, runs=12, logs_min=2, logs_max=14, payload_bytes=400,
+            leave_unfinished=1,
+        )  # fmt: skip
+        record(self._sink, plan, Notebook(plan.account), 0)
+
+    @property
+    def directory(self) -> Path:
+        """The source's."""
+        found: Path = self._sink.log.source_dir  # type: ignore[union-attr]
+        return found
+
+    def close(self) -> None:
+        """The process ends in order."""
+        self._sink.close(0)
+
+
+@row(
+    "outbox-damaged-while-running",
+    about="Sources whose processes go on writing, with a flipped byte, bit or frame, a hole, zeros or garbage before, or while, "
+    "a consumer reads",
+    full=100,
+    share=12,
+    test=6,
+    off={"findings": "a source that does not pass on what its readers found"},
+)
+async def damaged_while_running(case: Case) -> None:
+    """As at rest; and the reader gets past the place although the writer lives."""
+    settings = settings_at(case.directory / "data", segment_bytes=64 * 1024)
+    chance, account = case.random, case.directory / "account.jsonl"
+    service = make_service(settings, Deaf if case.switched_off else OutboxSource, HastyClock())
+    lives = [_Live(settings, account, case.seed * 1000 + n * 10) for n in range(len(WHILE_RUNNING))]
+    stop = asyncio.Event()
+    running: asyncio.Task[None] | None = None
+    try:
+        for live in lives:
+            live.record()
+        await service.start()
+        if case.number % 2:
+            running = asyncio.create_task(service.run(stop))
+        touched = [
+            inject(kind, chance, live.directory, live.directory)
+            for kind, live in zip(WHILE_RUNNING, lives, strict=True)
+        ]
+        running = running or asyncio.create_task(service.run(stop))
+        for live in lives:
+            await asyncio.to_thread(live.record)
+    finally:
+        for live in lives:
+            live.close()
+    try:
+        await until(lambda: running.done() or (service.caught_up.is_set() and is_drained(settings)), DRAIN_S)
+    finally:
+        stop.set()
+        await running
+    for one in touched:
+        one.is_tail = one.trace = False  # more was written behind it, and it may have been read before
+    judge_damage(case, settings, read_accounts([account]), touched)
+    case.injections = len(touched)
