@@ -26,7 +26,7 @@ T = TypeVar("T")
     "accepted",
     multiple=True,
     metavar="TOPIC/P",
-    help="Go on although this partition's history is lost; recorded as an incident.",
+    help="Go on where this partition's history (TOPIC/*: of any of the topic) turns out lost; recorded as an incident.",
 )
 @with_settings
 def consume(settings: Settings, http_listen: str | None, no_http: bool, accepted: tuple[str, ...]) -> None:

@@ -54,6 +54,12 @@ def record_stop(materializer: Materializer, kind: str, detail: str) -> None:
         materializer.record_incident(kind, "consumer", detail)
 
 
+def is_accepted(partition: str, patterns: Sequence[str]) -> bool:
+    """Whether one of `patterns` (a partition's name, or `TOPIC/*` for all of a topic) names this partition."""
+    every = f"{partition.rpartition('/')[0]}/*"
+    return partition in patterns or every in patterns
+
+
 def accept_history_loss(materializer: Materializer, partition: str) -> bool:
     """Forget the partition's position, so that it is read from where it begins now; recorded as an incident.
 

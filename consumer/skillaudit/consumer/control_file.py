@@ -76,7 +76,8 @@ class FileControlLog:
         if line is None or record_digest(line.record) != stored.last_digest:
             raise HistoryLostError(
                 f"{self.path} no longer holds the act that was applied at {stored.last_offset}; put the file back. "
-                f"`skillaudit consume --accept-history-loss {PARTITION}` goes on with what is there, and records it"
+                f"`skillaudit consume --accept-history-loss {PARTITION}` goes on with what is there, and records it",
+                PARTITION,
             )
 
     def _content(self, position: int = 0) -> bytes:

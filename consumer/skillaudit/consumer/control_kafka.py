@@ -109,7 +109,8 @@ class KafkaControlLog:
             if self._stored is not None and self._stored.next_offset:
                 raise HistoryLostError(
                     f"{self.partition} held acts and is not there any more; put the topic back. `skillaudit consume "
-                    f"--accept-history-loss {self.partition}` goes on without, and records it"
+                    f"--accept-history-loss {self.partition}` goes on without, and records it",
+                    self.partition,
                 ) from exc
             if not self._said:
                 self._said = True

@@ -35,13 +35,14 @@ PARTITION_FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 FETCH_WAIT_MS: Final = 50
 METADATA_AGE_MS: Final = 5_000
 """After which new partitions are noticed."""
-HISTORY_CHECK_INTERVAL_S: Final = 30.0
+HISTORY_CHECK_INTERVAL_S: Final = 10.0
 COMMIT_TIMEOUT_S: Final = 2.0
 COMMIT_RETRY_S: Final = 30.0
 """A group's coordinator that does not answer costs one batch so long, and the others nothing until then."""
 START_ATTEMPTS_MAX: Final = 20
 START_BACKOFF_S: Final = 0.25
 _LOG_APPEND_TIME: Final = 1
+_NOT_AUTHORIZED: Final = kafka_errors.TopicAuthorizationFailedError
 
 
 class MissingTopicError(UnreachableError):
@@ -72,6 +73,8 @@ class KafkaSource:
         self._asked_ends: dict[TopicPartition, int] = {}
         self._checked_s = 0.0
         self._commit_again_s = float("-inf")
+        self._absent = False
+        """A topic was not there when it was last looked at: what comes back under its name may be another one."""
         self.identity = ""
 
     def __repr__(self) -> str:
@@ -94,7 +97,8 @@ class KafkaSource:
             raise
 
     async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
-        """As `RecordSource.poll`."""
+        """As `RecordSource.poll`; raises `MissingTopicError` while a topic is not there."""
+        await self._look_for_topics()
         await self._take_new_partitions()
         await self._check_now_and_then()
         try:
@@ -203,7 +207,11 @@ class KafkaSource:
     async def _partitions(self) -> set[TopicPartition]:
         missing: set[str] = set(self._topics)
         for _ in range(self._topic_attempts_max):
-            found = {t["topic"]: t["partitions"] for t in (await self._metadata())["topics"]}
+            topics = (await self._metadata())["topics"]
+            with self._mapped("list the partitions"):
+                if any(t["error_code"] == _NOT_AUTHORIZED.errno for t in topics):
+                    raise _NOT_AUTHORIZED(", ".join(self._topics))
+            found = {t["topic"]: t["partitions"] for t in topics}
             missing = {topic for topic in self._topics if not found.get(topic)}
             if not missing:
                 return {TopicPartition(topic, p["partition"]) for topic in self._topics for p in found[topic]}
@@ -223,6 +231,17 @@ class KafkaSource:
             self._next[partition] = offset
             self._consumer.seek(partition, offset)
         self._checked_s = time.monotonic()
+
+    async def _look_for_topics(self) -> None:
+        """A topic that was deleted gives no error, only nothing, and one that is made again nothing but other records."""
+        absent = [topic for topic in self._topics if not self._consumer.partitions_for_topic(topic)]
+        if absent:
+            self._absent = True
+            await self._partitions()  # says what is wrong, where it is not over already
+        elif self._absent:
+            self._check_present(await self._partitions())
+            await self._check_history(set(self._next))
+            self._absent = False
 
     async def _take_new_partitions(self) -> None:
         known = {
@@ -353,7 +372,8 @@ def _history_lost(partition: TopicPartition, what: str) -> HistoryLostError:
     name = _name(partition)
     return HistoryLostError(
         f"{name} {what}; was the topic recreated or truncated? `skillaudit consume --accept-history-loss {name}` "
-        "goes on with what is there, and records it"
+        "goes on with what is there, and records it",
+        name,
     )
 
 

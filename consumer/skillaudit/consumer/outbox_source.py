@@ -388,7 +388,8 @@ class OutboxSource:
         ):
             raise HistoryLostError(
                 f"{name} no longer holds the record that was consumed at {stored.last_offset}: the source under "
-                f"{directory} is another one; `skillaudit consume --accept-history-loss {name}` goes on, recorded"
+                f"{directory} is another one; `skillaudit consume --accept-history-loss {name}` goes on, recorded",
+                name,
             )
 
     def _gather(self, records_max: int) -> RecordBatch:

@@ -23,7 +23,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,7 +33,13 @@ from typing import Final, TypeVar
 
 import duckdb
 
-from skillaudit.consumer.acts import accept_history_loss, close_sources, record_findings, record_stop
+from skillaudit.consumer.acts import (
+    accept_history_loss,
+    close_sources,
+    is_accepted,
+    record_findings,
+    record_stop,
+)
 from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.control import ControlLog, make_control
 from skillaudit.consumer.database import Database, open_database
@@ -154,8 +160,9 @@ class ConsumerService:
         clock: Clock | None = None,
         accept_history_loss: Sequence[str] = (),
     ) -> None:
-        """`accept_history_loss`: partitions whose lost history is accepted, once, at the start. `control`: another log of
-        acts than the settings name.
+        """`accept_history_loss`: partitions (`TOPIC/*`: all of a topic) whose history may turn out lost at the start: then
+        their positions are given up, recorded; where nothing is lost nothing is given up. `control`: another log of acts
+        than the settings name.
         """
         self.settings = settings
         self.status = ServiceStatus()
@@ -170,6 +177,9 @@ class ConsumerService:
         self._materializer: Materializer | None = None
         self._source: RecordSource | None = None
         self._owner: Owner | None = None
+        self._begun = False
+        self.tried = asyncio.Event()
+        """Set once the source was opened, or did not answer for the first time."""
         self.caught_up = asyncio.Event()
         """Set once everything that was there has been consumed; never taken back."""
         self._moved = asyncio.Condition()
@@ -246,17 +256,73 @@ class ConsumerService:
         """Open the database and the source. Raises `LockedError`, `SchemaVersionError`, `HistoryLostError`,
         `UnreachableError`; nothing is held then.
         """
-        self.status.state = ServiceState.STARTING
+        await self.open()
         try:
-            await self._in_writer(self._open)
-            self._announce("")
-            await self._open_source()
-            await self._control.open()  # to its end, before any event
+            await self._begin()
         except BaseException as exc:
             await self._fail(exc)
             await self.close()
             raise
-        self.status.state = ServiceState.RUNNING
+
+    async def open(self) -> None:
+        """Open the database alone: what is stored can be read, and `run` opens the source as soon as that answers.
+        Raises `LockedError`, `SchemaVersionError`; nothing is held then.
+        """
+        self.status.state = ServiceState.STARTING
+        try:
+            await self._in_writer(self._open_database)
+            self._positions = {name: at.next_offset for name, at in self.materializer.positions().items()}
+            self._announce("")
+        except BaseException as exc:
+            await self._fail(exc)
+            await self.close()
+            raise
+
+    async def _begin(self) -> None:
+        await self._accepting(self._open_source)
+        await self._accepting(self._open_control)
+        self._begun = True
+        self._work_again()
+        self.tried.set()
+
+    async def _begin_patiently(self, stop: asyncio.Event) -> None:
+        """Begin as soon as the other side answers; `_EndedError` where the service is told to stop before."""
+        stopping = asyncio.ensure_future(stop.wait())
+        pause_s = RETRY_PAUSE_S
+        try:
+            while not self._begun:
+                if stop.is_set():
+                    raise _EndedError
+                beginning = asyncio.ensure_future(self._begin())
+                await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not beginning.done():
+                    beginning.cancel()
+                    await asyncio.wait((beginning,))
+                    raise _EndedError
+                try:
+                    beginning.result()
+                except UnreachableError as exc:
+                    self._say(exc)
+                    self.tried.set()
+                    await asyncio.wait((stopping,), timeout=pause_s)
+                    pause_s = min(pause_s * 2, RETRY_PAUSE_S_MAX)
+        finally:
+            stopping.cancel()
+
+    async def _accepting(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do `step`. Where it finds history lost that was accepted beforehand, give that position up, and do it again:
+        at most once for each position there is.
+        """
+        while True:
+            try:
+                return await step()
+            except HistoryLostError as exc:
+                if not is_accepted(exc.partition, self._accepted):
+                    raise
+                give_up = partial(accept_history_loss, partition=exc.partition)
+                if not await self.write(give_up):
+                    raise
+                _log.warning("the history of %s is given up, as accepted; recorded as an incident", exc.partition)
 
     def announce(self, url: str) -> None:
         """Write beside the database where this process answers."""
@@ -271,6 +337,7 @@ class ConsumerService:
                 await self.start()
             self._stopping = stop
             with contextlib.suppress(_EndedError):
+                await self._begin_patiently(stop)
                 await self._consume(stop)
             self.status.state = ServiceState.STOPPED
         except Exception as exc:
@@ -521,14 +588,6 @@ class ConsumerService:
 
     # small parts
 
-    def _open(self) -> None:
-        self._open_database()
-        for partition in self._accepted:
-            if accept_history_loss(self.materializer, partition):
-                _log.warning("the history of %s is given up, as accepted; recorded as an incident", partition)
-            else:
-                _log.warning("%s has no stored position, so there is no lost history to accept", partition)
-
     def _open_database(self) -> None:
         self._database = open_database(self.settings.database)
         policy = MaterializerPolicy(
@@ -562,13 +621,10 @@ class ConsumerService:
 
     async def _open_source(self) -> None:
         materializer = self.materializer
-        source = self._make_source(self.database)
-        try:
-            await source.open(materializer.positions())
-        except BaseException:
-            await source.close()
-            raise
-        self._source = source
+        if self._source is not None:
+            await self._source.close()
+        self._source = source = self._make_source(self.database)
+        await source.open(materializer.positions())
         # A database that was fed otherwise before (embedded, and now by Kafka) holds positions of that kind, too.
         kind = source.identity.partition(":")[0] + ":"
         foreign = {
@@ -578,10 +634,15 @@ class ConsumerService:
             partition, cluster = next(iter(sorted(foreign.items())))
             raise HistoryLostError(
                 f"{partition} was consumed from {cluster}, and this is {source.identity}: another cluster under the same "
-                f"address? `skillaudit consume --accept-history-loss {partition}` goes on, recorded"
+                f"address? `skillaudit consume --accept-history-loss {partition}` goes on, recorded",
+                partition,
             )
         materializer.identity = source.identity
         self._positions = {name: position.next_offset for name, position in materializer.positions().items()}
+
+    async def _open_control(self) -> None:
+        await self._control.close()  # where an attempt before this one got half of the way
+        await self._control.open()  # to its end, before any event
 
     def _close(self) -> None:
         if self._owner is not None:

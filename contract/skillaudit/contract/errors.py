@@ -152,6 +152,11 @@ class SchemaVersionError(DatabaseError):
 class HistoryLostError(StopError):
     """The topic no longer holds what the stored position points at (recreated, truncated, retention past it)."""
 
+    def __init__(self, text: str, partition: str = "") -> None:
+        super().__init__(text)
+        self.partition = partition
+        """Whose history it is; empty where no single partition can be named."""
+
 
 class PoisonLimitError(StopError):
     """Too many records in a row or in share are malformed: a bad deployment, not single bad records."""

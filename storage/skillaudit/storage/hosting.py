@@ -35,10 +35,11 @@ async def host_consumer(
 ) -> AsyncGenerator[HostedConsumer]:
     """Own the database and consume until the block is left; then everything ends in order, within seconds.
 
-    Raises what `ConsumerService.start` raises. What stops the service later is raised by `running`.
+    Raises what `ConsumerService.start` raises; but with `serve` a source that does not answer is no reason not to serve
+    what is stored: it is asked again, for ever. What stops the service later is raised by `running`.
     """
     service = ConsumerService(settings, accept_history_loss=accept_history_loss)
-    await service.start()
+    await (service.open() if serve else service.start())
     stop = asyncio.Event()
     consuming = asyncio.create_task(service.run(stop), name="skillaudit-consumer")
     running = consuming
@@ -55,6 +56,7 @@ async def host_consumer(
                 running = asyncio.create_task(
                     _run_both(consuming, server, stop, leaving), name="skillaudit-hosting"
                 )
+                await _first_attempt(service, running)
             yield HostedConsumer(service, reader, running, url)
     finally:
         stop.set()
@@ -63,6 +65,17 @@ async def host_consumer(
         for task in (consuming, running):
             if not task.cancelled():
                 task.exception()
+
+
+async def _first_attempt(service: ConsumerService, running: asyncio.Task[None]) -> None:
+    """Until the service has its source, or was told once that it does not answer; raises what ended it before."""
+    trying = asyncio.ensure_future(service.tried.wait())
+    try:
+        await asyncio.wait({trying, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        trying.cancel()
 
 
 async def _run_both(
