@@ -16,6 +16,7 @@ from skillaudit.contract.errors import SkillauditError
 EXIT_INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
+    "acts": ("skillaudit.cli.acts", "acts", "List what was done to the record on purpose."),
     "backup": ("skillaudit.cli.backup", "backup", "Make a consistent copy of the database while it runs."),
     "consume": (
         "skillaudit.cli.consume",
@@ -28,9 +29,15 @@ COMMANDS: Final = {
         "List, show, replay or discard malformed records.",
     ),
     "demo": ("skillaudit.cli.demo", "demo", "Record, materialize and read a small fleet of agents."),
+    "erase": ("skillaudit.cli.erase", "erase", "Take out everything that runs said."),
     "forward": ("skillaudit.cli.forward", "forward", "Forward this host's outbox to Kafka."),
+    "hold": ("skillaudit.cli.hold", "hold", "Keep runs from purges and redactions."),
     "import": ("skillaudit.cli.import_", "import_", "Import recorded trajectories."),
+    "keys": ("skillaudit.cli.keys", "keys", "Make and record the key that signs the journal."),
     "outbox": ("skillaudit.cli.outbox", "outbox", "Show what the outbox holds."),
+    "purge": ("skillaudit.cli.purge", "purge", "Delete runs; tombstones and the proof stay."),
+    "redact": ("skillaudit.cli.redact", "redact", "Take out what one event said."),
+    "release": ("skillaudit.cli.release", "release", "End a hold."),
     "runs": ("skillaudit.cli.runs", "runs", "List runs, newest first."),
     "settings": (
         "skillaudit.cli.settings",

@@ -1,0 +1,88 @@
+"""`skillaudit acts`."""
+
+from __future__ import annotations
+
+import click
+import orjson
+
+from skillaudit.cli.options import json_option, with_settings
+from skillaudit.cli.ordering import operate
+from skillaudit.cli.output import json_time, print_json, print_table, stderr
+from skillaudit.contract.admin import HoldScope, StoredAct, StoredHold
+from skillaudit.contract.records import LIST_LIMIT_MAX
+from skillaudit.contract.settings import Settings
+
+
+@click.command()
+@click.option("--kind", help="Only these: purge, redact, erase, hold, release, key, restore ...")
+@click.option("--limit", type=click.IntRange(1, LIST_LIMIT_MAX), default=50, show_default=True)
+@click.option("--holds", is_flag=True, help="The holds in force instead.")
+@with_settings
+@json_option
+def acts(settings: Settings, as_json: bool, kind: str | None, limit: int, holds: bool) -> None:
+    """List what was done to the record on purpose, newest first, by whom and why."""
+    if holds:
+        _print_holds(operate(settings, lambda operations: operations.list_holds()), as_json=as_json)
+        return
+    found = operate(settings, lambda operations: operations.list_acts(limit, kind))
+    if as_json:
+        print_json([_act(act) for act in found])
+        return
+    print_table(
+        ("at", "kind", "actor", "what", "reason", "act"),
+        [
+            (act.at, _kind(act), act.actor, orjson.dumps(dict(act.scope)).decode(), act.reason, act.act_id)
+            for act in found
+        ],
+    )
+    stderr().print(f"{len(found)} acts")
+
+
+def _kind(act: StoredAct) -> str:
+    marks = [word for word, on in (("forced", act.policy.get("force")), ("pending", act.pending)) if on]
+    return f"{act.kind} ({', '.join(marks)})" if marks else act.kind
+
+
+def _act(act: StoredAct) -> dict[str, object]:
+    return {
+        "act_id": act.act_id,
+        "kind": act.kind,
+        "actor": act.actor,
+        "at": json_time(act.at),
+        "reason": act.reason,
+        "scope": dict(act.scope),
+        "policy": dict(act.policy),
+        "applied_at": json_time(act.applied_at),
+        "journal_idx": act.journal_idx,
+        "pending": act.pending,
+    }
+
+
+def _print_holds(holds: list[StoredHold], *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            [
+                {
+                    "act_id": hold.act_id,
+                    "placed_at": json_time(hold.placed_at),
+                    "actor": hold.actor,
+                    "reason": hold.reason,
+                    "runs": list(hold.scope.runs),
+                    "skill_id": hold.scope.skill_id,
+                    "everything": hold.scope.everything,
+                }
+                for hold in holds
+            ]
+        )
+        return
+    print_table(
+        ("placed", "actor", "keeps", "reason", "act"),
+        [(hold.placed_at, hold.actor, _keeps(hold.scope), hold.reason, hold.act_id) for hold in holds],
+    )
+    stderr().print(f"{len(holds)} holds")
+
+
+def _keeps(scope: HoldScope) -> str:
+    if scope.runs:
+        return ", ".join(scope.runs)
+    return "all runs" if scope.everything else f"runs of the skill {scope.skill_id}"

@@ -1,0 +1,80 @@
+"""What the commands that order acts share: who wants it and why, the question before it, and the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import getpass
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from skillaudit.cli.options import json_option, with_settings
+from skillaudit.cli.output import print_json, stderr
+from skillaudit.contract.admin import ActOrder, ActReport, Operations
+from skillaudit.contract.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
+_ORDER = (
+    click.option("--actor", help="Who wants it; your user name by default. Kept for ever."),
+    click.option("--reason", default="", help="Why. Kept for ever: name no persons."),
+    click.option(
+        "--force", is_flag=True, help="Go over holds and the minimum age. Recorded, and shown for ever."
+    ),
+)
+
+
+def with_order(command: F) -> F:
+    """Add the connection options, `--json` and the options of an order; the command gets `settings`, `as_json`, `order`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, actor: str | None, reason: str, force: bool, **kwargs: Any) -> Any:
+        order = ActOrder(actor=actor or getpass.getuser(), reason=reason, force=force)
+        return command(*args, order=order, **kwargs)
+
+    decorated: Any = wrapper
+    for option in reversed(_ORDER):
+        decorated = option(decorated)
+    return with_settings(json_option(decorated))  # type: ignore[no-any-return]
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on a terminal; without one `--yes` must have said it."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody can be asked here; say it with --yes")
+    if not click.confirm(question, err=True):
+        raise click.exceptions.Abort
+
+
+def operate(settings: Settings, act: Callable[[Operations], Awaitable[T]]) -> T:
+    """Ask the consumer, or take the file while it lasts."""
+
+    async def run() -> T:
+        from skillaudit.storage import open_operations
+
+        async with open_operations(settings) as operations:
+            return await act(operations)
+
+    return asyncio.run(run())
+
+
+def print_report(report: ActReport, said: str, *, as_json: bool) -> None:
+    """`said` names what was done; what was kept back, and the acts' ids, follow."""
+    if as_json:
+        print_json({name: list(value) if name == "acts" else value for name, value in asdict(report).items()})
+        return
+    click.echo(said if report.acts else "nothing to do")
+    for act_id in report.acts:
+        click.echo(f"act {act_id}")
+    if report.held:
+        stderr().print(f"{report.held} runs are kept by a hold")
+    if report.young:
+        stderr().print(f"{report.young} runs are younger than the minimum age")
