@@ -35,6 +35,8 @@ from skillaudit.storage.hosting import host_consumer
 
 DYING = "tests.faults.dying_agent"
 ENDLESS_RUNS = 1_000_000
+BEGIN_S_MAX = 120.0
+"""Until ten agents have started and recorded, on a busy machine."""
 QUEUE = {"stored-before-return": "events wait in memory and are stored 32 at a time, as other SDKs do it"}
 SMALL_EVENTS = {"runs": 30, "open_at_once": 4, "logs_max": 12, "payload_bytes": 900}
 """Several segments of 64 KiB."""
@@ -94,7 +96,9 @@ async def _kill_all(case: Case, agents: Agents, within_s: float = 0.2) -> None:
 
     async def one(number: int, after_s: float) -> None:
         process, account = agents.processes[number], agents.account_files[number]
-        await until(lambda: (account.exists() and account.stat().st_size > 0) or not process.running)
+        await until(
+            lambda: (account.exists() and account.stat().st_size > 0) or not process.running, BEGIN_S_MAX
+        )
         await asyncio.sleep(after_s)  # a random moment, not a wait for something
         await process.kill()
         assert await ended(process) == -9, process.said()

@@ -1,0 +1,363 @@
+"""What Python processes do to an agent: children of all kinds, exits of all kinds, calls in the midst of calls.
+
+`python -m tests.faults.python_lives LIFE DIRECTORY SEED [OFF]`, settings from the environment. Accounts lie in the directory,
+one a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+from tests.faults.agent import Notebook, Plan, digest, payload, record
+
+from skillaudit.contract.errors import RunStateError
+from skillaudit.contract.eventlog import EventLog
+from skillaudit.contract.settings import Settings
+from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer._state import State
+from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.writer import Writer
+
+HANG_S_MAX = 60
+HANG_OFF_S_MAX = 15
+HANGS = 70
+"""Exit code of a process that was ended because it hung."""
+
+
+class Life:
+    """One process: its Sink, its account, its chance."""
+
+    def __init__(self, directory: str, seed: int, off: str, name: str = "main") -> None:
+        self.directory, self.seed, self.off = directory, seed, off
+        self.chance = random.Random(f"{seed} {name}")
+        self.notes = Notebook(f"{directory}/account-{name}-{os.getpid()}.jsonl")
+        self.sink = self._make_sink()
+
+    def _make_sink(self) -> Sink:
+        settings = Settings.load()
+        log: EventLog = OutboxLog(settings)
+        if self.off in ("stored-before-return", "fork-noticed", "call-stores"):
+            from tests.faults import switched_off
+
+            kinds: dict[str, Callable[[], EventLog]] = {
+                "stored-before-return": lambda: switched_off.ForgetfulQueue(OutboxLog(settings)),  # type: ignore[return-value]
+                "fork-noticed": lambda: switched_off.DeafToForks(settings),
+                "call-stores": lambda: switched_off.StoredByATask(OutboxLog(settings)),  # type: ignore[return-value]
+            }
+            log = kinds[self.off]()
+        return Sink(log, settings=settings)
+
+    def in_child(self, name: str) -> None:
+        """This is a child now: the same Sink, an account of its own."""
+        self.chance = random.Random(f"{self.seed} {name}")
+        self.notes = Notebook(f"{self.directory}/account-{name}-{os.getpid()}.jsonl")
+
+    def begin(self, skill: str) -> Writer:
+        """A run, noted."""
+        run = self.sink.start_run(SkillRun(skill_id=skill, caller_id="life"))
+        self.notes.note(run=run.run_id, begin=0)
+        return run
+
+    def log(self, run: Writer, number: int = 0) -> None:
+        """An event, noted; of a run that nobody else writes."""
+        content = payload(self.chance, 300, number)
+        run.log("step", content)
+        self.notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
+
+    def end(self, run: Writer) -> None:
+        """A finish, noted."""
+        logs = run.sequence
+        run.finish(output="done")
+        self.notes.note(run=run.run_id, end=logs)
+
+    def runs(self, count: int, logs_max: int = 6) -> None:
+        """Whole runs."""
+        plan = Plan(account="", seed=self.chance.getrandbits(30), runs=count, logs_max=logs_max)
+        record(self.sink, plan, self.notes, 0)
+
+
+# --- children -------------------------------------------------------------------------------------------------------
+
+_LIFE: Life | None = None
+"""Of this process; inherited by forked ones."""
+
+
+def _in_pool(task: tuple[str, int, str, str]) -> int:
+    """A task of a pool: goes on with the inherited Sink, or makes one where none was inherited."""
+    global _LIFE  # noqa: PLW0603  a pool's tasks have nothing else in common
+    directory, seed, off, name = task
+    if _LIFE is None:
+        _LIFE = Life(directory, seed, off, name)
+    _LIFE.in_child(name)
+    _LIFE.runs(3)
+    _LIFE.log(_LIFE.begin("left open in a pool"))
+    return os.getpid()
+
+
+def _alone(directory: str, seed: int, off: str, name: str) -> None:
+    """A process of its own, which ends in its own way."""
+    _in_pool((directory, seed, off, name))
+    way = int(name.rpartition("-")[2]) % 4
+    if way == 1:
+        sys.exit(3)
+    if way == 2:
+        os._exit(0)
+    if way == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def children(life: Life, context: BaseContext) -> None:
+    """A pool that is terminated, and processes that end in four ways; the parent records on."""
+    global _LIFE  # noqa: PLW0603  what a fork inherits
+    forks = context.get_start_method() == "fork"
+    _LIFE = life if forks else None
+    run = life.begin("parent")
+    life.log(run)
+    given = (life.directory, life.seed, life.off)
+    with context.Pool(2) as pool:
+        tasks = [(*given, f"pool-{n}") for n in range(6)]
+        done = pool.map_async(_in_pool, tasks, chunksize=1)
+        life.log(run)
+        done.get(HANG_S_MAX)
+    alone = [context.Process(target=_alone, args=(*given, f"alone-{n}")) for n in range(4)]
+    for process in alone:
+        process.start()
+        life.log(run)
+    for process in alone:
+        process.join()
+    life.end(run)
+    life.sink.close()
+
+
+def exit_in_a_child(life: Life) -> None:
+    """`sys.exit` in forked children, out of the blocks of runs that the parent has begun."""
+    pids = []
+    with life.sink.start_run(SkillRun(skill_id="outer", caller_id="parent")) as outer:
+        life.notes.note(run=outer.run_id, begin=0)
+        for number in range(4):
+            with life.sink.start_run(SkillRun(skill_id="inner", caller_id="parent")) as inner:
+                life.notes.note(run=inner.run_id, begin=0)
+                life.log(inner)
+                pid = os.fork()
+                if pid == 0:
+                    life.in_child(f"child-{number}")
+                    if number % 2:
+                        life.runs(3)
+                        life.log(life.begin("left open"))
+                    sys.exit(number)
+                pids.append(pid)
+                life.log(inner)
+                life.end(inner)
+                life.log(outer)
+        for number, pid in enumerate(pids):
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == number
+        life.end(outer)
+    life.sink.close()
+
+
+# --- exits ----------------------------------------------------------------------------------------------------------
+
+
+def leave(life: Life, way: str) -> None:
+    """With runs open and the Sink not closed; a thread records to the last moment."""
+    life.runs(5)
+    for _ in range(3):
+        run = life.begin("never finished")
+        for number in range(life.chance.randrange(1, 30)):
+            life.log(run, number)
+    beside = Life.__new__(Life)
+    beside.__dict__.update(life.__dict__)
+    beside.in_child("thread")
+
+    def on_and_on() -> None:
+        with contextlib.suppress(RunStateError):  # the Sink closes at exit
+            run = beside.begin("to the last moment")
+            while True:
+                beside.log(run)
+
+    threading.Thread(target=on_and_on, daemon=True).start()
+    life.log(life.begin("the last one"))
+    if way == "os-exit":
+        os._exit(0)
+    if way == "raise":
+        raise RuntimeError("nobody catches this")
+    if way == "sys-exit":
+        sys.exit(7)
+    if way == "terminated":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if way == "interrupted":
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- cancellation ---------------------------------------------------------------------------------------------------
+
+
+async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
+    """Tasks that record, each cancelled somewhere."""
+
+    def log_in_thread(run: Writer) -> None:
+        with contextlib.suppress(RunStateError):  # finished meanwhile, by the cancelled block
+            content = payload(random.Random(life.seed), 100, 1)
+            run.log("step", content)
+
+    async def task(number: int) -> None:
+        chance = random.Random(f"{life.seed} {number}")
+        run = None
+        try:
+            async with life.sink.start_run(SkillRun(skill_id="task", caller_id=str(number))) as run:
+                life.notes.note(run=run.run_id, begin=number)
+                while True:
+                    life.log(run, number)
+                    await chance.choice(
+                        (
+                            lambda: asyncio.sleep(0),
+                            lambda: asyncio.sleep(chance.random() * 0.01),
+                            run.drain,
+                            lambda: life.sink.aflush(0.01),
+                            lambda: asyncio.wait_for(asyncio.sleep(1), 0.001),
+                        )
+                    )()
+        finally:
+            if run is not None and run.state is State.FINISHED:
+                life.notes.note(run=run.run_id, end=run.sequence - 1)
+
+    del log_in_thread
+    running = [asyncio.create_task(task(number)) for number in range(tasks)]
+    for one in life.chance.sample(running, k=len(running)):
+        await asyncio.sleep(life.chance.random() * 0.004)
+        one.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await life.sink.aclose()
+
+
+# --- calls in the midst of calls --------------------------------------------------------------------------------------
+
+
+class Shared:
+    """One run that the main program and what interrupts it write: two streams, each in its order."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._chance = {"main": random.Random(f"{life.seed} m"), "inner": random.Random(f"{life.seed} i")}
+        self.run = life.sink.start_run(SkillRun(skill_id="shared", caller_id="two"))
+
+    def log(self, stream: str, number: int) -> None:
+        """An event of one of them."""
+        content = payload(self._chance[stream], 400, number) | {"stream": stream}
+        self.run.log("step", content)
+        self._life.notes.note(shared=self.run.run_id, stream=stream, sha256=digest(content))
+
+
+class Inner:
+    """What a signal handler or a finalizer does: an event of the shared run, of a run of its own, whole runs."""
+
+    def __init__(self, life: Life, shared: Shared) -> None:
+        self._life, self._shared = life, shared
+        self._inside = False
+        self._own = self._begin()
+        self._chance = random.Random(f"{life.seed} inner")
+        self._seq = 0
+        self.calls = 0
+
+    def _begin(self) -> Writer:
+        run = self._life.sink.start_run(SkillRun(skill_id="inner", caller_id="inner"))
+        self._life.notes.note(run=run.run_id, begin=0)
+        return run
+
+    def __call__(self) -> None:
+        """Once."""
+        if self._inside:
+            return
+        self._inside = True
+        try:
+            self.calls += 1
+            self._shared.log("inner", self.calls)
+            self._log_own()
+            if self.calls % 10 == 0:
+                self._own.finish(output="in the midst")
+                self._life.notes.note(run=self._own.run_id, end=self._seq)
+                self._own, self._seq = self._begin(), 0
+        finally:
+            self._inside = False
+
+    def _log_own(self) -> None:
+        content = payload(self._chance, 300, self.calls)
+        self._own.log("step", content)
+        self._seq += 1
+        self._life.notes.note(run=self._own.run_id, seq=self._seq, sha256=digest(content))
+
+
+def interrupted(life: Life, way: str) -> None:
+    """By signals, or by finalizers, until that has happened often enough."""
+    shared = Shared(life)
+    inner = Inner(life, shared)
+
+    class Ends:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            inner()
+
+    if way == "signal":
+        signal.signal(signal.SIGALRM, lambda *_: inner())
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    else:
+        gc.set_threshold(7)
+    number = 0
+    while inner.calls < 300 and number < 20_000:
+        number += 1
+        if way != "signal":
+            Ends()
+        shared.log("main", number)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    gc.set_threshold(0)
+    life.notes.note(interruptions=inner.calls)
+    shared.run.finish(output="both")
+    life.sink.close()
+
+
+def watch(timeout_s: float) -> None:
+    """End a process that hangs, and say where; a forked child is not watched."""
+
+    def end() -> None:
+        faulthandler.dump_traceback()
+        os._exit(HANGS)
+
+    watcher = threading.Timer(timeout_s, end)
+    watcher.daemon = True
+    watcher.start()
+
+
+def main(words: Sequence[str]) -> None:
+    """See the module's docstring."""
+    life_name, directory, seed, *rest = words
+    off = rest[0] if rest else ""
+    watch(HANG_OFF_S_MAX if off else HANG_S_MAX)
+    Path(directory).mkdir(exist_ok=True)
+    life = Life(directory, int(seed), off)
+    kind, _, way = life_name.partition(":")
+    lives: dict[str, Callable[[], object]] = {
+        "multiprocessing": lambda: children(life, multiprocessing.get_context(way)),
+        "exit-in-child": lambda: exit_in_a_child(life),
+        "leave": lambda: leave(life, way),
+        "cancelled": lambda: asyncio.run(cancelled_tasks(life)),
+        "interrupted": lambda: interrupted(life, way),
+    }
+    lives[kind]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

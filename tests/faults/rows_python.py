@@ -1,0 +1,299 @@
+"""Real servers and Python's own ways to fork, end and interrupt: nothing that was recorded is lost by them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+from tests.faults.kills import account_files, check_deaths, ended, read_to_the_end
+from tests.faults.oracle import read_accounts
+from tests.faults.prefork import DIRECTORY, OFF
+from tests.faults.rows import Case, row
+from tests.faults.stage import QUIET_SMALL, database, embedded
+from tests.pipeline.support import Process
+from tests.support.waiting import until
+
+from skillaudit.contract.settings import Settings
+
+FORK_NOTICED = {"fork-noticed": "a forked child goes on in its parent's source, in the same mapped segment"}
+FORGETFUL = {"stored-before-return": "events wait in memory and are stored 32 at a time, as other SDKs do it"}
+HANDLERS = {
+    "fork-handlers": "os.register_at_fork does nothing: what the parent has begun stays writable in a child"
+}
+QUEUED = {"reentrancy": "a call inside a call is not told from any other"}
+TASKS = {"call-stores": "events are stored by a task beside, which is cancelled with the one that recorded"}
+
+_LIVES = "tests.faults.python_lives"
+_WITHOUT = {
+    "fork-handlers": "os.register_at_fork = lambda **_: None",
+    "reentrancy": (
+        "import skillaudit.producer._reentrancy as r; "
+        "r.BUSY = type('Deaf', (dict,), {'__contains__': lambda *_: False})()"
+    ),
+}
+
+
+class _InDirectory(Process):
+    """A process that finds its directory, and what it has to do without, in its environment."""
+
+    def __init__(self, case: Case, settings: Settings, name: str, words: Sequence[str]) -> None:
+        super().__init__(name, settings, list(words), case.directory / f"{name}.log")
+        self._own = {DIRECTORY: str(case.directory), OFF: case.switched_off, "C_FORCE_ROOT": "1"}
+
+    async def start(self) -> None:
+        """With them."""
+        before = {name: os.environ.get(name) for name in self._own}
+        os.environ.update(self._own)
+        try:
+            await super().start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _entries(case: Case) -> list[dict[str, object]]:
+    paths = account_files(case.directory)
+    lines = [line for path in paths for line in path.read_bytes().splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+async def _drain_and_check(case: Case, settings: Settings, *, deaths: int = 0) -> None:
+    await read_to_the_end(settings)
+    check_deaths(case, settings, read_accounts(account_files(case.directory)), deaths=deaths)
+
+
+async def _live(case: Case, life: str, codes: Sequence[int] = (0,), *, deaths: int = 0) -> Settings:
+    """One process of `python_lives.py`, then everything it left behind."""
+    settings = embedded(case, **QUIET_SMALL)
+    words = [life, str(case.directory), str(case.seed), *([case.switched_off] if case.switched_off else [])]
+    first = _WITHOUT.get(case.switched_off)
+    run = f"import os, runpy; {first}; runpy.run_module('{_LIVES}', run_name='__main__', alter_sys=True)"
+    start = ["-c", run] if first else ["-m", _LIVES]
+    async with Process(life, settings, [*start, *words], case.directory / "life.log") as process:
+        code = await ended(process)
+    assert code in codes, f"{life} ended with {code}: {process.said()[-900:]}"
+    await _drain_and_check(case, settings, deaths=deaths)
+    return settings
+
+
+@row(
+    "gunicorn-prefork",
+    about="gunicorn with --preload, three workers of two threads: requests while a worker is killed, workers are added, replaced by SIGHUP, recycled by max-requests; a run begun in the master",
+    full=20,
+    share=2,
+    off=FORK_NOTICED,
+)
+async def gunicorn_prefork(case: Case) -> None:
+    """One Sink for all workers, made before the fork."""
+    settings, chance = embedded(case, **QUIET_SMALL), case.random
+    socket = case.directory / "socket"
+    words = f"--preload -w 3 -k gthread --threads 2 --max-requests 25 --graceful-timeout 5 -b unix:{socket}"
+    server = _InDirectory(
+        case, settings, "gunicorn", ["-m", "gunicorn", *words.split(), "tests.faults.gunicorn_app:app"]
+    )
+    async with server, _client(socket) as client:
+        await until(lambda: socket.exists() or not server.running, 60)
+        answered = await _ask(client, range(30))
+        assert answered, server.said()[-900:]
+        os.kill(chance.choice(answered), signal.SIGKILL)
+        await _ask(client, range(30, 60))
+        os.kill(server.pid, chance.choice((signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)))
+        await _ask(client, range(60, 90))
+        await server.terminate()
+    await _drain_and_check(case, settings, deaths=6)
+    done = sum("done" in entry for entry in _entries(case))
+    assert done >= 60, f"only {done} requests were served: {server.said()[-900:]}"
+    case.note(requests=done)
+
+
+@asynccontextmanager
+async def _client(socket: Path) -> AsyncGenerator[httpx.AsyncClient]:
+    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gunicorn", timeout=60) as client:
+        yield client
+
+
+async def _ask(client: httpx.AsyncClient, numbers: Sequence[int]) -> list[int]:
+    """The processes that answered; a worker that is killed answers nobody."""
+    turn = asyncio.Semaphore(6)
+
+    async def one(number: int) -> int:
+        async with turn:
+            try:
+                return int((await client.get(f"/{number}", headers={"Connection": "close"})).text)
+            except (httpx.HTTPError, ValueError):
+                return 0
+
+    return [pid for pid in await asyncio.gather(*map(one, numbers)) if pid]
+
+
+@row(
+    "celery-prefork",
+    about="a Celery worker with a prefork pool of two, its queue in a directory: children are recycled after four tasks, one is killed; a run begun before the fork",
+    full=20,
+    share=1,
+    off=FORK_NOTICED,
+)
+async def celery_prefork(case: Case) -> None:
+    """Children end by os._exit, without a word to anybody."""
+    settings, tasks = embedded(case, **QUIET_SMALL), 16
+    words = "worker -P prefork -c 2 --max-tasks-per-child 4 -l WARNING --without-gossip --without-mingle"
+    worker = _InDirectory(
+        case, settings, "celery", ["-m", "celery", "-A", "tests.faults.celery_app:celery", *words.split()]
+    )
+    sender = _InDirectory(case, settings, "sender", ["-m", "tests.faults.celery_app", str(tasks)])
+    async with worker, sender:
+        await sender.succeeded()
+
+        def done() -> list[int]:
+            return [int(str(entry["pid"])) for entry in _entries(case) if "done" in entry]
+
+        await until(lambda: len(done()) >= tasks // 2 or not worker.running, 90)
+        assert worker.running, worker.said()[-900:]
+        if case.number % 2 and not case.switched_off:
+            _kill_if_alive(done()[-1])
+        await until(lambda: len(done()) >= tasks - 2 or not worker.running, 90)
+        await worker.terminate()
+    await _drain_and_check(case, settings, deaths=2)
+    case.note(tasks=len(done()))
+
+
+def _kill_if_alive(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:  # recycled already
+        return
+
+
+@row(
+    "multiprocessing-fork",
+    about="a forked pool that is terminated, and forked processes that return, exit, os._exit and are killed, all with the parent's Sink; the parent records on",
+    full=20,
+    share=2,
+    off=FORK_NOTICED,
+)
+async def multiprocessing_fork(case: Case) -> None:
+    """They end without running what is registered for the exit."""
+    await _live(case, "multiprocessing:fork", deaths=1)
+
+
+@row(
+    "multiprocessing-spawn",
+    about="the same with spawned processes, each with a Sink of its own that nobody closes",
+    full=20,
+    share=1,
+    off=FORGETFUL,
+)
+async def multiprocessing_spawn(case: Case) -> None:
+    """A pool ends its workers by SIGTERM."""
+    await _live(case, "multiprocessing:spawn", deaths=1)
+
+
+@row(
+    "exit-in-a-forked-child",
+    about="sys.exit in forked children out of the `with` blocks of runs that the parent has begun and goes on with; every other child records runs of its own before",
+    full=20,
+    share=2,
+    off=HANDLERS,
+)
+async def exit_in_a_forked_child(case: Case) -> None:
+    """The blocks' ends do nothing in the child."""
+    await _live(case, "exit-in-child")
+
+
+@row(
+    "asyncio-cancelled",
+    about="150 tasks that record are cancelled at random awaits: sleeping, waiting for room, flushing, in a timeout of their own",
+    full=20,
+    share=2,
+    off=TASKS,
+)
+async def asyncio_cancelled(case: Case) -> None:
+    """What a call returned from is stored, and every run is finished by its block."""
+    await _live(case, "cancelled")
+
+
+@row(
+    "called-from-a-signal-handler",
+    about="a signal handler records 300 times in the midst of appends: in the very run that is written, in one of its own, whole runs",
+    full=20,
+    share=2,
+    off=QUEUED,
+)
+async def called_from_a_signal_handler(case: Case) -> None:
+    """Both streams are there, each in its order."""
+    await _interrupted(case, "signal")
+
+
+@row(
+    "called-from-a-finalizer",
+    about="finalizers that the collector runs in the midst of appends record 300 times: in the very run that is written, in one of their own, whole runs",
+    full=20,
+    share=2,
+    off=QUEUED,
+)
+async def called_from_a_finalizer(case: Case) -> None:
+    """As with signals."""
+    await _interrupted(case, "finalizer")
+
+
+async def _interrupted(case: Case, way: str) -> None:
+    settings = await _live(case, f"interrupted:{way}", deaths=1)  # the shared run is told of otherwise
+    entries = _entries(case)
+    told = [entry for entry in entries if "shared" in entry]
+    (times,) = [int(str(entry["interruptions"])) for entry in entries if "interruptions" in entry]
+    assert times >= 50, f"interrupted only {times} times"
+    with database(settings) as cursor:
+        found = cursor.execute(
+            "SELECT sha256(e.payload) FROM main.events e JOIN main.runs r USING (run_key) WHERE r.id = ? "
+            "ORDER BY e.sequence",
+            [told[0]["shared"]],
+        ).fetchall()
+    stored = [row[0] for row in found]
+    assert sorted(stored) == sorted(str(entry["sha256"]) for entry in told), "not the same events"
+    place = {sha: number for number, sha in enumerate(stored)}
+    for stream in ("main", "inner"):
+        places = [place[str(entry["sha256"])] for entry in told if entry["stream"] == stream]
+        assert places == sorted(places), f"{stream} is stored in another order"
+    case.events += len(told)
+    case.note(interruptions=times)
+
+
+EXITS = {"end": (0,), "sys-exit": (7,), "raise": (1,), "interrupted": (-2, 130, 1)}
+HARD_EXITS = {"os-exit": (0,), "terminated": (-15,)}
+
+
+@row(
+    "interpreter-exit",
+    about="the process ends, by its last line, sys.exit, an exception or SIGINT, with runs open, the Sink not closed and a thread that records to the last moment",
+    full=20,
+    share=4,
+    test=2,
+    off=FORGETFUL,
+)
+async def interpreter_exit(case: Case) -> None:
+    """Runs that were not finished read abandoned."""
+    way = list(EXITS)[case.number % len(EXITS)]
+    await _live(case, f"leave:{way}", EXITS[way], deaths=1)
+
+
+@row(
+    "exit-without-goodbye",
+    about="os._exit, or SIGTERM without a handler, with runs open, the Sink not closed and a thread that records to the last moment",
+    full=20,
+    share=2,
+    off=FORGETFUL,
+)
+async def exit_without_goodbye(case: Case) -> None:
+    """Nothing of Python's runs any more."""
+    way = list(HARD_EXITS)[case.number % len(HARD_EXITS)]
+    await _live(case, f"leave:{way}", HARD_EXITS[way], deaths=1)
