@@ -183,10 +183,10 @@ class Sources:
         self._left_alone_us[feed.source_id] = self._clock.steady_us()
 
     def _let_go(self, feed: SourceFeed) -> None:
+        feed.release()
         del self._feeds[feed.source_id]
         self._refused_before += len(feed.refused)
         self._incidents_before += feed.incidents
-        feed.release()
 
     def release_all(self) -> None:
         """Let all go; other forwarders may take them."""

@@ -104,6 +104,8 @@ class ForwarderThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._forwarder: Forwarder | None = None
+        self._last: Forwarder | None = None
+        """The one that has ended, until its sources are let go."""
         self._report = ForwardReport()
         self._thread = threading.Thread(target=self._run, name="skillaudit-forwarder", daemon=True)
         _threads.add(self)
@@ -145,7 +147,17 @@ class ForwarderThread:
         return self.report
 
     def _run(self) -> None:
-        """The thread: one forwarder after the other until it is told to end."""
+        """The thread. What is raised in it from outside may hit it anywhere, also while it tells of the last one."""
+        while not self._stopping.is_set():
+            try:
+                self._supervise()
+            except BaseException as exc:  # noqa: BLE001  as below
+                self.restarts += 1
+                self.failure = type(exc).__name__
+        self.state = ThreadState.STOPPED
+
+    def _supervise(self) -> None:
+        """One forwarder after the other until it is told to end."""
         wait_s = self._restart_wait_s
         while not self._stopping.is_set():
             began_s = time.monotonic()
@@ -157,7 +169,6 @@ class ForwarderThread:
                 wait_s = self._restart_wait_s
             self._stopping.wait(0 if self._stopping.is_set() else wait_s)
             wait_s = min(2 * wait_s, _RESTART_WAIT_S_MAX)
-        self.state = ThreadState.STOPPED
 
     def _failed(self, exc: BaseException) -> None:
         self.state = ThreadState.FAILED
@@ -167,22 +178,27 @@ class ForwarderThread:
         logger.error("forwarding stopped and begins again: %s", self.failure, exc_info=trace)
 
     def _run_once(self) -> None:
+        self._let_go_of_the_last()
         with contextlib.closing(LoopWithOwnLookups()) as loop:
             asyncio.set_event_loop(loop)
             try:
                 self._report = loop.run_until_complete(self._forward())
             finally:
-                forwarder = self._forwarder
+                self._last, self._forwarder = self._forwarder, None
                 with self._guard:
                     self._loop = self._stop = None
-                    self._forwarder = None
                 try:
                     _end_tasks(loop)
                     loop.run_until_complete(loop.shutdown_asyncgens())
                 finally:
-                    if forwarder is not None:
-                        forwarder.let_go()
+                    self._let_go_of_the_last()
                     asyncio.set_event_loop(None)
+
+    def _let_go_of_the_last(self) -> None:
+        """Its sources are free then: also where it could not end in order, and where that was interrupted."""
+        if self._last is not None:
+            self._last.let_go()
+            self._last = None
 
     async def _forward(self) -> ForwardReport:
         forwarder = Forwarder(
@@ -210,7 +226,7 @@ class ForwarderThread:
     def after_fork_in_child(self) -> None:
         """Close what was inherited, so that the child holds no connection open for the parent."""
         self.state = ThreadState.FORKED
-        forwarder, self._forwarder = self._forwarder, None
+        forwarder, self._forwarder, self._last = self._forwarder or self._last, None, None
         if forwarder is not None:
             forwarder.release_inherited()
 
