@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "purge": ("skillaudit.cli.purge", "purge", "Delete runs; tombstones and the proof stay."),
     "redact": ("skillaudit.cli.redact", "redact", "Take out what one event said."),
     "release": ("skillaudit.cli.release", "release", "End a hold."),
+    "restore": ("skillaudit.cli.restore", "restore", "Put a backup in the database's place, recorded."),
     "runs": ("skillaudit.cli.runs", "runs", "List runs, newest first."),
     "settings": (
         "skillaudit.cli.settings",

@@ -17,7 +17,7 @@ So the order of acts and events is the same everywhere, partition by partition; 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -70,7 +70,11 @@ class _Pending:
 class Acting:
     """Acts on one database. A cache of it, as `Remembered`: after a failed transaction it is loaded again."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, *, journal: bool = True) -> None:
+        """`journal`: whether acts go into the journal now. Not before it was taken forward from where it is anchored: what
+        stands there comes first.
+        """
+        self.journal = journal
         self._pending: list[_Pending] = []
         self._watched: dict[int, str] = {}
         self.results: dict[str, ActResult] = {}
@@ -198,9 +202,10 @@ class Acting:
     def _store(
         self, cursor: duckdb.DuckDBPyConnection, act: Act, line: bytes, origin: Origin, now_us: int
     ) -> None:
-        leaf = encode_act(line)
-        found = cursor.execute(_SQL["in_journal"], {"leaf": leaf}).fetchall()
-        index = found[0][0] if found else Journal(cursor).append(leaf, now_us)
+        index: int | None = None
+        if self.journal:
+            self.journal_deferred(cursor, now_us)
+            index = _journaled(cursor, line, now_us)
         row = {
             "control_partition": origin.partition,
             "control_offset": origin.offset,
@@ -211,6 +216,12 @@ class Acting:
             "applied_us": now_us,
         }
         cursor.execute(_SQL["add"], row)
+
+    def journal_deferred(self, cursor: duckdb.DuckDBPyConnection, now_us: int) -> None:
+        """Append the leaves of acts that were recorded without, in their order."""
+        for act_id, line in cursor.execute(_SQL["not_in_journal"]).fetchall():
+            index = _journaled(cursor, line.encode(), now_us)
+            cursor.execute(_SQL["journaled"], {"act_id": act_id, "journal_idx": index})
 
     @staticmethod
     def _local(cursor: duckdb.DuckDBPyConnection) -> Origin:
@@ -276,6 +287,8 @@ class Acting:
             del self.results[next(iter(self.results))]
 
 
-def concerned(acts: Iterable[Act]) -> set[str]:
-    """The partitions that these acts reach into."""
-    return {partition for act in acts for partition in act.positions}
+def _journaled(cursor: duckdb.DuckDBPyConnection, line: bytes, now_us: int) -> int:
+    """The act's place in the journal: where it is already, or a new leaf."""
+    leaf = encode_act(line)
+    found = cursor.execute(_SQL["in_journal"], {"leaf": leaf}).fetchall()
+    return int(found[0][0]) if found else Journal(cursor).append(leaf, now_us)

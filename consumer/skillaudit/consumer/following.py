@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 from skillaudit.consumer.control import ControlLog
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import Plan, Planner
-from skillaudit.consumer.recording import report_of, take_acts
+from skillaudit.consumer.recording import journal_acts, report_of, take_acts
 from skillaudit.contract.admin import ActReport
 from skillaudit.contract.errors import NotYetMaterializedError, RetryableError, UnreachableError
 from skillaudit.contract.sources import RecordBatch
@@ -78,7 +78,10 @@ class ControlFollower:
             more = await self._advance(POLL_TIMEOUT_MS)
             moved_s = time.monotonic() if self._position > before else moved_s
             if time.monotonic() - moved_s > OPEN_WAIT_S:
-                raise UnreachableError(f"{self.log.partition} gives nothing behind {self._position}; try again")
+                raise UnreachableError(
+                    f"{self.log.partition} gives nothing behind {self._position}; try again"
+                )
+        await self._in_writer(journal_acts)
 
     async def follow(self) -> None:
         """Apply what appears, until cancelled. Raises what must not be passed over."""

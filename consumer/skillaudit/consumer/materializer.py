@@ -86,6 +86,8 @@ class MaterializerPolicy:
     seal_rows: int = 400_000
     abandon_after_ms: int = 300_000
     small_batch_records: int = SMALL_BATCH_RECORDS
+    journal_acts: bool = True
+    """Whether acts go into the journal at once; see `Acting`."""
 
 
 class _SealInFlightError(Exception):
@@ -119,7 +121,7 @@ class Materializer:
         self._cursor = database.cursor()
         with engine_errors("read what is stored"):
             self.remembered = Remembered(self._cursor)
-            self.acting = Acting(self._cursor)
+            self.acting = Acting(self._cursor, journal=self.policy.journal_acts)
         newest_us = max((book.received_us for book in self.remembered.partitions.values()), default=0)
         self._broker_clock = BrokerClock(newest_us, self.clock.steady_us())
 

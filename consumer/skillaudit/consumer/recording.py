@@ -42,6 +42,13 @@ def record_acts(materializer: Materializer, acts: Sequence[Act]) -> None:
         _apply(materializer, act, act_line(act), None)
 
 
+def journal_acts(materializer: Materializer) -> None:
+    """Append to the journal what was recorded while it could not be appended to."""
+    if materializer.acting.journal:
+        with materializer.transaction("put acts into the journal") as cursor:
+            materializer.acting.journal_deferred(cursor, materializer.clock.wall_us())
+
+
 def perform(materializer: Materializer, plan: Planner) -> ActReport:
     """Plan and apply at once, without a control log. Runs in the writer's thread."""
     with materializer.sealer.writing:

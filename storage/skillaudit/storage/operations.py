@@ -14,7 +14,7 @@ from skillaudit.consumer.backup import back_up
 from skillaudit.consumer.control import make_control
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.following import ControlFollower
-from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
 from skillaudit.consumer.service import STORAGE_ORDER, ConsumerService
 from skillaudit.contract.admin import (
     ActOrder,
@@ -46,7 +46,8 @@ class _LocalOperations:
     async def _write(self, act: Callable[[Materializer], T]) -> T:
         raise NotImplementedError
 
-    async def _order(self, plan: planning.Planner) -> ActReport:
+    async def perform(self, plan: planning.Planner) -> ActReport:
+        """Make acts of a plan: written to the control log, and applied here, when this returns."""
         raise NotImplementedError
 
     @property
@@ -62,30 +63,30 @@ class _LocalOperations:
     ) -> ActReport:
         """As `Operations.purge`."""
         if runs:
-            return await self._order(planning.plan_purge_of(order, runs, min_days=self._min_days))
+            return await self.perform(planning.plan_purge_of(order, runs, min_days=self._min_days))
         if before is None:
             raise RejectedError("a purge names runs, or a time before which they started")
-        return await self._order(planning.plan_purge(order, to_us(before), min_days=self._min_days))
+        return await self.perform(planning.plan_purge(order, to_us(before), min_days=self._min_days))
 
     async def redact(self, order: ActOrder, run_id: str, seq: int, field: str | None = None) -> ActReport:
         """As `Operations.redact`."""
-        return await self._order(planning.plan_redact(order, run_id, seq, field))
+        return await self.perform(planning.plan_redact(order, run_id, seq, field))
 
     async def erase(self, order: ActOrder, runs: Sequence[str]) -> ActReport:
         """As `Operations.erase`."""
-        return await self._order(planning.plan_erase(order, runs))
+        return await self.perform(planning.plan_erase(order, runs))
 
     async def hold(self, order: ActOrder, scope: HoldScope) -> ActReport:
         """As `Operations.hold`."""
-        return await self._order(planning.plan_hold(order, scope))
+        return await self.perform(planning.plan_hold(order, scope))
 
     async def release(self, order: ActOrder, hold_id: str) -> ActReport:
         """As `Operations.release`."""
-        return await self._order(planning.plan_release(order, hold_id))
+        return await self.perform(planning.plan_release(order, hold_id))
 
     async def record_key(self, order: ActOrder, origin: str, key: str) -> ActReport:
         """As `Operations.record_key`."""
-        return await self._order(planning.plan_note(order, ActKind.KEY, {"origin": origin, "key": key}))
+        return await self.perform(planning.plan_note(order, ActKind.KEY, {"origin": origin, "key": key}))
 
     async def list_acts(self, limit: int, kind: str | None = None) -> list[StoredAct]:
         """As `Operations.list_acts`."""
@@ -95,9 +96,9 @@ class _LocalOperations:
         """As `Operations.list_holds`."""
         return await asyncio.to_thread(recording.list_holds, self._database, released=released)
 
-    async def list_dead_letters(self, state: str | None, limit: int) -> list[DeadLetter]:
+    async def list_dead_letters(self, state: str | None, limit: int, after: int = 0) -> list[DeadLetter]:
         """As `Operations.list_dead_letters`."""
-        return await asyncio.to_thread(dead_letters.list_dead_letters, self._database, state, limit)
+        return await asyncio.to_thread(dead_letters.list_dead_letters, self._database, state, limit, after)
 
     async def get_dead_letter(self, dead_letter_id: int) -> DeadLetter:
         """As `Operations.get_dead_letter`."""
@@ -134,7 +135,8 @@ class ServiceOperations(_LocalOperations):
     async def _write(self, act: Callable[[Materializer], T]) -> T:
         return await self._service.write(act)
 
-    async def _order(self, plan: planning.Planner) -> ActReport:
+    async def perform(self, plan: planning.Planner) -> ActReport:
+        """As `ConsumerService.order`."""
         return await self._service.order(plan)
 
 
@@ -159,7 +161,8 @@ class FileOperations(_LocalOperations):
     async def _write(self, act: Callable[[Materializer], T]) -> T:
         return await asyncio.to_thread(act, self._materializer)
 
-    async def _order(self, plan: planning.Planner) -> ActReport:
+    async def perform(self, plan: planning.Planner) -> ActReport:
+        """As `ControlFollower.order`; what others ordered before is applied first."""
         if self._control is None:
             control = ControlFollower(make_control(self._settings), self._write)
             try:
@@ -201,7 +204,9 @@ async def _open(settings: Settings, resources: contextlib.AsyncExitStack) -> Ope
         )
     database = await asyncio.to_thread(open_database, settings.database)
     resources.push_async_callback(asyncio.to_thread, database.close)
-    materializer = await asyncio.to_thread(Materializer, database)
+    # A journal that is anchored is first taken forward by the consumer that seals it: its acts are put into it there.
+    policy = MaterializerPolicy(journal_acts=not settings.anchors)
+    materializer = await asyncio.to_thread(Materializer, database, policy=policy)
     resources.push_async_callback(asyncio.to_thread, materializer.close)
     operations = FileOperations(database, materializer, settings)
     resources.push_async_callback(operations.aclose)

@@ -1,4 +1,4 @@
--- What is stored of acts. Their order is the order in which they were applied: no row is ever changed or deleted.
+-- What is stored of acts. Their order is the order in which they were applied: no row is deleted.
 
 -- name: known
 SELECT 1 FROM store.acts WHERE act_id = $act_id
@@ -10,6 +10,12 @@ INSERT INTO store.acts VALUES
 -- name: in_journal
 -- A journal that was taken over from an anchor holds the leaves of acts that are applied again.
 SELECT idx FROM store.journal WHERE kind = 'act' AND leaf = $leaf
+
+-- name: not_in_journal
+SELECT act_id, act FROM store.acts WHERE journal_idx IS NULL ORDER BY rowid
+
+-- name: journaled
+UPDATE store.acts SET journal_idx = $journal_idx WHERE act_id = $act_id
 
 -- name: next_local
 SELECT coalesce(max(control_offset), -1) + 1 FROM store.acts WHERE control_partition = $control_partition

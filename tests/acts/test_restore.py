@@ -1,0 +1,81 @@
+"""A backup put back lawfully: the journal goes on, acts that came since are applied again, events catch up."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.acts.support import rows, state
+from tests.acts.test_surfaces import ORDER, record
+from tests.conformance.compositions import settings_at
+
+from skillaudit.consumer.database import open_database
+from skillaudit.contract.errors import LockedError, RejectedError
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.keys import generate_key
+from skillaudit.storage.hosting import host_consumer
+from skillaudit.storage.operations import ServiceOperations
+from skillaudit.storage.restoring import restore
+
+AGAIN = ("runs", "events", "tombstones", "redactions", "run_salts", "ledger", "purges")
+
+
+async def consume(
+    settings: Settings, *, backup: Path | None = None, then: tuple[str, str] | None = None
+) -> None:
+    """Consume what waits; make a backup; delete one run and redact another."""
+    async with host_consumer(settings, serve=False, seal=True) as hosted:
+        await asyncio.wait_for(hosted.service.caught_up.wait(), 30)
+        operations = ServiceOperations(hosted.service)
+        if then is not None:
+            await operations.purge(ORDER, runs=[then[0]])
+            await operations.redact(ORDER, then[1], 1)
+        if backup is not None:
+            await operations.back_up(backup)
+
+
+@pytest.mark.parametrize("anchored", [False, True], ids=["self", "anchored"])
+async def test_a_restored_backup_becomes_what_was_lost(tmp_path: Path, anchored: bool) -> None:
+    """Whatever came after the backup is there again, the journal's leaves byte for byte; the restore is one more act."""
+    settings = settings_at(tmp_path / "data")
+    if anchored:
+        generate_key(tmp_path / "key", "audit.example.org/test")
+        settings = settings_at(
+            tmp_path / "data", seal_key_file=tmp_path / "key", anchors=f"file:{tmp_path / 'anchor'}"
+        )
+    backup = tmp_path / "backup.duckdb"
+    await record(settings, "a", "b")
+    await consume(settings, backup=backup)
+    await record(settings, "c")
+    await consume(settings, then=("a", "b"))
+    with open_database(settings.database) as database:
+        lost = state(database)
+        leaves = rows(database, "SELECT idx, leaf FROM journal ORDER BY idx")
+    report = await restore(settings, backup, ORDER)
+    assert report.replaced is not None
+    assert report.replaced.exists()
+    await consume(settings)
+    with open_database(settings.database) as database:
+        found = state(database)
+        again = rows(database, "SELECT idx, leaf FROM journal ORDER BY idx")
+        acts = rows(database, "SELECT kind FROM store.acts ORDER BY rowid")
+    assert {name: found[name] for name in AGAIN} == {name: lost[name] for name in AGAIN}
+    assert [kind for (kind,) in acts] == ["purge", "redact", "restore"]
+    if anchored:
+        assert again[: len(leaves)] == leaves, "what was anchored stands where it stood"
+    assert sum(b'"restore"' in leaf for _, leaf in again) == 1
+
+
+async def test_what_cannot_be_restored_is_refused(tmp_path: Path) -> None:
+    """A database that somebody has, and a file that is no backup: nothing is moved."""
+    settings = settings_at(tmp_path / "data")
+    await record(settings, "a")
+    await consume(settings, backup=tmp_path / "backup")
+    (tmp_path / "other").write_bytes(b"no database")
+    before = sorted(settings.data.iterdir())
+    with pytest.raises(RejectedError, match="no backup"):
+        await restore(settings, tmp_path / "other", ORDER)
+    with open_database(settings.database), pytest.raises(LockedError):
+        await restore(settings, tmp_path / "backup", ORDER)
+    assert sorted(settings.data.iterdir()) == before
