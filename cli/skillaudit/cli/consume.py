@@ -55,7 +55,9 @@ async def _run(settings: Settings, *, serve: bool, accepted: tuple[str, ...]) ->
     async with stop_on_signals() as stop:
         async with contextlib.AsyncExitStack() as stack:
             starting = asyncio.ensure_future(
-                stack.enter_async_context(host_consumer(settings, serve=serve, accept_history_loss=accepted))
+                stack.enter_async_context(
+                    host_consumer(settings, serve=serve, accept_history_loss=accepted, seal=True)
+                )
             )
             if not await _done_before(starting, stop):
                 return  # told to end while the broker did not answer yet

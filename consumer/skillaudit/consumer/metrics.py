@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from skillaudit.consumer.database import engine_errors
+from skillaudit.consumer.notary import NotaryState, NotaryStatus
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.clock import Clock, SystemClock
 from skillaudit.contract.errors import StopError
@@ -80,6 +81,7 @@ class ServiceCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """All figures, as of now."""
         yield from _status_figures(self._service)
+        yield from _notary_figures(self._service.status.notary, self._clock.wall_us())
         figures = self._stored()
         if figures is not None:
             yield from _trouble_figures(figures)
@@ -137,6 +139,45 @@ def _status_figures(service: ConsumerService) -> Iterable[Metric]:
     for outcome, count in status.outcomes.copy().items():
         outcomes.add_metric([outcome], count)
     yield outcomes
+
+
+def _notary_figures(notary: NotaryStatus, now_us: int) -> Iterable[Metric]:
+    if notary.state is NotaryState.OFF:
+        return
+    gauges = {
+        "seal_up": (
+            "1 while the ledger is sealed, 0 while that fails or waits for a rebuilt ledger",
+            _up(notary),
+        ),
+        "seal_age_seconds": ("How long rows of the ledger have waited for a seal", notary.seal_age_s(now_us)),
+        "seal_behind_rows": ("Rows of the ledger that wait for a seal", notary.behind_rows),
+        "anchor_lag_seconds": (
+            "How long something signed has waited for an anchor, the slowest counted",
+            notary.anchor_lag_s(now_us),
+        ),
+    }
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(f"skillaudit_{name}", text, value=value)
+    yield CounterMetricFamily(
+        "skillaudit_sealed_rows", "Rows of the ledger sealed since the start", value=notary.rows_sealed
+    )
+    yield CounterMetricFamily(
+        "skillaudit_seal_incidents",
+        "Runs that did not agree with what was recorded of them when their finish was sealed",
+        value=notary.incidents,
+    )
+    behind = GaugeMetricFamily(
+        "skillaudit_anchor_behind_leaves",
+        "Signed leaves of the journal that an anchor lacks",
+        labels=["anchor"],
+    )
+    for anchor in notary.anchors:
+        behind.add_metric([anchor.uri], anchor.behind)
+    yield behind
+
+
+def _up(notary: NotaryStatus) -> float:
+    return 1.0 if notary.state is NotaryState.SEALING else 0.0
 
 
 def _trouble_figures(figures: StoredFigures) -> Iterable[Metric]:

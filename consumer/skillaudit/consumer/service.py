@@ -1,7 +1,8 @@
 """The consumer as a running service: poll, apply, acknowledge; one writer, many readers, one way to stop.
 
-Concurrency. Everything asynchronous runs in one event loop. Batches are applied in one worker thread (`_writing`), seals
-move in another (`_sealing`): DuckDB must never block the loop. While a batch is applied the next one is polled. Readers
+Concurrency. Everything asynchronous runs in one event loop. Batches are applied in one worker thread (`_writing`), hot
+tables move in another (`_sealing`), the ledger is sealed in a third and brought to the anchors in a fourth (`notary`): DuckDB
+must never block the loop. While a batch is applied the next one is polled. Readers
 take cursors of their own from `cursor` and wait for positions by `wait_for`.
 
     problem                                        solution
@@ -23,13 +24,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import duckdb
 
@@ -45,6 +46,7 @@ from skillaudit.consumer.control import ControlLog, make_control
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.following import ControlFollower
 from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
+from skillaudit.consumer.notary import STEP_INTERVAL_S, Notary, NotaryState, NotaryStatus, WriterAccess
 from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.poison import PoisonPolicy
 from skillaudit.consumer.sealing import SealState
@@ -76,6 +78,8 @@ SMALL_BATCH_RECORDS: Final = 4_000
 """From here on a batch is worth its transaction, and no pause follows it."""
 TICK_INTERVAL_S: Final = 1.0
 RETENTION_INTERVAL_S: Final = 3_600.0
+SEALS_LATE: Final = 5
+"""Seal intervals that rows may wait before a supervisor is told."""
 CLOSE_WAIT_S: Final = 5.0
 """How long a retention under way may still take when the service ends."""
 RETRY_PAUSE_S: Final = 0.2
@@ -119,6 +123,8 @@ class ServiceStatus:
     last_error: str = ""
     apply_ms: float = 0.0
     """How long the last batch took."""
+    notary: NotaryStatus = field(default_factory=NotaryStatus)
+    """How sealing and anchoring stand."""
 
 
 class _EndedError(Exception):
@@ -159,10 +165,11 @@ class ConsumerService:
         control: ControlLog | None = None,
         clock: Clock | None = None,
         accept_history_loss: Sequence[str] = (),
+        seal: bool = False,
     ) -> None:
         """`accept_history_loss`: partitions (`TOPIC/*`: all of a topic) whose history may turn out lost at the start: then
         their positions are given up, recorded; where nothing is lost nothing is given up. `control`: another log of acts
-        than the settings name.
+        than the settings name. `seal`: whether the ledger is sealed, and what was sealed before is met first.
         """
         self.settings = settings
         self.status = ServiceStatus()
@@ -173,6 +180,10 @@ class ConsumerService:
         self._accepted = tuple(accept_history_loss)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-writer")
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-sealer")
+        self._notarizing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-notary")
+        self._publishing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-anchors")
+        self._with_notary = seal
+        self._notary: Notary | None = None
         self._database: Database | None = None
         self._materializer: Materializer | None = None
         self._source: RecordSource | None = None
@@ -237,6 +248,17 @@ class ConsumerService:
         """How far the database has consumed."""
         return dict(self._positions)
 
+    def late_seal(self) -> str:
+        """Why the ledger is not sealed as it should be, for supervisors; empty where it is, or is not to be. A database
+        that is made again from the events is not late: it has first to meet what was sealed before.
+        """
+        notary = self.status.notary
+        age_s = notary.seal_age_s(self._clock.wall_us())
+        late = age_s > SEALS_LATE * self.settings.seal_interval_ms / 1000
+        if not late or notary.state is NotaryState.MEETING:
+            return ""
+        return f"the ledger's newest {notary.behind_rows} rows have waited {age_s:.0f} s for a seal: {notary.last_error or 'it is behind'}"
+
     async def wait_for(self, positions: Positions, timeout_s: float) -> None:
         """As `AuditReader.wait_for`, woken by commits."""
         try:
@@ -279,6 +301,8 @@ class ConsumerService:
             raise
 
     async def _begin(self) -> None:
+        if self._with_notary:
+            await self._run_to_end(self._notarizing, self._open_notary)
         await self._accepting(self._open_source)
         await self._accepting(self._open_control)
         self._begun = True
@@ -372,10 +396,11 @@ class ConsumerService:
             await self._control.close()
             if source is not None:
                 await source.close()
+            await self._close_notary()
         finally:
             await self._in_writer(self._close)
-            self._writing.shutdown(wait=False)
-            self._sealing.shutdown(wait=False)
+            for threads in (self._writing, self._sealing, self._notarizing, self._publishing):
+                threads.shutdown(wait=False)
         async with self._moved:
             self._moved.notify_all()
 
@@ -383,14 +408,15 @@ class ConsumerService:
 
     async def _consume(self, stop: asyncio.Event) -> None:
         stopping = asyncio.ensure_future(stop.wait())
-        following = asyncio.ensure_future(self._control.follow())
+        beside = [asyncio.ensure_future(work) for work in (self._control.follow(), *self._notary_work())]
         polling: asyncio.Task[RecordBatch] | None = None
         try:
             while not stop.is_set():
                 polling = polling or asyncio.ensure_future(self._poll())
-                await asyncio.wait((polling, stopping, following), return_when=asyncio.FIRST_COMPLETED)
-                if following.done():
-                    following.result()
+                await asyncio.wait((polling, stopping, *beside), return_when=asyncio.FIRST_COMPLETED)
+                for work in beside:
+                    if work.done():
+                        work.result()
                 if not polling.done():
                     break
                 batch = polling.result()
@@ -404,15 +430,13 @@ class ConsumerService:
                     await asyncio.wait((stopping,), timeout=pause_s)
         finally:
             stopping.cancel()
-            following.cancel()
-            await asyncio.wait((following,))
-            if not following.cancelled():
-                following.exception()  # raised above, or found again at the next start
-            if polling is not None:
-                polling.cancel()
-                await asyncio.wait((polling,))
-                if not polling.cancelled():
-                    polling.exception()  # what it found while the end had begun is found again at the next start
+            ending = [*beside, *([polling] if polling is not None else [])]
+            for ended in ending:
+                ended.cancel()
+            await asyncio.wait(ending)
+            for ended in ending:
+                if not ended.cancelled():
+                    ended.exception()  # raised above, or found again at the next start
 
     async def _poll(self) -> RecordBatch:
         """The next batch; waits out a side that does not answer."""
@@ -586,6 +610,44 @@ class ConsumerService:
     async def _move(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._sealing, self.materializer.sealer.move)
 
+    # sealing the ledger
+
+    def _open_notary(self) -> None:
+        if self._notary is None:
+            self._notary = Notary(self.settings, WriterAccess(lambda: self.materializer), self._clock)
+        self.status.notary = self._notary.status
+        self._notary.prepare()
+
+    def _notary_work(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the loop: sealing, and in a thread of its own, for an anchor may take its time, publishing."""
+        notary = self._notary
+        return [] if notary is None else [self._seal_ledger(notary), self._publish(notary)]
+
+    async def _seal_ledger(self, notary: Notary) -> None:
+        while True:
+            more = await self._run_to_end(self._notarizing, notary.step)
+            await asyncio.sleep(0 if more else STEP_INTERVAL_S)
+
+    async def _publish(self, notary: Notary) -> None:
+        while True:
+            await self._run_to_end(self._publishing, notary.publish)
+            await asyncio.sleep(STEP_INTERVAL_S)
+
+    async def _close_notary(self) -> None:
+        """What was consumed is sealed and anchored before the end, where the end is none by trouble."""
+        notary, self._notary = self._notary, None
+        if notary is None:
+            return
+        try:
+            if self.status.state is ServiceState.STOPPED:
+                await self._run_to_end(self._notarizing, partial(notary.step, force=True))
+                await self._run_to_end(self._publishing, notary.publish)
+        except StopError as exc:
+            _log.error("the last rows are not sealed: %s", exc)
+            await self._keep_incident(exc)
+        finally:
+            notary.close()
+
     # small parts
 
     def _open_database(self) -> None:
@@ -594,6 +656,7 @@ class ConsumerService:
             poison=PoisonPolicy(self.settings.poison_in_a_row_max, self.settings.poison_share_percent_max),
             seal_rows=self.settings.seal_rows,
             abandon_after_ms=self.settings.abandon_after_ms,
+            journal_acts=self._with_notary or not self.settings.anchors,
         )
         self._materializer = Materializer(self._database, policy=policy, clock=self._clock)
 
@@ -692,8 +755,12 @@ class ConsumerService:
         return await self._in_writer(lambda: self._on_sound_database(lambda: work(self.materializer)))
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
-        """Run `work` in the writer's thread to its end, also when cancelled: a half-known transaction helps nobody."""
-        running = asyncio.get_running_loop().run_in_executor(self._writing, work)
+        """Run `work` in the writer's thread to its end."""
+        return await self._run_to_end(self._writing, work)
+
+    async def _run_to_end(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """Also when cancelled: a half-known transaction helps nobody, and the file must not be closed under it."""
+        running = asyncio.get_running_loop().run_in_executor(thread, work)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:

@@ -109,6 +109,17 @@ class Settings:
     min_retention_days: int = field(default=0, metadata=_bounds(0, 36_500))
     """Younger runs are purged only by force, recorded; 0: no minimum."""
 
+    seal_interval_ms: int = field(default=60_000, metadata=_bounds(1_000, 86_400_000))
+    """How long rows of the ledger wait for their seal, at most, where `skillaudit consume` runs."""
+    seal_key_file: Path | None = None
+    """The Ed25519 key that signs the journal; its name is the journal's. None: sealed, not signed."""
+    seal_former_key_file: Path | None = None
+    """After a change of keys: the one before, which signs, too, until the next seal."""
+    seal_state_file: Path | None = None
+    """What was signed last; best on another disk than the database. Default: `<data>/seal.checkpoint`."""
+    anchors: str = ""
+    """Comma-separated `file:<directory>`, `kafka:<topic>`, `kafka://<host>:<port>/<topic>`: where checkpoints are kept."""
+
     session_wait_ms_max: int = field(default=5_000, metadata=_bounds(0, 600_000))
     query_timeout_ms: int = field(default=30_000, metadata=_bounds(10, 3_600_000))
     http_listen: str = "127.0.0.1:8765"
@@ -173,6 +184,11 @@ class Settings:
     def archive_dir(self) -> Path:
         """Where consumed segments of the embedded mode go."""
         return self.data / "archive"
+
+    @property
+    def seal_state(self) -> Path:
+        """Where the last signed checkpoint is kept."""
+        return self.seal_state_file or self.data / "seal.checkpoint"
 
     @property
     def kafka_topics(self) -> tuple[str, ...]:

@@ -31,14 +31,15 @@ class HostedConsumer:
 
 @contextlib.asynccontextmanager
 async def host_consumer(
-    settings: Settings, *, serve: bool, accept_history_loss: Sequence[str] = ()
+    settings: Settings, *, serve: bool, accept_history_loss: Sequence[str] = (), seal: bool = False
 ) -> AsyncGenerator[HostedConsumer]:
     """Own the database and consume until the block is left; then everything ends in order, within seconds.
 
+    `seal`: also seal the ledger, as who owns the database for long does; who takes it for a moment, to read, does not.
     Raises what `ConsumerService.start` raises; but with `serve` a source that does not answer is no reason not to serve
     what is stored: it is asked again, for ever. What stops the service later is raised by `running`.
     """
-    service = ConsumerService(settings, accept_history_loss=accept_history_loss)
+    service = ConsumerService(settings, accept_history_loss=accept_history_loss, seal=seal)
     await (service.open() if serve else service.start())
     stop = asyncio.Event()
     consuming = asyncio.create_task(service.run(stop), name="skillaudit-consumer")
@@ -107,12 +108,14 @@ async def _surface(
     from skillaudit.consumer.metrics import make_registry
     from skillaudit.query.access import allowed_hosts, read_token
     from skillaudit.query.server import HttpServer, ReadyReport, create_app
+    from skillaudit.query.verifying import Checks
     from skillaudit.storage.operations import ServiceOperations
 
     def ready() -> ReadyReport:
         state = service.status.state
         if state is ServiceState.RUNNING:
-            return ReadyReport()
+            late = service.late_seal()
+            return ReadyReport(ready=False, reasons=(late,)) if late else ReadyReport()
         return ReadyReport(
             ready=False, reasons=(service.status.last_error or f"the consumer is {state.value}",)
         )
@@ -121,6 +124,7 @@ async def _surface(
         reader,
         purge=service.purge_older_than,
         operations=ServiceOperations(service),
+        checks=Checks(service.database.cursor),
         scratch_dir=settings.database.absolute().parent,
         ready=ready,
         token=read_token(settings.token_file),

@@ -30,7 +30,7 @@ WATCH_INTERVAL_S: Final = 0.05
 
 async def run_demo(settings: Settings, *, keep: bool) -> bool:
     """Play it; whether everything that the fleet recorded is there."""
-    async with _topics(settings, keep=keep) as staged, host_consumer(staged, serve=True) as hosted:
+    async with _topics(settings, keep=keep) as staged, host_consumer(staged, serve=True, seal=True) as hosted:
         stderr().print(
             f"{PROCESSES} processes record into {_where(staged)}; a consumer materializes into {staged.database}"
         )

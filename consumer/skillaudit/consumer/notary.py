@@ -1,0 +1,264 @@
+"""Sealing, signing and publishing beside the consumer: the proof's sealer and publisher, hosted.
+
+    prepare()   before anything is consumed: leaves that an anchor has and the journal lacks are put back
+    step()      once a second: seal what is due, sign, in one thread; publish to the anchors, in another
+
+Both threads read by cursors of their own and share nothing with ingest but the writer's lock, for as long as a leaf is
+appended. A step that fails for a passing reason is made again; one that must not be passed over ends the consumer by
+name: a journal that does not continue what was signed, a rebuilt ledger that is not the one sealed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.contract.clock import Clock
+from skillaudit.contract.errors import (
+    DatabaseError,
+    FencedError,
+    RetryableError,
+    SettingsError,
+    UnreachableError,
+)
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.anchors import Anchor, open_anchor
+from skillaudit.proof.journal import Journal
+from skillaudit.proof.publishing import AnchorStatus, Publisher
+from skillaudit.proof.restoring import restore_journal, unmet_from
+from skillaudit.proof.sealer import FileState, Sealer, Signing
+from skillaudit.proof.sealing import SealPolicy
+
+STEP_INTERVAL_S: Final = 1.0
+FAILURES_MAX: Final = 30
+"""Steps in a row that the database refuses, a second apart, before that counts as no passing trouble."""
+
+_log = logging.getLogger("skillaudit.consumer")
+
+
+class NotaryState(Enum):
+    """OFF for good; STARTING -> MEETING (a restored journal's seals) -> SEALING; SEALING <-> RETRYING."""
+
+    OFF = "off"
+    """Nothing is sealed here."""
+    STARTING = "starting"
+    MEETING = "meeting"
+    """The ledger is being made again from the events; nothing is sealed until it has met what was sealed before."""
+    SEALING = "sealing"
+    RETRYING = "retrying"
+    """The last step failed for a reason that may pass."""
+
+
+@dataclass(slots=True)
+class NotaryStatus:
+    """For people, `/readyz` and metrics."""
+
+    state: NotaryState = NotaryState.OFF
+    signs: bool = False
+    """Whether a key is configured."""
+    sealed_us: int = 0
+    """When nothing waited for a seal, last; wall clock."""
+    behind_rows: int = 0
+    """Rows of the ledger that wait for a seal."""
+    rows_sealed: int = 0
+    """Since the start."""
+    leaves: int = 0
+    """Appended to the journal by seals, since the start."""
+    incidents: int = 0
+    """Journaled because what a seal covers did not agree with the runs."""
+    signed_size: int = 0
+    """Leaves that the last checkpoint made here covers; 0: none was made since the start."""
+    anchors: tuple[AnchorStatus, ...] = ()
+    anchored_us: int = 0
+    """When nothing signed waited for an anchor, last; 0 where there is no anchor."""
+    last_error: str = ""
+
+    def seal_age_s(self, now_us: int) -> float:
+        """How long rows have waited for a seal; 0 where nothing waits or nothing is sealed here."""
+        waiting = self.state is not NotaryState.OFF and self.behind_rows > 0
+        return max(now_us - self.sealed_us, 0) / 1e6 if waiting else 0.0
+
+    def anchor_lag_s(self, now_us: int) -> float:
+        """How long something signed has waited for an anchor, the slowest counted; 0 where nothing waits."""
+        waiting = any(anchor.behind for anchor in self.anchors)
+        return max(now_us - self.anchored_us, 0) / 1e6 if waiting else 0.0
+
+
+class WriterAccess:
+    """`ProofDatabase` of whoever writes the database: transactions on the writer's cursor, under its lock."""
+
+    def __init__(self, materializer: Callable[[], Materializer]) -> None:
+        """`materializer`: the writer as it is now; it may be another one after the file was opened again."""
+        self._materializer = materializer
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """As `ProofDatabase.cursor`."""
+        return self._materializer().database.cursor()
+
+    def transaction(self, doing: str) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """As `ProofDatabase.transaction`."""
+        return self._materializer().transaction(doing)
+
+
+class Notary:
+    """Blocking: `prepare` and `step` in one thread, `publish` in another. `status` may be read by any."""
+
+    def __init__(self, settings: Settings, access: WriterAccess, clock: Clock) -> None:
+        """Raises `SettingsError` for a key that cannot be read, an anchor that is none, anchors without a key."""
+        self._settings = settings
+        self._access = access
+        self._clock = clock
+        self._signing = read_signing(settings)
+        self._anchors = open_anchors(settings, self._signing)
+        self._publisher = Publisher(access, self._anchors)
+        self._sealer = self._new_sealer()
+        self._failures = 0
+        now_us = clock.wall_us()
+        self.status = NotaryStatus(
+            state=NotaryState.STARTING,
+            signs=self._signing is not None,
+            sealed_us=now_us,
+            anchored_us=now_us if self._anchors else 0,
+            anchors=self._publisher.status(),
+        )
+
+    def __repr__(self) -> str:
+        """State, and to whom it publishes."""
+        return f"<Notary {self.status.state.value} {self._sealer!r} {len(self._anchors)} anchors>"
+
+    def prepare(self) -> None:
+        """Put back what an anchor has and the journal lacks, and take what anchors hold as signed. Before anything is
+        consumed, an act least of all: what is appended then has to stand behind it.
+
+        Raises `UnreachableError` where an anchor does not answer and nothing else would tell what was signed before;
+        `AnchorConflictError`, `AnchorContentError` and `SigningRefusedError` where its journal is another one.
+        """
+        if self._signing is None:
+            return
+        needed = self._journal_size() == 0 or self._signing.state.read() is None
+        for anchor in self._anchors:
+            try:
+                self._meet(anchor, self._signing)
+            except UnreachableError as exc:
+                if needed:
+                    raise UnreachableError(
+                        f"{exc}. It may hold a journal that this database lacks: start again when it answers"
+                    ) from exc
+                _log.warning("%s: %s; it is asked again", anchor.uri, exc)
+
+    def step(self, *, force: bool = False) -> bool:
+        """Seal what is due; whether there is more to do at once. Raises what must not be passed over."""
+        now_us = self._clock.wall_us()
+        try:
+            report = self._sealer.step(now_us, force=force)
+            meeting = self._is_meeting()
+        except (RetryableError, DatabaseError, FencedError) as exc:
+            self._note_failure(exc)
+            return False
+        self._failures = 0
+        status = self.status
+        status.state = NotaryState.MEETING if meeting else NotaryState.SEALING
+        status.last_error = ""
+        status.behind_rows = report.behind_rows
+        if not report.behind_rows and not meeting:
+            status.sealed_us = now_us
+        status.rows_sealed += report.rows
+        status.leaves += len(report.leaves)
+        status.incidents += report.incidents
+        if report.signed:
+            status.signed_size = report.signed[-1].size
+        if report.incidents:
+            _log.error(
+                "%d runs do not agree with what was recorded of them; run `skillaudit verify`",
+                report.incidents,
+            )
+        return report.more
+
+    def publish(self) -> None:
+        """Bring what is signed to the anchors. What an anchor does is in the status."""
+        if not self._anchors:
+            return
+        now_us = self._clock.wall_us()
+        try:
+            found = self._publisher.step(now_us)
+        except (RetryableError, DatabaseError, FencedError) as exc:
+            self._note_failure(exc)
+            return
+        self.status.anchors = found
+        if not any(anchor.behind for anchor in found):
+            self.status.anchored_us = now_us
+
+    def close(self) -> None:
+        """Let go of the anchors; safe to call again."""
+        self._publisher.close()
+
+    def _meet(self, anchor: Anchor, signing: Signing) -> None:
+        newest = anchor.newest()
+        if newest is None:
+            return
+        size = self._journal_size()
+        if newest.content.checkpoint.size > size:
+            _log.warning(
+                "%s holds %d leaves of the journal, this database %d: they are put back, and nothing is sealed until the "
+                "ledger has met them",
+                anchor.uri,
+                newest.content.checkpoint.size,
+                size,
+            )
+            restore_journal(self._access, anchor.objects(size), signing.verifiers)
+        self._sealer.meet(newest.content.note)
+
+    def _journal_size(self) -> int:
+        with contextlib.closing(self._access.cursor()) as cursor:
+            return Journal(cursor).size()
+
+    def _is_meeting(self) -> bool:
+        if self.status.state is NotaryState.SEALING:
+            return False
+        with contextlib.closing(self._access.cursor()) as cursor:
+            return unmet_from(cursor) is not None
+
+    def _note_failure(self, exc: RetryableError | DatabaseError | FencedError) -> None:
+        """A full disk, a file that is opened again, an anchor's hiccup: the next step is made with nothing remembered."""
+        if not isinstance(exc, RetryableError):
+            self._failures += 1
+            if self._failures > FAILURES_MAX:
+                raise exc
+        if self.status.state is not NotaryState.RETRYING:
+            _log.warning("%s; nothing is sealed meanwhile, attempts go on", exc)
+        self.status.state, self.status.last_error = NotaryState.RETRYING, str(exc)
+        self._sealer = self._new_sealer()
+
+    def _new_sealer(self) -> Sealer:
+        policy = SealPolicy(interval_ms=self._settings.seal_interval_ms)
+        return Sealer(self._access, policy=policy, signing=self._signing)
+
+
+def read_signing(settings: Settings) -> Signing | None:
+    """The keys that the settings name; None for none."""
+    if settings.seal_key_file is None:
+        return None
+    from skillaudit.proof.keys import read_key  # cryptography is needed by who signs
+
+    files: list[Path] = [settings.seal_key_file]
+    if settings.seal_former_key_file is not None:
+        files.append(settings.seal_former_key_file)
+    return Signing(signers=[read_key(file) for file in files], state=FileState(settings.seal_state))
+
+
+def open_anchors(settings: Settings, signing: Signing | None) -> list[Anchor]:
+    """The anchors that the settings name."""
+    uris = [uri.strip() for uri in settings.anchors.split(",") if uri.strip()]
+    if uris and signing is None:
+        raise SettingsError(
+            "anchors keep signed checkpoints: set seal_key_file, too; `skillaudit key generate` makes a key"
+        )
+    return [open_anchor(uri, settings) for uri in uris]
