@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 import click
@@ -18,7 +18,9 @@ from skillaudit.contract.settings import Settings
 T = TypeVar("T")
 
 _IDS = click.argument("ids", nargs=-1, type=click.IntRange(min=0), metavar="[ID]...")
-_ALL = click.option("--all", "everything", is_flag=True, help="All that wait, at most 500 at a time.")
+_ALL = click.option("--all", "everything", is_flag=True, help="All that wait.")
+SHOWN_MAX = 20
+"""Ids told one by one; `--json` names all."""
 
 
 @click.group(name="dead-letters")
@@ -32,11 +34,12 @@ def dead_letters() -> None:
 @dead_letters.command(name="list")
 @click.option("--state", type=click.Choice(list(DeadLetterState)), help="Only these.")
 @click.option("--limit", type=click.IntRange(1, LIST_LIMIT_MAX), default=50, show_default=True)
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="ID", help="Those behind this one.")
 @with_settings
 @json_option
-def list_(settings: Settings, as_json: bool, state: str | None, limit: int) -> None:
+def list_(settings: Settings, as_json: bool, state: str | None, limit: int, after: int) -> None:
     """List them, oldest first."""
-    letters = _run(settings, lambda operations: operations.list_dead_letters(state, limit))
+    letters = _run(settings, lambda operations: operations.list_dead_letters(state, limit, after))
     if as_json:
         print_json([_members(letter) for letter in letters])
         return
@@ -73,17 +76,20 @@ def show(settings: Settings, as_json: bool, dead_letter_id: int, raw: bool) -> N
 def replay(settings: Settings, as_json: bool, ids: tuple[int, ...], everything: bool) -> None:
     """Parse them again and apply those that are events now. Exit code 4 where some still are not."""
 
-    async def act(operations: Operations) -> tuple[int, tuple[int, ...]]:
-        report = await operations.replay_dead_letters(await _chosen(operations, ids, everything=everything))
-        return report.replayed, report.still_malformed
+    async def act(operations: Operations) -> tuple[int, list[int]]:
+        replayed, still = 0, list[int]()
+        async for chosen in _chosen(operations, ids, everything=everything):
+            report = await operations.replay_dead_letters(chosen)
+            replayed += report.replayed
+            still += report.still_malformed
+        return replayed, still
 
     replayed, still = _run(settings, act)
     if as_json:
-        print_json({"replayed": replayed, "still_malformed": list(still)})
+        print_json({"replayed": replayed, "still_malformed": still})
     else:
-        click.echo(
-            f"{replayed} replayed, {len(still)} still malformed{': ' if still else ''}{', '.join(map(str, still))}"
-        )
+        shown = ", ".join([*map(str, still[:SHOWN_MAX]), *(["..."] if len(still) > SHOWN_MAX else [])])
+        click.echo(f"{replayed} replayed, {len(still)} still malformed{': ' if still else ''}{shown}")
     if still:
         raise click.exceptions.Exit(4)
 
@@ -97,7 +103,8 @@ def discard(settings: Settings, as_json: bool, ids: tuple[int, ...], everything:
     """Set them aside: they no longer wait, their bytes stay."""
 
     async def act(operations: Operations) -> int:
-        return await operations.discard_dead_letters(await _chosen(operations, ids, everything=everything))
+        pages = _chosen(operations, ids, everything=everything)
+        return sum([await operations.discard_dead_letters(chosen) async for chosen in pages])
 
     discarded = _run(settings, act)
     if as_json:
@@ -106,15 +113,21 @@ def discard(settings: Settings, as_json: bool, ids: tuple[int, ...], everything:
         click.echo(f"{discarded} discarded")
 
 
-async def _chosen(operations: Operations, ids: tuple[int, ...], *, everything: bool) -> list[int]:
+async def _chosen(
+    operations: Operations, ids: tuple[int, ...], *, everything: bool
+) -> AsyncGenerator[list[int]]:
+    """Page by page: those that are malformed still keep none behind them from their turn."""
     if bool(ids) == everything:
         raise click.UsageError("name dead letters by their ids, or give --all")
     if not everything:
-        return list(ids)
-    waiting = await operations.list_dead_letters(DeadLetterState.WAITING, LIST_LIMIT_MAX)
-    if not waiting:
+        yield list(ids)
+        return
+    last = 0
+    while waiting := await operations.list_dead_letters(DeadLetterState.WAITING, LIST_LIMIT_MAX, last):
+        last = waiting[-1].id
+        yield [letter.id for letter in waiting]
+    if not last:
         raise click.UsageError("no dead letters wait")
-    return [letter.id for letter in waiting]
 
 
 def _run(settings: Settings, act: Callable[[Operations], Awaitable[T]]) -> T:

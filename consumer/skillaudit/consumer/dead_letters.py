@@ -21,10 +21,11 @@ from skillaudit.contract.sources import SourceRecord
 _SQL: Final = statements("dead_letters.sql")
 
 
-def list_dead_letters(database: Database, state: str | None, limit: int) -> list[DeadLetter]:
+def list_dead_letters(database: Database, state: str | None, limit: int, after: int = 0) -> list[DeadLetter]:
     """As `Operations.list_dead_letters`."""
     with contextlib.closing(database.cursor()) as cursor, engine_errors("list dead letters"):
-        rows = cursor.execute(_SQL["list"], {"state": state, "limit": list_limit(limit)}).fetchall()
+        wanted = {"state": state, "limit": list_limit(limit), "after": after}
+        rows = cursor.execute(_SQL["list"], wanted).fetchall()
     return [_letter(row) for row in rows]
 
 

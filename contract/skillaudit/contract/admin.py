@@ -160,8 +160,8 @@ class Operations(Protocol):
         """Those in force, oldest first; `released`: all that ever were."""
         ...
 
-    async def list_dead_letters(self, state: str | None, limit: int) -> list[DeadLetter]:
-        """Oldest first; `state` None: all; the limit rule of lists applies."""
+    async def list_dead_letters(self, state: str | None, limit: int, after: int = 0) -> list[DeadLetter]:
+        """Oldest first, those behind the id `after`; `state` None: all; the limit rule of lists applies."""
         ...
 
     async def get_dead_letter(self, dead_letter_id: int) -> DeadLetter:

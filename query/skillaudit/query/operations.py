@@ -27,9 +27,9 @@ _OK: Final = 200
 class HttpOperations(HttpActs):
     """`Operations` over HTTP. Acts are never sent twice: an `UnreachableError` may mean that one was done."""
 
-    async def list_dead_letters(self, state: str | None, limit: int) -> list[DeadLetter]:
+    async def list_dead_letters(self, state: str | None, limit: int, after: int = 0) -> list[DeadLetter]:
         """As `Operations.list_dead_letters`; keys and bytes are left out."""
-        query = (("limit", str(limit)), *((("state", state),) if state else ()))
+        query = (("limit", str(limit)), ("after", str(after)), *((("state", state),) if state else ()))
         return await self._do(ask(Request("GET", f"{API}/dead-letters", query), _letters))
 
     async def get_dead_letter(self, dead_letter_id: int) -> DeadLetter:

@@ -1,7 +1,7 @@
 -- name: list
 SELECT id, partition, record_offset, next_offset, key, record, received_us, epoch_us(stored_at), error, state
 FROM store.dead_letters
-WHERE $state::VARCHAR IS NULL OR state = $state
+WHERE id > $after AND ($state::VARCHAR IS NULL OR state = $state)
 ORDER BY id
 LIMIT $limit
 

@@ -29,9 +29,10 @@ async def list_dead_letters(
     surface: SurfaceOf,
     state: Annotated[schemas.DeadLetterState | None, Query(description="all where absent")] = None,
     limit: Annotated[int, Query(description="at most 500; anything else becomes 50")] = 50,
+    after: Annotated[int, Query(ge=0, description="only those behind this id: the next page")] = 0,
 ) -> Response:
     """Oldest first, with what is wrong with each, without their bytes."""
-    letters = await _operations(surface).list_dead_letters(state, limit)
+    letters = await _operations(surface).list_dead_letters(state, limit, after)
     return json_reply(
         orjson.dumps({"dead_letters": [_members(letter, with_bytes=False) for letter in letters]})
     )
