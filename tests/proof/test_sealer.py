@@ -18,7 +18,7 @@ from tests.proof.support import (
     signer,
 )
 
-from skillaudit.contract.errors import DatabaseError
+from skillaudit.contract.errors import DatabaseError, RetryableError
 from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import open_checkpoint
 from skillaudit.proof.errors import NoteError, SigningRefusedError
@@ -326,6 +326,22 @@ def test_a_state_file_that_is_gone_begins_with_the_databases_newest_checkpoint(d
     assert state.read() is None
     Sealer(database, signing=signing).step(NOW_US + 1)
     assert state.read() == note
+
+
+def test_a_state_file_that_can_not_be_kept_is_no_reason_to_sign_without(database, tmp_path):
+    """Nothing is shown to anybody; once it can be written, it goes on."""
+    (tmp_path / "blocked").write_text("")
+    database.add_rows("topic/0", 1)
+    state = FileState(tmp_path / "blocked" / "signed")
+    sealer = Sealer(database, signing=Signing(signers=[signer()], state=state))
+    with pytest.raises(RetryableError, match="signed last"):
+        sealer.step(NOW_US)
+    assert notes_of(database) == []
+    (tmp_path / "blocked").unlink()
+    assert [checkpoint.size for checkpoint in sealer.step(NOW_US + 1).signed] == [1]
+    (tmp_path / "blocked" / "signed").write_bytes(b"\xff")
+    with pytest.raises(NoteError, match="holds no checkpoint"):
+        Sealer(database, signing=Signing(signers=[signer()], state=state)).step(NOW_US + 2)
 
 
 def test_a_ledger_with_a_hole_is_not_sealed(database):

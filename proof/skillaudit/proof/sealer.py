@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import duckdb
 
-from skillaudit.contract.errors import DatabaseError
+from skillaudit.contract.errors import DatabaseError, RetryableError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
 from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
@@ -58,20 +58,39 @@ class CheckpointState(Protocol):
 
 
 class FileState:
-    """`CheckpointState` in a file. Best on another disk than the database, or with another owner."""
+    """`CheckpointState` in a file. Best on another disk than the database, or with another owner.
+
+    `RetryableError` where the file can't be read or written: nothing is signed meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> str | None:
         """As `CheckpointState.read`."""
-        content = read_optional(self._path)
-        return None if content is None else content.decode()
+        with self._mapped("read"):
+            content = read_optional(self._path)
+        try:
+            return None if content is None else content.decode()
+        except UnicodeDecodeError as exc:
+            raise NoteError(
+                f"{self._path} holds no checkpoint; put it back, or take the newest of an anchor"
+            ) from exc
 
     def write(self, note: str) -> None:
         """As `CheckpointState.write`."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, note.encode())
+        with self._mapped("write"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, note.encode())
+
+    @contextlib.contextmanager
+    def _mapped(self, doing: str) -> Generator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise RetryableError(
+                f"can't {doing} {self._path}, which holds what was signed last: {exc}"
+            ) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
