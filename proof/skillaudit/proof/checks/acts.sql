@@ -27,12 +27,15 @@ ORDER BY 1
 -- Purged runs, with the act that is named for each, and where their start stands in the ledger.
 SELECT
     t.id, coalesce(p.act_id, '') AS act_id, epoch_us(t.started_at) AS started_us, t.violates,
-    l.partition, l.record_offset, l.received_us, t.run_key < coalesce(f.run_key, 0) AS before_ledger
+    l.partition, l.record_offset, l.received_us, t.run_key < coalesce(f.run_key, 0) AS before_ledger,
+    t.run_hash = TRY_CAST('0x' || left(sha256(t.id), 16) AS UBIGINT)
+        AND (l.run_id IS NULL OR (t.source_id = l.source_id AND t.source_seq = l.source_seq)) AS sound
 FROM tombstones AS t
 LEFT JOIN (SELECT id, any_value(act_id) AS act_id FROM purges GROUP BY id) AS p ON t.purge_id = p.id
 LEFT JOIN (
     SELECT run_id, regexp_replace(partition, '/[^/]*$', '') AS topic, min(partition) AS partition,
-        min(record_offset) AS record_offset, max(received_us) AS received_us
+        min(record_offset) AS record_offset, max(received_us) AS received_us,
+        arg_min(source_id, record_offset) AS source_id, arg_min(source_seq, record_offset) AS source_seq
     FROM ledger
     WHERE kind = 'start'
     GROUP BY ALL
@@ -55,4 +58,4 @@ ORDER BY x.run_key
 SELECT run_key, seq, field FROM redactions GROUP BY ALL HAVING count(*) > 1 ORDER BY 1, 2 LIMIT $limit
 
 -- name: holds
-SELECT act_id, scope, released_by FROM holds ORDER BY act_id
+SELECT act_id, scope, released_by, placed_us FROM holds ORDER BY act_id

@@ -5,7 +5,8 @@ run_key, run_hash, id, topic, by_storage, skill_id, caller_id, channel_id, input
 source_seq, epoch_us(started_at) AS started_us, epoch_us(finished_at) AS finished_us, status, output, error,
 tool_calls_count, runtime_us, total_input_tokens, total_output_tokens, total_thinking_tokens, events_expected,
 events_stored, completeness, liveness, missing, lost, conflicts, epoch_us(last_event_at) AS last_event_us,
-epoch_us(received_at) AS received_us, lower(hex(salt)) AS salt, start_tag, finish_seq, finish_tag, head
+epoch_us(received_at) AS received_us, lower(hex(salt)) AS salt, start_tag, finish_seq, finish_tag, head,
+partition, record_offset
 
 -- name: run_of_key
 SELECT {run_columns} FROM runs WHERE run_key = $run_key

@@ -9,6 +9,8 @@ lower(hex(max(l.head) FILTER (l.kind = 'start'))) AS start_head_other,
 min(l.source_id) FILTER (l.kind = 'start') AS start_source_id,
 min(l.source_seq) FILTER (l.kind = 'start') AS start_source_seq,
 min(l.received_us) FILTER (l.kind = 'start') AS start_received_us,
+min(l.partition) FILTER (l.kind = 'start') AS start_partition,
+min(l.record_offset) FILTER (l.kind = 'start') AS start_offset,
 max(l.events) FILTER (l.kind = 'finish') AS finish_events,
 min(l.events) FILTER (l.kind = 'finish') AS finish_events_other,
 lower(hex(min(l.head) FILTER (l.kind = 'finish'))) AS finish_head,
@@ -261,6 +263,7 @@ OR (finish_seq IS NULL) = (liveness = 'finished')
 OR (finish_seq IS NULL AND status <> 'running')
 OR conflicts <> stored_conflicts
 OR (start_received_us IS NOT NULL AND epoch_us(received_at) <> start_received_us)
+OR (start_rows > 0 AND (partition IS DISTINCT FROM start_partition OR record_offset IS DISTINCT FROM start_offset))
 
 -- fragment: wrong_content
 bad > 0

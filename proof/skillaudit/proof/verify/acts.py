@@ -110,7 +110,7 @@ def _apply(act: Act, applied: _Applied) -> None:
 
 
 def _holds(engine: Engine, applied: _Applied) -> Iterator[Finding]:
-    stored = {act_id: (scope, released) for act_id, scope, released in engine.rows(FILE, "holds")}
+    stored = {row[0]: row[1:] for row in engine.rows(FILE, "holds")}
     for act_id in sorted(stored.keys() | applied.holds.keys()):
         hold = applied.holds.get(act_id)
         row = stored.get(act_id)
@@ -121,7 +121,7 @@ def _holds(engine: Engine, applied: _Applied) -> Iterator[Finding]:
                 else "its hold is gone from the database"
             )
             yield Finding(Kind.ACT_ALTERED, says, {"act_id": act_id})
-        elif _json(row[0]) != dict(hold.scope) or (row[1] or None) != applied.released.get(act_id):
+        elif _json(row[0]) != dict(hold.scope) or row[1:] != (applied.released.get(act_id), hold.at_us):
             yield Finding(
                 Kind.ACT_ALTERED, "its hold in the database is not the one it placed", {"act_id": act_id}
             )
@@ -137,8 +137,11 @@ def _json(text: str) -> Any:
 def _purged(
     row: Sequence[Any], applied: _Applied, runs_of: Mapping[str, frozenset[str]], minimum_days: int
 ) -> Iterator[Finding]:
-    run_id, act_id, started_us, violates, partition, offset, received_us, before_ledger = row
+    run_id, act_id, started_us, violates, partition, offset, received_us, before_ledger, sound = row
     where = {"run_id": run_id}
+    if not sound:
+        says = "the row that is left of it is not what the ledger says"
+        yield Finding(Kind.COLUMN_ALTERED, says, where)
     act = applied.by_id.get(act_id)
     if act is None or act.kind is not ActKind.PURGE:
         if before_ledger:

@@ -292,6 +292,9 @@ def _altered_receipt(facts: RunFacts) -> Iterator[str]:
     received = [mark.received_us for mark in facts.marks if mark.kind == "start"]
     if received and row["received_us"] not in received:
         yield "received_at"
+    places = {(mark.partition, mark.offset) for mark in facts.marks if mark.kind == "start"}
+    if places and (row["partition"], row["record_offset"]) not in places:
+        yield "record_offset"
 
 
 def _altered_times(facts: RunFacts) -> Iterator[str]:
