@@ -1,8 +1,10 @@
 """Signal handlers, finalizers and exceptions that hit an append: nothing hangs, nothing is there twice or missing."""
 
+import gc
 import itertools
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -297,4 +299,43 @@ def test_real_interrupts_in_the_main_thread(settings):
             gc.enable()
         run.finish()
     check_run(unique(log.run_records(run.run_id)))
+    assert not BUSY
+
+
+class Handler:
+    """Runs `calls` one after the other, each before a line of `_numbering` that is `places` lines after the last."""
+
+    def __init__(self, places, calls):
+        self.places, self.calls = places, list(calls)
+        self.left = places
+
+    def __call__(self, frame, event, arg):
+        if not frame.f_code.co_filename.endswith("_numbering.py"):
+            return None
+        if event == "line" and self.calls:
+            self.left -= 1
+            if not self.left:
+                self.left = self.places
+                self.calls.pop(0)()
+        return self
+
+
+def test_calls_of_handlers_keep_their_order_wherever_they_come(settings):
+    """Also where one comes while an earlier one's event is just being written behind the interrupted append."""
+    for places in range(1, 60):
+        log = ListLog()
+        with Sink(log, settings=settings) as sink:
+            run = sink.start_run(SkillRun(skill_id="s"))
+            handler = Handler(places, [lambda n=n: run.step(f"nested {n}") for n in range(6)])
+            before = sys.gettrace()
+            sys.settrace(handler)
+            try:
+                run.step("outer")
+            finally:
+                sys.settrace(before)
+            run.finish()
+        contents = [e["payload"]["content"] for e in log.events(run.run_id) if e["type"] == "run.log"]
+        nested = [content for content in contents if content != "outer"]
+        assert nested == [f"nested {n}" for n in range(6 - len(handler.calls))], places
+        check_run(log.run_records(run.run_id))
     assert not BUSY

@@ -80,6 +80,7 @@ class NumberedRun:
         "_deferred",
         "_digest",
         "_draft",
+        "_draining",
         "_last_us",
         "_limits",
         "_lock",
@@ -112,6 +113,7 @@ class NumberedRun:
         self._trouble: _Doubt | str | None = _START
         self._lock = Lock()
         self._deferred: deque[Callable[[], None]] = deque()
+        self._draining = False
         self._digest = RunDigest(self.run_id, draft.salt)
         self._start_line = b""
         self._prefix = b'{"v":1,"type":"run.log","run_id":%b,"seq":' % events.json_string(self.run_id)
@@ -479,8 +481,21 @@ class NumberedRun:
                 self._commit_finish(trouble[3])
         if self._trouble == _DEFERRED:
             self._trouble = None
-        while self._deferred and self._state is not State.FINISHED:
-            self._deferred.popleft()()
+        if not self._draining:
+            self._write_all_deferred()
+
+    def _write_all_deferred(self) -> None:
+        """In the order of the calls. One that comes while an earlier one is being written is written behind that: the
+        event under way, which asks for what stands before it, is not to find it.
+        """
+        self._draining = True
+        try:
+            while self._deferred and self._state is not State.FINISHED:
+                self._deferred.popleft()()
+        finally:
+            self._draining = False
+            if self._deferred and self._trouble is None:  # an exception came in between
+                self._trouble = _DEFERRED
 
     def _defer_events(self, group: Sequence[LogEvent]) -> None:
         next_state(self._state, Act.LOG, self.run_id)
