@@ -28,8 +28,8 @@ class _NumbersForgotten(Remembered):
 class _Replaced(ConsumerService):
     remembered: type[Remembered]
 
-    def _open(self) -> None:
-        super()._open()
+    def _open_database(self) -> None:
+        super()._open_database()
         self.materializer.__class__ = type(
             "Replaced", (Materializer,), {"forget": lambda it: _put(it, self.remembered)}
         )
@@ -71,7 +71,7 @@ class _HighWaterMark(Materializer):
 class WithHighWaterMark(ConsumerService):
     """What was received is remembered as one number a run; whatever comes below it counts as delivered before."""
 
-    def _open(self) -> None:
-        super()._open()
+    def _open_database(self) -> None:
+        super()._open_database()
         self.materializer.__class__ = _HighWaterMark
         self.materializer.marks = {}
