@@ -269,7 +269,8 @@ class Redactor:
 
     def _blank_conflicts(self, run: RunRow, targets: Sequence[Target] | None) -> None:
         """`targets` None: all of the run."""
-        for number, kind, sequence, record in self._execute("conflicts", run_key=run.run_key):
+        found = self._execute("conflicts", run_key=run.run_key, everything=targets is None)
+        for number, kind, sequence, record in found:
             names = _members_to_blank(kind, sequence, targets)
             if names:
                 members = orjson.loads(record)

@@ -75,9 +75,11 @@ SELECT $purge_id::BIGINT AS id, make_timestamptz($at_us::BIGINT) AS purged_at, m
 UPDATE store.purges SET runs = runs + $runs, events = events + $events WHERE id = $purge_id
 
 -- name: dead_letters
--- What was no event and came under the id of a purged run.
+-- What was no event and came under the id of a purged run, as far as the act reaches.
 UPDATE store.dead_letters SET record = NULL, state = 'erased', changed_at = make_timestamptz($now_us::BIGINT)
-WHERE record IS NOT NULL AND coalesce(
+WHERE record IS NOT NULL AND id IN (
+    SELECT d.id FROM store.dead_letters AS d JOIN reach AS a ON d.partition = a.partition AND d.record_offset < a.position
+) AND coalesce(
     TRY(decode(key)), CASE WHEN json_valid(TRY(decode(record))) THEN TRY(decode(record)) ->> 'run_id' END
 ) IN (SELECT id FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key)
 

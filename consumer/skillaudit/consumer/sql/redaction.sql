@@ -83,19 +83,22 @@ UPDATE store.redacted_runs SET erased_by = $erased_by, settled = $settled WHERE 
 SELECT run_key, erased_by FROM store.redacted_runs WHERE NOT settled OR erased_by <> ''
 
 -- name: conflicts
-SELECT id, kind, sequence, record FROM store.conflicts
-WHERE run_key = $run_key AND (record_offset < 0 OR NOT EXISTS (SELECT 1 FROM reach WHERE partition = conflicts.partition)
-      OR EXISTS (SELECT 1 FROM reach WHERE partition = conflicts.partition AND conflicts.record_offset < position))
+-- Those that the act reaches; of an erased run all.
+SELECT c.id, c.kind, c.sequence, c.record
+FROM store.conflicts AS c LEFT JOIN reach AS a ON c.partition = a.partition
+WHERE c.run_key = $run_key AND ($everything OR c.record_offset < a.position OR c.record_offset < 0)
 
 -- name: replace_conflict
 UPDATE store.conflicts SET record = $record WHERE id = $id
 
 -- name: dead_letters
--- Those that may hold something of the run: its id is their key, or stands in them, or they are no text.
-SELECT id, key, record FROM store.dead_letters
-WHERE record IS NOT NULL AND (
-    key = encode($run_id) OR TRY(decode(record)) IS NULL OR contains(TRY(decode(record)), $run_id)
-    OR contains(TRY(decode(record)), '\\')
+-- Those that the act reaches and that may hold something of the run: its id is their key, or stands in them, or they are
+-- no text.
+SELECT d.id, d.key, d.record
+FROM store.dead_letters AS d JOIN reach AS a ON d.partition = a.partition AND d.record_offset < a.position
+WHERE d.record IS NOT NULL AND (
+    d.key = encode($run_id) OR TRY(decode(d.record)) IS NULL OR contains(TRY(decode(d.record)), $run_id)
+    OR contains(TRY(decode(d.record)), '\\')
 )
 
 -- name: erase_dead_letter
