@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support import syscalls
 
 from skillaudit.contract.outbox.locks import FileLock, is_locked, lock_holder
 
@@ -134,3 +135,26 @@ def test_another_name_of_the_file_is_the_same_file(tmp_path, monkeypatch):
         assert heard(other) == [str(os.getpid())], "the lock is still held"
     lock.release()
     assert not is_locked(tmp_path / "link" / "lock")
+
+
+@pytest.mark.skipif(bool(syscalls.why_not()), reason="no seccomp filter here")
+@pytest.mark.parametrize("call", ["FileLock(path).try_acquire()", "is_locked(path)"])
+def test_a_file_system_without_locks_is_refused(tmp_path, call):
+    """Whoever tries, and whoever only asks: without locks nobody can tell who lives. The remedy is said."""
+    path = tmp_path / "writer"
+    path.touch()
+    code = textwrap.dedent(f"""
+        from pathlib import Path
+        from tests.support import syscalls
+        from skillaudit.contract.errors import UnsupportedPlatformError
+        from skillaudit.contract.outbox.locks import *
+        path = Path({str(path)!r})
+        syscalls.silence("no-locks")
+        try:
+            {call}
+        except UnsupportedPlatformError as exc:
+            print(exc)
+    """)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "has no working locks" in said.stdout
+    assert "put the directory on a local one" in said.stdout

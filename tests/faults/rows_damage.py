@@ -39,14 +39,18 @@ class Deaf(OutboxSource):
 
 
 def make_service(
-    settings: Settings, kind: type[OutboxSource] = OutboxSource, clock: Clock | None = None
+    settings: Settings,
+    kind: type[OutboxSource] = OutboxSource,
+    clock: Clock | None = None,
+    *,
+    service_clock: Clock | None = None,
 ) -> ConsumerService:
     """A consumer of the outbox, whose source is of that kind."""
 
     def make(database: Database) -> OutboxSource:
         return kind(settings.outbox_dir, settings.archive_dir, database_id=database.database_id, keep_days=30)
 
-    return ConsumerService(settings, source=make)
+    return ConsumerService(settings, source=make, clock=service_clock)
 
 
 async def consume(settings: Settings, service: ConsumerService) -> None:
@@ -112,7 +116,10 @@ def judge_damage(
         for one in touched:
             wrong += _judge_names(cursor, one, one.numbers & lost)
         for name in ("conflicts", "dead_letters"):
-            wrong += [f"{name}: {row}" for row in cursor.execute(f"SELECT * FROM main.{name}").fetchall()]
+            wrong += [
+                f"{name}: {row}"
+                for row in cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()
+            ]
     case.note(touched=sum(len(one.numbers) for one in touched), lost_and_named=len(lost))
     assert not wrong, f"{len(wrong)} wrong: " + "; ".join(wrong[:6])
 

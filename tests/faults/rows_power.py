@@ -53,7 +53,7 @@ def _noted(agents: Agents, case: Case, *, flushed: bool) -> Mapping[str, Account
     for number, path in enumerate(agents.account_files):
         content = path.read_bytes() if path.exists() else b""
         if flushed:
-            content = content[: content.rfind(b'{"flushed"') + 1].rpartition(b"\n")[0] + b"\n"
+            content = content[: max(content.rfind(b'{"flushed"'), 0)]
         cut.append(case.directory / f"cut-{number}.jsonl")
         cut[-1].write_bytes(content)
     return read_accounts(cut)
@@ -111,7 +111,7 @@ def judge_cut(
             for text in _judge_run(account, promised.get(run_id), completeness, liveness, logs)
         ]
     for name in ("conflicts", "dead_letters"):
-        wrong += [f"{name}: {found}" for found in cursor.execute(f"SELECT * FROM main.{name}").fetchall()]
+        wrong += [f"{name}: {found}" for found in cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()]
     return wrong
 
 

@@ -28,6 +28,7 @@ from skillaudit.contract.errors import (
     LockedError,
     SchemaVersionError,
     SkillauditError,
+    UnsupportedPlatformError,
 )
 from skillaudit.contract.owner import read_owner
 
@@ -38,6 +39,8 @@ WAL_AUTOCHECKPOINT: Final = "1TB"
 
 FULL_WORDS: Final = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """How the engine passes on that a file system is full, in whatever exception: it gives the system's words."""
+
+_NO_LOCKS_WORDS: Final = tuple(os.strerror(number) for number in (errno.ENOLCK, errno.ENOTSUP))
 
 _HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 _open_here: set[Path] = set()
@@ -124,8 +127,8 @@ class Database:
 def open_database(path: Path, *, memory_limit: str = "", threads: int = 0) -> Database:
     """Open the file as its owner, make it if it is missing, and bring its schema up to date.
 
-    Raises `LockedError` naming who holds it, `SchemaVersionError` (nothing changed) where a newer release wrote it,
-    `DatabaseError` where it is damaged or something else.
+    Raises `LockedError` naming who holds it, `UnsupportedPlatformError` on a file system without locks,
+    `SchemaVersionError` (nothing changed) where a newer release wrote it, `DiskFullError`, `DatabaseError` where it is damaged or something else.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +162,10 @@ def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConn
     try:
         return duckdb.connect(str(path), config=config)
     except duckdb.IOException as exc:
+        if any(words in str(exc) for words in _NO_LOCKS_WORDS):
+            raise UnsupportedPlatformError(
+                f"the file system of {path} has no working locks ({_first_line(exc)}); put the directory on a local one"
+            ) from exc
         if "lock" in str(exc):
             raise LockedError(locked_text(path, str(exc))) from exc
         raise _translate(f"open {path}", exc) from exc

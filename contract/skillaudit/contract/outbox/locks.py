@@ -85,9 +85,7 @@ class FileLock:
                 os.close(fd)
                 if exc.errno in _BUSY:
                     return False
-                raise UnsupportedPlatformError(
-                    f"the file system of {self.path} has no working locks ({exc.strerror}); put the directory on a local one"
-                ) from exc
+                raise _no_locks(self.path, exc) from exc
             self._fd, self._pid = fd, os.getpid()
             stat = os.fstat(fd)
             self._id = (stat.st_dev, stat.st_ino)
@@ -117,7 +115,8 @@ def is_locked(path: Path) -> bool:
 def lock_holder(path: Path) -> int | None:
     """Pid of the process that holds the lock on `path`, None where nobody does.
 
-    0 where the holder's pid is not visible here (another pid namespace, another host over NFS).
+    0 where the holder's pid is not visible here (another pid namespace, another host over NFS). Raises
+    `UnsupportedPlatformError` on a file system without working locks.
     """
     with _held_guard:
         if _is_held_here(path):
@@ -128,9 +127,17 @@ def lock_holder(path: Path) -> int | None:
             return None
         try:
             kind, pid = _ask(fd)
+        except OSError as exc:
+            raise _no_locks(path, exc) from exc
         finally:
             os.close(fd)
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def _no_locks(path: Path, exc: OSError) -> UnsupportedPlatformError:
+    return UnsupportedPlatformError(
+        f"the file system of {path} has no working locks ({exc.strerror}); put the directory on a local one"
+    )
 
 
 def _is_held_here(path: Path) -> bool:

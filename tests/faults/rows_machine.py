@@ -1,0 +1,372 @@
+"""What machines do: clocks that are set, sleep, names and ids that are there twice, file systems without locks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable
+
+from tests.faults.agent import Notebook, Plan, digest, payload, record
+from tests.faults.oracle import read_accounts
+from tests.faults.rows import Case, row
+from tests.faults.rows_damage import make_service
+from tests.faults.stage import (
+    DRAIN_S,
+    Agents,
+    check,
+    consume_all,
+    database,
+    embedded,
+    is_drained,
+    stop_process,
+    wake_process,
+)
+from tests.faults.switches_consumer import WithHighWaterMark
+from tests.pipeline.support import Process
+from tests.support.waiting import until
+
+from skillaudit.consumer.outbox_source import OutboxSource
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.contract.clock import SystemClock, uuid7
+from skillaudit.contract.errors import OutboxMismatchError
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch
+from skillaudit.producer import Sink, SkillRun
+
+HOUR_US = 3_600_000_000
+STEPS = 12
+"""How often the clock is set in one case."""
+RUN_S_MAX = 100
+"""No run of these rows takes so long."""
+
+
+class SetClock:
+    """The machine's clocks, with a wall that is set; sleep moves both."""
+
+    name = "boottime"
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self.set_us = 0
+        self.slept_us = 0
+
+    def wall_us(self) -> int:
+        return self._clock.wall_us() + self.set_us + self.slept_us
+
+    def steady_us(self) -> int:
+        return self._clock.steady_us() + self.slept_us
+
+
+class OneClock(SetClock):
+    """Without a steady one: everything goes by the wall."""
+
+    def steady_us(self) -> int:
+        return self.wall_us()
+
+
+async def _record_while(sink: Sink, plan: Plan, disturb: Callable[[], None], chance: random.Random) -> None:
+    """Record in a thread; disturb at random moments meanwhile."""
+    recording = asyncio.create_task(asyncio.to_thread(record, sink, plan, Notebook(plan.account), 0))
+    while not recording.done():
+        disturb()
+        await asyncio.sleep(chance.uniform(0, 0.05))
+    await recording
+
+
+async def _drained(settings: Settings, running: asyncio.Task[None]) -> None:
+    await until(lambda: running.done() or is_drained(settings), DRAIN_S)
+
+
+@row(
+    "clock-set",
+    about="The wall clock of agent and consumer is set back and forward by up to an hour, many times, in the middle of runs",
+    full=20,
+    share=5,
+    off={"steady-clock": "the agent measures by the wall clock alone"},
+)
+async def clock_set(case: Case) -> None:
+    """Nothing is lost; within a run no time goes backwards and none lasts an hour; nobody is taken for gone."""
+    settings = embedded(case)
+    chance, clock = case.random, OneClock() if case.switched_off else SetClock()
+    account = case.directory / "account.jsonl"
+    plan = Plan(account=str(account), seed=case.seed, runs=60, events_per_s=600, logs_min=4, logs_max=20)
+
+    def set_clock() -> None:
+        clock.set_us = chance.choice((-HOUR_US, HOUR_US, chance.randint(-HOUR_US, HOUR_US)))
+
+    service = ConsumerService(settings, clock=clock)
+    stop = asyncio.Event()
+    await service.start()
+    running = asyncio.create_task(service.run(stop))
+    try:
+        with Sink.from_settings(settings, clock=clock) as sink:
+            await _record_while(sink, plan, set_clock, chance)
+        await _drained(settings, running)
+    finally:
+        stop.set()
+        await running
+    check(case, settings, read_accounts([account]))
+    _check_times(settings)
+
+
+def _check_times(settings: Settings) -> None:
+    with database(settings) as cursor:
+        backwards = cursor.execute(
+            "SELECT run_key, sequence FROM (SELECT run_key, sequence, created_at, lag(created_at) OVER "
+            "(PARTITION BY run_key ORDER BY sequence) AS before FROM main.events) WHERE created_at < before"
+        ).fetchall()
+        long = cursor.execute(
+            "SELECT id, runtime_us FROM main.runs WHERE runtime_us NOT BETWEEN 0 AND ?",
+            [RUN_S_MAX * 1_000_000],
+        ).fetchall()
+    assert not backwards, f"{len(backwards)} times go backwards: {backwards[:3]}"
+    assert not long, f"{len(long)} runs took a time they did not take: {long[:3]}"
+
+
+class TakesSilenceForDeath(OutboxSource):
+    """Reads nothing more of whoever was silent for five minutes."""
+
+    SILENT_US = 300_000_000
+    clock = SetClock()
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        heard: dict[str, int] = self.__dict__.setdefault("heard", {})
+        batch = await super().poll(records_max, timeout_ms)
+        now = self.clock.steady_us()
+        for name in batch.ends:
+            heard.setdefault(name, now)
+        alive = [r for r in batch.records if now - heard[r.partition] < self.SILENT_US]
+        heard.update({r.partition: now for r in alive})
+        return dataclasses.replace(batch, records=alive)
+
+
+@row(
+    "machine-suspended",
+    about="The machine sleeps for hours in the middle of runs: every clock that counts sleep jumps at once, and beside that "
+    "agents and consumer are stopped and woken in any order",
+    full=20,
+    share=4,
+    off={"silence-is-not-death": "a consumer that reads no more of whoever was silent for five minutes"},
+)
+async def machine_suspended(case: Case) -> None:
+    """Nothing is lost or taken for ended: a process that lives goes on where it was."""
+    settings = embedded(case, abandon_after_ms=5_000)
+    chance, clock = case.random, SetClock()
+    account = case.directory / "account.jsonl"
+    plan = Plan(account=str(account), seed=case.seed, runs=40, events_per_s=400, logs_min=4, logs_max=20)
+
+    def sleep() -> None:
+        clock.slept_us += chance.choice((0, 0, 0, 2 * HOUR_US))
+
+    kind = type("Switched", (TakesSilenceForDeath,), {"clock": clock}) if case.switched_off else OutboxSource
+    service = make_service(settings, kind, clock, service_clock=clock)
+    stop = asyncio.Event()
+    await service.start()
+    running = asyncio.create_task(service.run(stop))
+    agents = Agents(case, settings, [{"runs": 30, "logs_max": 20, "events_per_s": 300}] * 2)
+    try:
+        async with agents:
+            napping = asyncio.create_task(_naps(agents, chance))
+            with Sink.from_settings(settings, clock=clock) as sink:
+                await _record_while(sink, plan, sleep, chance)
+            await napping
+            await agents.join()
+        await _drained(settings, running)
+    finally:
+        stop.set()
+        await running
+    check(case, settings, read_accounts([account, *agents.account_files]))
+
+
+async def _naps(agents: Agents, chance: random.Random) -> None:
+    await agents.until_noted(10)
+    for _ in range(3):
+        pids = [process.pid for process in agents.processes if process.running]
+        for pid in pids:
+            stop_process(pid)
+        await asyncio.sleep(chance.uniform(0.05, 0.5))
+        for pid in chance.sample(pids, len(pids)):
+            wake_process(pid)
+        await asyncio.sleep(chance.uniform(0, 0.3))
+
+
+@row(
+    "same-run-id",
+    about="Two processes begin a run with the same id, at the same time, and record other events under it",
+    full=20,
+    share=5,
+    off={"tags-compared": "what comes at or below the highest number of its run counts as delivered before"},
+)
+async def same_run_id(case: Case) -> None:
+    """The first stored start wins; every event of the other is kept as a conflict, and an incident says so."""
+    settings, chance = embedded(case), case.random
+    account = case.directory / "account.jsonl"
+    run_id, notes = uuid7(), Notebook(str(account))
+    with Sink.from_settings(settings) as first, Sink.from_settings(settings) as second:
+        runs = {}
+        for number, sink in enumerate((first, second)):
+            runs[number] = sink.start_run(SkillRun(skill_id=f"skill-{number}", id=run_id))
+        left = {0: chance.randint(3, 30), 1: chance.randint(3, 30)}
+        logs: dict[int, dict[int, str]] = {0: {}, 1: {}}
+        while any(left.values()):
+            number = chance.choice([n for n in left if left[n]])
+            content = payload(chance, 200, left[number])
+            runs[number].log("step", content)
+            logs[number][runs[number].sequence] = digest(content)
+            left[number] -= 1
+        for run in runs.values():
+            run.finish(output="done")
+        sources = {n: sink.log.source_id for n, sink in enumerate((first, second)) if sink.log}
+    await _consume_with((WithHighWaterMark if case.switched_off else ConsumerService)(settings))
+    with database(settings) as cursor:
+        found = cursor.execute(
+            "SELECT skill_id, source_id, conflicts FROM main.runs WHERE id = ?", [run_id]
+        ).fetchall()
+        assert len(found) == 1, f"{len(found)} runs under one id"
+        winner = int(found[0][0][-1])
+        assert found[0][1] == sources[winner], "the run is not its start's source's"
+        kept = cursor.execute(
+            "SELECT count(*), count(DISTINCT (partition, record_offset)) FROM main.conflicts"
+        ).fetchall()[0]
+        stored = {n for (n,) in cursor.execute("SELECT sequence FROM main.events").fetchall()}
+        told = cursor.execute("SELECT count(*) FROM main.incidents WHERE kind LIKE 'conflict%'").fetchall()[
+            0
+        ][0]
+    loser, end = 1 - winner, len(logs[winner])
+    # A number that the winner does not have is nobody's place: such an event is stored behind the finish, for `verify`.
+    behind = {seq for seq in logs[loser] if seq > end}
+    assert stored - set(logs[winner]) <= behind, (
+        "an event of the other process stands in the middle of the run"
+    )
+    wanted = len(logs[loser]) + 2
+    assert kept[0] == kept[1], "a conflict is kept twice"
+    assert kept[0] + len(stored & behind) >= wanted, (
+        f"{kept[0]} of the other's {wanted} records are kept as conflicts"
+    )
+    assert told, "no incident says that two processes used one run id"
+    notes.note(run=run_id, begin=0)
+    for seq, sha in logs[winner].items():
+        notes.note(run=run_id, seq=seq, sha256=sha)
+    notes.note(run=run_id, end=len(logs[winner]))
+    check(
+        case, settings, read_accounts([account]), expected=("conflicts", "incidents"), unnoted_max=len(behind)
+    )
+    case.note(conflicts=kept[0], behind_the_finish=len(stored & behind))
+
+
+async def _consume_with(service: ConsumerService) -> None:
+    stop = asyncio.Event()
+    await service.start()
+    running = asyncio.create_task(service.run(stop))
+    await until(lambda: running.done() or is_drained(service.settings), DRAIN_S)
+    stop.set()
+    await running
+
+
+@row(
+    "same-host-and-process",
+    about="Two containers with one host name, in each of which the agent is process 1, share an outbox directory",
+    full=20,
+    share=3,
+    off={"random-source-ids": "a source is named after host and process"},
+    root="a host name and a process number of its own",
+)
+async def same_host_and_process(case: Case) -> None:
+    """Nothing goes by names or numbers of machines: each has its own source, alive as long as its process."""
+    settings = embedded(case)
+    agents = Agents(
+        case,
+        settings,
+        [{"runs": 20, "logs_max": 20}] * 2,
+        module="tests.faults.named_agent" if case.switched_off else "tests.faults.agent",
+        under=("tests.support.namespaces", f"twin-{case.number}"),
+    )
+    async with agents:
+        codes = await agents.ended()
+    assert codes == [0, 0], f"agents ended with {codes}: {[p.said()[-300:] for p in agents.processes]}"
+    await consume_all(settings)
+    check(case, settings, agents.noted())
+    with database(settings) as cursor:
+        names = cursor.execute("SELECT host, pid, count(*) FROM main.sources GROUP BY ALL").fetchall()
+    assert names == [(f"twin-{case.number}", 1, 2)], names
+
+
+@row(
+    "no-locks",
+    about="The file system answers ENOLCK to every lock (seccomp): an agent, a consumer or a forwarder starts on it",
+    full=20,
+    share=6,
+    test=3,
+    off={"refusal": "the file system claims to lock, and does not"},
+)
+async def no_locks(case: Case) -> None:
+    """Refused, with cause and remedy, before anything is recorded or read: without locks nobody can tell who lives."""
+    settings = embedded(case, kafka_bootstrap_servers="127.0.0.1:9" if case.number % 3 == 2 else "")
+    what = "lying-locks" if case.switched_off else "no-locks"
+    account = case.directory / "account.jsonl"
+    plan = json.dumps(dataclasses.asdict(Plan(account=str(account), seed=case.seed, runs=3)))
+    words = (("tests.faults.agent", plan), ("skillaudit.cli", "consume"), ("skillaudit.cli", "forward"))
+    process = Process(
+        "on it",
+        settings,
+        ["-m", "tests.support.syscalls", what, *words[case.number % 3]],
+        case.directory / "log",
+    )
+    async with process:
+        code = await process.join(60)
+        said = process.said()
+    assert code != 0, f"{words[case.number % 3][:2]} ended well on a file system without locks"
+    assert "has no working locks" in said, f"exit code {code}: {said[-400:]}"
+    assert "put the directory on a local one" in said
+    assert not account.exists() or not account.read_bytes(), "something was recorded"
+    assert not list(settings.outbox_dir.glob("*/*.seg")), "a segment was made"
+
+
+@row(
+    "machine-cloned",
+    about="The machine's image with its outbox is started a second time while the agent goes on: the copy is given to another "
+    "database, and to a copy of the same one",
+    full=20,
+    share=4,
+    off={"reader-claim": "the outbox does not say whose it is"},
+)
+async def machine_cloned(case: Case) -> None:
+    """Another database is refused, since two readers would each get a part; a whole copy goes on for itself, and says so."""
+    settings, chance = embedded(case, segment_bytes=64 * 1024), case.random
+    account = case.directory / "account.jsonl"
+    with Sink.from_settings(settings) as sink:
+        notes = Notebook(str(account))
+        record(sink, Plan(account=str(account), seed=case.seed, runs=chance.randint(5, 40)), notes, 0)
+        await _consume_partly(settings, chance)
+        clone = dataclasses.replace(settings, data=case.directory / "clone")
+        shutil.copytree(settings.data, clone.data)
+        before = read_accounts([account])
+        record(sink, Plan(account=str(account), seed=case.seed + 1, runs=chance.randint(5, 40)), notes, 0)
+    if case.switched_off:
+        (clone.outbox_dir / "reader").unlink()
+    other = dataclasses.replace(clone, db_file=case.directory / "other.duckdb")
+    with contextlib.suppress(OutboxMismatchError):
+        await consume_all(other)
+        raise AssertionError("another database takes what is left of an outbox that is not its own")
+    await consume_all(clone)
+    with database(clone) as cursor:
+        kinds = {kind for (kind,) in cursor.execute("SELECT DISTINCT kind FROM main.incidents").fetchall()}
+    assert kinds == {"outbox-copied"}, kinds
+    check(case, clone, before, expected=("incidents",))
+    await consume_all(settings)
+    check(case, settings, read_accounts([account]))
+
+
+async def _consume_partly(settings: Settings, chance: random.Random) -> None:
+    service = ConsumerService(dataclasses.replace(settings, batch_records_max=50))
+    stop = asyncio.Event()
+    await service.start()
+    running = asyncio.create_task(service.run(stop))
+    wanted = chance.randrange(1, 300)
+    await until(lambda: running.done() or service.status.records >= wanted or service.caught_up.is_set())
+    stop.set()
+    await running
