@@ -22,6 +22,7 @@ MODULES = {
     "append": ("append_1kb_us, append_8_threads, step_1kb_us", False),
     "forward": ("forward_rate", True),
     "materialize": ("materialize_rate, apply_rate", True),
+    "seal": ("seal_rate, seal_idle_ms, seal_minute_ms, seal_publish_ms", False),
     "freshness": ("freshness_p50_ms, freshness_p99_ms", True),
 }
 
