@@ -50,6 +50,9 @@ def _check(path: Path, committed: int) -> int:
         logs = position // RUN_RECORDS * (RUN_RECORDS - 4)
         assert rows(database, counts) == [(logs, logs)]
         assert value(database, "SELECT sum(events_stored) FROM runs") == logs
+        ledgered = position // RUN_RECORDS * 3  # start, finish, and the finish again
+        numbers = "SELECT count(*), count(DISTINCT idx), min(idx), max(idx) FROM ledger"
+        assert rows(database, numbers) == [(ledgered, ledgered, 0, ledgered - 1)]
         for table in ("conflicts", "dead_letters", "orphans"):
             assert value(database, f"SELECT count(*) FROM {table}") == 0
         materializer.close()

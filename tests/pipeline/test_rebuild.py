@@ -1,0 +1,132 @@
+"""A database made again from the topics: the same ledger, the same journal, the same acts, and what was sealed is met."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from aiokafka import AIOKafkaProducer
+from tests.acts.support import Run, state
+from tests.conformance.compositions import PARTITIONS, kafka_settings
+from tests.support.waiting import until
+
+from skillaudit.consumer.database import open_database
+from skillaudit.consumer.notary import NotaryState
+from skillaudit.consumer.planning import plan_erase, plan_purge_of, plan_redact
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.contract.admin import ActOrder
+from skillaudit.contract.settings import Settings
+from skillaudit.producer.publisher import partition_for
+from skillaudit.proof.keys import generate_key
+
+pytestmark = pytest.mark.broker
+
+WAIT_S = 30.0
+LEDGER = "SELECT * FROM main.ledger ORDER BY partition, idx"
+JOURNAL = "SELECT leaf FROM main.journal ORDER BY idx"
+ORDER = ActOrder(actor="tester", reason="why not")
+
+
+def first_part(runs: Sequence[Run]) -> list[tuple[str, bytes]]:
+    """(run, record): whole runs, one delivered twice, one whose start never came, rubbish, and a second start."""
+    sent = [(run.id, record) for run in runs[:8] for record in run.whole({"n": 1}, {"n": 2})]
+    sent += sent[4:8]
+    sent += [(runs[8].id, record) for record in runs[8].whole({"n": 3})[1:]]
+    sent += [("rubbish", b"{"), ("rubbish", b"\xff"), ("rubbish", b'{"v":2,"type":"run.started"}')]
+    sent += [(runs[0].id, Run(runs[0].id, number=99, at_us=runs[0].at_us + 7).start(caller="other"))]
+    return sent
+
+
+def second_part(runs: Sequence[Run]) -> list[tuple[str, bytes]]:
+    """More runs, and a purged run's records again."""
+    sent = [(run.id, record) for run in runs[9:] for record in run.whole({"n": 4})]
+    return [*sent, (runs[1].id, Run(runs[1].id).start())]
+
+
+async def send(settings: Settings, records: Sequence[tuple[str, bytes]]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, acks="all")
+    await producer.start()
+    for key, value in records:
+        place = partition_for(key.encode(), PARTITIONS)
+        await producer.send_and_wait(settings.kafka_topic, value, key=key.encode(), partition=place)
+    await producer.stop()
+
+
+@contextlib.asynccontextmanager
+async def consuming(settings: Settings, until_records: int) -> AsyncGenerator[ConsumerService]:
+    """Once so many records are stored in all."""
+    service, stop = ConsumerService(settings, seal=True), asyncio.Event()
+    running = asyncio.ensure_future(service.run(stop))
+
+    def stored() -> bool:
+        if running.done():
+            return True
+        if not service.caught_up.is_set():
+            return False
+        with contextlib.closing(service.cursor()) as cursor:
+            found = cursor.execute(
+                "SELECT sum(records) FROM main.positions WHERE starts_with(partition, ?)",
+                [f"{settings.kafka_topic}/"],
+            ).fetchall()
+            return found == [(until_records,)]
+
+    try:
+        await until(stored, WAIT_S)
+        if not running.done():
+            yield service
+    finally:
+        stop.set()
+        await running
+
+
+def read(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(duckdb.connect(str(path), read_only=True)) as closed:
+        return closed.execute(query).fetchall()
+
+
+def content(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    with open_database(path) as database:
+        return state(database)
+
+
+async def test_a_database_made_again_from_the_topics(tmp_path: Path, kafka_bootstrap: str) -> None:
+    """After duplicates, a conflict, an orphan, dead letters, a redaction, an erasure, a purge and a restart."""
+    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
+    settings = await kafka_settings(
+        tmp_path / "data",
+        kafka_bootstrap,
+        seal_key_file=tmp_path / "key",
+        seal_interval_ms=1_000,
+        anchors=f"file:{tmp_path / 'anchor'}",
+        poison_share_percent_max=101,
+    )
+    runs = [Run(f"run-{n}", number=n + 1) for n in range(12)]
+    parts = first_part(runs), second_part(runs)
+    await send(settings, parts[0])
+    async with consuming(settings, len(parts[0])) as service:
+        await until(lambda: service.status.notary.leaves > 0, WAIT_S)
+        await service.order(plan_redact(ORDER, runs[2].id, 1, None))
+        await service.order(plan_erase(ORDER, [runs[3].id]))
+        await service.order(plan_purge_of(ORDER, [runs[1].id]))
+    await send(settings, parts[1])
+    total = len(parts[0]) + len(parts[1])
+    async with consuming(settings, total):
+        pass
+    ledger, journal = read(settings.database, LEDGER), read(settings.database, JOURNAL)
+    assert len(ledger) > 2 * len(runs)
+    assert [kind for (kind,) in read(settings.database, "SELECT DISTINCT kind FROM journal ORDER BY 1")] == [
+        "act",
+        "seal",
+    ]
+    again = replace(settings, db_file=tmp_path / "again.duckdb", seal_state_file=tmp_path / "again.state")
+    async with consuming(again, total) as service:
+        await until(lambda: service.status.notary.state is NotaryState.SEALING, WAIT_S)
+    assert read(again.database, LEDGER) == ledger
+    assert read(again.database, JOURNAL)[: len(journal)] == journal
+    assert content(again.database) == content(settings.database)
