@@ -132,7 +132,7 @@ CREATE TABLE main.naive_events (run_key BIGINT, sequence BIGINT, payload VARCHAR
 CREATE VIEW main.runs AS SELECT * FROM main.naive_runs;
 CREATE VIEW main.events AS SELECT * FROM main.naive_events;
 CREATE TABLE main.orphans (n INT); CREATE TABLE main.conflicts (n INT);
-CREATE TABLE main.dead_letters (n INT); CREATE TABLE main.incidents (n INT);
+CREATE TABLE main.dead_letters (n INT); CREATE TABLE main.incidents (kind VARCHAR);
 """
 
 
