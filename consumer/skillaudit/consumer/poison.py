@@ -63,17 +63,21 @@ def load_state(text: str) -> PoisonState:
 
 
 def exceeded(policy: PoisonPolicy, before: PoisonState, records: int, malformed: Sequence[int]) -> str:
-    """Why the consumer must stop before it commits this batch; empty where it need not."""
+    """Why the consumer must stop before it commits this batch; empty where it need not.
+
+    The text is the same however the records were put into batches: a supervisor that starts the consumer into the same
+    trouble again and again must not make a new incident each time.
+    """
     if not malformed:
         return ""
     longest = before.longest(records, malformed)
     if longest >= policy.in_a_row_max:
-        return f"{longest} records in a row are malformed (poison_in_a_row_max is {policy.in_a_row_max})"
+        return f"{policy.in_a_row_max} records in a row or more are malformed (poison_in_a_row_max)"
     bad = before.after(records, malformed).malformed()
     if bad * 100 > policy.share_percent_max * max(records, WINDOW_RECORDS):
         return (
-            f"{bad} of the last {max(records, WINDOW_RECORDS)} records are malformed "
-            f"(poison_share_percent_max is {policy.share_percent_max})"
+            f"more than {policy.share_percent_max} % of the last {WINDOW_RECORDS} records are malformed "
+            "(poison_share_percent_max)"
         )
     return ""
 
