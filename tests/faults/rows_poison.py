@@ -7,23 +7,30 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
 from tests.faults import fuzz, stream
 from tests.faults.fuse import FusedCursor, open_fused
+from tests.faults.releases import parse_newer, record_by
 from tests.faults.rows import Case, row
+from tests.faults.serving import consume_through, replay_all
+from tests.faults.stage import check, database, forward_all, shared_broker, through_kafka
 from tests.faults.switches import cursor_kind
 
+from skillaudit.consumer.database import open_database
 from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
+from skillaudit.consumer.poison import WINDOW_RECORDS as POISON_WINDOW
 from skillaudit.consumer.poison import PoisonPolicy
 from skillaudit.consumer.staging import parse_value
-from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.contract.errors import InvalidRecordError, PoisonLimitError
 from skillaudit.contract.runrecord import Outcome
+from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import SourceRecord
 from skillaudit.contract.wire import Event, RunEvent, RunLog, RunRefused, RunStarted, parse_record
 
+WITHOUT_LIMIT: dict[str, Any] = {"poison_in_a_row_max": 1_000_000_000, "poison_share_percent_max": 101}
 FUZZED_IN_CASE = 20_000
 BATCHES = (1, 9, 300, 1_400, 1_600, 4_000, 10_000)
 CPU_US_PER_RECORD_MAX = 2_000
@@ -220,3 +227,64 @@ def _same(event: RunEvent) -> set[tuple[Any, ...]]:
         return {(event.run_id, event.seq, event.tag)}
     numbers = {(event.run_id, "bare", event.seq)} if isinstance(event, RunLog) else set()
     return {(event.run_id, event.call_id)} | numbers
+
+
+CONSUMED = "SELECT coalesce(sum(records), 0) FROM main.positions"
+STARTS = 3
+"""How often a supervisor starts the consumer into the same trouble."""
+
+
+@row(
+    "bad-deployment",
+    about="A deployment of agents whose every record this release refuses, behind good ones; in every other case mixed half and half with good ones: stops by its limit, replayed after the repair",
+    full=5,
+    share=2,
+    test=2,
+    off={"poison-limit": "no limit: poison_in_a_row_max and poison_share_percent_max out of reach"},
+    resource=shared_broker,
+    broker=True,
+)
+async def bad_deployment(case: Case) -> None:
+    """Nothing drains away: the position stays before the batch, one incident says why, and what came is there after the repair."""
+    mixed = case.number % 2 == 1
+    limits = WITHOUT_LIMIT | ({"poison_share_percent_max": 5} if mixed else {"poison_in_a_row_max": 50})
+    if case.switched_off == "poison-limit":
+        limits = WITHOUT_LIMIT
+    settings = await through_kafka(case, case.resource, forwarder="host", batch_records_max=400, **limits)
+    accounts = await asyncio.to_thread(record_by, case, settings, "good", "")
+    accounts |= await asyncio.to_thread(
+        record_by, case, settings, "bad", "mixed" if case.number % 2 else "all"
+    )
+    await forward_all(settings)
+    for _ in range(STARTS):
+        await _assert_stops(settings)
+    with database(settings) as cursor:
+        letters = cursor.execute("SELECT count(*) FROM main.dead_letters").fetchone()[0]
+        incidents = cursor.execute("SELECT kind, detail FROM main.incidents").fetchall()
+        consumed = cursor.execute(CONSUMED).fetchone()[0]
+    assert [kind for kind, _ in incidents] == ["PoisonLimit"], f"incidents: {incidents}"
+    assert "malformed" in incidents[0][1]
+    assert letters < POISON_WINDOW * 5 // 100, f"{letters} records drained into the dead letters"
+    await consume_through(replace(settings, **WITHOUT_LIMIT))
+    await asyncio.to_thread(_repair, settings)
+    check(case, settings, accounts, expected=("dead_letters", "incidents"))
+    with database(settings) as cursor:
+        left = cursor.execute("SELECT count(*) FROM main.dead_letters WHERE state = 'waiting'").fetchone()
+        assert consumed < cursor.execute(CONSUMED).fetchone()[0], "the position was past what was not taken"
+        assert left == (0,), f"{left[0]} records of the bad deployment could not be replayed"
+    case.note(letters_before_the_stop=letters)
+
+
+async def _assert_stops(settings: Settings) -> None:
+    stopped = ""
+    try:
+        await consume_through(settings)
+    except PoisonLimitError as exc:
+        stopped = str(exc)
+    assert stopped, "the consumer took a deployment that sends nothing but poison"
+    assert "Mend the sender" in stopped, stopped
+
+
+def _repair(settings: Settings) -> None:
+    with open_database(settings.database) as opened:
+        assert replay_all(opened, Materializer(opened, parse=parse_newer)) > 0

@@ -21,6 +21,7 @@ from tests.faults.rows_consumer import SERVICE, broker_and_zygote
 from tests.faults.service_worker import CommitOnPoll
 from tests.faults.serving import HalfOfThePartitions, as_it_is, consume_through
 from tests.faults.stage import (
+    DRAIN_S,
     QUIET_SMALL,
     Agents,
     check,
@@ -215,7 +216,7 @@ async def _record(case: Case, settings: Settings, plans: int) -> Agents:
     return agents
 
 
-async def _restored(case: Case, settings: Settings, wrap: Any = as_it_is) -> None:
+async def _restored(case: Case, settings: Settings, wrap: Any = as_it_is, timeout_s: float = DRAIN_S) -> None:
     first = await _record(case, settings, 2)
     await consume_through(settings, wrap)
     backup = case.directory / "backup.duckdb"
@@ -225,7 +226,7 @@ async def _restored(case: Case, settings: Settings, wrap: Any = as_it_is) -> Non
     with database(settings) as cursor:
         before = content(cursor)
     _restore(settings, backup)
-    await consume_through(settings, wrap)
+    await consume_through(settings, wrap, timeout_s=timeout_s)
     noted = first.noted() | second.noted()
     check(case, settings, noted)
     with database(settings) as cursor:
@@ -262,7 +263,8 @@ async def restored_kafka(case: Case) -> None:
     settings = await through_kafka(case, case.resource, **QUIET_SMALL)
     offsets = case.directory / "offsets.json"
     apart = case.switched_off == "positions-in-database"
-    await _restored(case, settings, (lambda source: CommitOnPoll(source, offsets)) if apart else as_it_is)
+    wrap = (lambda source: CommitOnPoll(source, offsets)) if apart else as_it_is
+    await _restored(case, settings, wrap, timeout_s=15 if apart else DRAIN_S)
 
 
 @row(

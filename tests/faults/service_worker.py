@@ -88,7 +88,9 @@ class CommitOnPoll:
         for record in batch.records:
             self._kept[record.partition] = record.next_offset
         if batch.records:
-            self._offsets.write_text(json.dumps(self._kept))
+            fresh = self._offsets.with_suffix(".new")
+            fresh.write_text(json.dumps(self._kept))
+            fresh.replace(self._offsets)
         return batch
 
 

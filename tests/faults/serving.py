@@ -9,7 +9,11 @@ from typing import Any
 from tests.faults.stage import DRAIN_S, is_drained
 from tests.support.waiting import until
 
+from skillaudit.consumer.database import Database
+from skillaudit.consumer.dead_letters import list_dead_letters, replay_dead_letters
+from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.service import ConsumerService, make_source
+from skillaudit.contract.records import LIST_LIMIT_MAX
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import RecordBatch, RecordSource
 
@@ -22,23 +26,27 @@ def as_it_is(source: RecordSource) -> Any:
 
 
 async def consume_through(
-    settings: Settings, wrap: Wrap = as_it_is, *, timeout_s: float = DRAIN_S, **options: Any
-) -> ConsumerService:
-    """A consumer takes everything there is through this source, then ends in order; answers what it was."""
-    service = ConsumerService(
-        settings, source=lambda database: wrap(make_source(settings)(database)), **options
-    )
-    await service.start()
+    settings: Settings,
+    wrap: Wrap = as_it_is,
+    *,
+    service: type[ConsumerService] = ConsumerService,
+    timeout_s: float = DRAIN_S,
+    **options: Any,
+) -> None:
+    """A consumer takes everything there is through this source, then ends in order."""
+    consumer = service(settings, source=lambda database: wrap(make_source(settings)(database)), **options)
+    await consumer.start()
     stop = asyncio.Event()
-    running = asyncio.create_task(service.run(stop))
+    running = asyncio.create_task(consumer.run(stop))
     try:
-        await until(lambda: running.done() or service.caught_up.is_set(), timeout_s)
+        await until(lambda: running.done() or consumer.caught_up.is_set(), timeout_s)
         if not settings.uses_kafka:
             await until(lambda: running.done() or is_drained(settings), timeout_s)
+    except TimeoutError:
+        raise AssertionError(f"not caught up within {timeout_s:g} s: {consumer.status}") from None
     finally:
         stop.set()
         await running
-    return service
 
 
 class HalfOfThePartitions:
@@ -60,3 +68,13 @@ class HalfOfThePartitions:
 
     def _mine(self, partition: str) -> bool:
         return int(partition.rpartition("/")[2]) % 2 == self._half
+
+
+def replay_all(database: Database, materializer: Materializer) -> int:
+    """What `skillaudit dead-letters replay --all` does; answers how many are events now. Closes the materializer."""
+    replayed = last = 0
+    while waiting := list_dead_letters(database, "waiting", LIST_LIMIT_MAX, last):
+        last = waiting[-1].id
+        replayed += replay_dead_letters(materializer, [letter.id for letter in waiting]).replayed
+    materializer.close()
+    return replayed
