@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from uuid import uuid4
 
@@ -10,9 +12,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError
+from tests.faults.stage_kafka import Topics
+from tests.support.mock_cluster import MockCluster
 from tests.support.waiting import until
 
-from skillaudit.consumer.kafka_source import KafkaSource
+from skillaudit.consumer.kafka_source import KafkaSource, MissingTopicError
 from skillaudit.contract.errors import HistoryLostError, UnreachableError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import SourceRecord, StoredPosition
@@ -112,3 +116,50 @@ async def send_fits(settings: Settings) -> bool:
     finally:
         await producer.stop()
     return True
+
+
+async def test_a_partition_without_a_leader_keeps_nobody_waiting() -> None:
+    """The others are read meanwhile, from the start on; it joins when it has a leader, from its beginning."""
+    with MockCluster() as cluster:
+        cluster.create_topic("t", 2)
+        led = Settings(
+            kafka_bootstrap_servers=cluster.bootstrap, kafka_topic="t", kafka_request_timeout_ms=60_000
+        )
+        await send(led, 0, RECORDS)
+        await send(led, 1, RECORDS)
+        cluster.set_leader("t", 1, None)
+        source = KafkaSource(led)
+        taken: list[SourceRecord] = []
+        async with asyncio.timeout(20):
+            await source.open({})
+            await poll(source, taken, RECORDS)
+            assert {record.partition for record in taken} == {"t/0"}
+            cluster.set_leader("t", 1, 1)
+            await poll(source, taken, 2 * RECORDS)
+        await source.close()
+    assert [record.offset for record in taken if record.partition == "t/1"] == list(range(RECORDS))
+
+
+async def test_a_topic_that_is_gone_is_said_and_another_one_in_its_place_stops(settings: Settings) -> None:
+    """The client gives no error for either: a topic that is gone gives nothing, and a new one other records."""
+    await send(settings, 0, RECORDS)
+    source = KafkaSource(settings, topic_attempts_max=1)
+    taken: list[SourceRecord] = []
+    await source.open({})
+    await poll(source, taken, RECORDS)
+    async with Topics(settings.kafka_bootstrap_servers) as topics:
+        await topics.delete(settings.kafka_topic)
+        with pytest.raises(MissingTopicError, match="has no topic"):
+            await poll(source, taken, POLLS_MAX)
+        await topics.create(settings.kafka_topic, 2)
+    await send(settings, 0, 2 * RECORDS)
+    with pytest.raises(HistoryLostError, match=r"accept-history-loss .*/0"):
+        await _poll_through(source)
+    await source.close()
+
+
+async def _poll_through(source: KafkaSource) -> None:
+    for _ in range(POLLS_MAX):
+        with contextlib.suppress(UnreachableError):
+            await source.poll(1_000, 50)
+        await asyncio.sleep(0.02)

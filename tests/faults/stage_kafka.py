@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaError
 from tests.conformance.compositions import settings_at
 from tests.faults.rows import Case
 from tests.faults.stage import DRAIN_S
@@ -141,3 +143,53 @@ async def read_batches(settings: Settings, topic: str) -> dict[int, list[tuple[b
         return found
     finally:
         await consumer.stop()
+
+
+class Topics:
+    """A cluster's topics, for a row that changes them; `async with`."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
+
+    async def __aenter__(self) -> Self:
+        await self._client.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+
+    async def create(self, name: str, partitions: int = 3, replication: int = 1, **config: str) -> None:
+        """Make it; it has leaders when this returns."""
+        options = {key.replace("_", "."): value for key, value in config.items()}
+        await self._client.create_topics([NewTopic(name, partitions, replication, topic_configs=options)])
+        await until(lambda: self._led(name, partitions))
+
+    async def _led(self, name: str, partitions: int) -> bool:
+        return sum(leader >= 0 for leader, _ in (await self.places(name)).values()) == partitions
+
+    async def places(self, name: str) -> dict[int, tuple[int, list[int]]]:
+        """Partition -> (leader, replicas in sync); empty where the topic is not there or nobody answers."""
+        with contextlib.suppress(KafkaError, OSError):
+            (topic,) = await self._client.describe_topics([name])
+            return {p["partition"]: (p["leader"], p["isr"]) for p in topic["partitions"]}
+        return {}
+
+    async def delete(self, name: str) -> None:
+        """Delete it; it is gone when this returns."""
+        await self._client.delete_topics([name])
+
+        async def gone() -> bool:
+            return name not in await self._client.list_topics()
+
+        await until(gone)
+
+    async def add_partitions(self, name: str, total: int) -> None:
+        """Let it grow."""
+        await self._client.create_partitions({name: NewPartitions(total_count=total)})
+        await until(lambda: self._led(name, total))
+
+    async def delete_records(self, name: str, before: dict[int, int]) -> None:
+        """Cut partitions off below these offsets: -1 is everything."""
+        await self._client.delete_records(
+            {TopicPartition(name, p): RecordsToDelete(before_offset=o) for p, o in before.items()}
+        )

@@ -42,6 +42,7 @@ COMMIT_RETRY_S: Final = 30.0
 START_ATTEMPTS_MAX: Final = 20
 START_BACKOFF_S: Final = 0.25
 _LOG_APPEND_TIME: Final = 1
+_NOBODY: Final = -1
 _NOT_AUTHORIZED: Final = kafka_errors.TopicAuthorizationFailedError
 
 
@@ -91,7 +92,7 @@ class KafkaSource:
             self.identity = f"kafka:{(await self._metadata())['cluster_id']}"
             partitions = await self._partitions()
             self._check_present(partitions)
-            await self._assign(partitions)
+            await self._assign(await self._led(partitions))
         except BaseException:
             await self.close()
             raise
@@ -221,7 +222,9 @@ class KafkaSource:
         )
 
     async def _assign(self, partitions: Collection[TopicPartition]) -> None:
-        """Read `partitions` from where the database stands; aiokafka forgets positions when the assignment changes."""
+        """Read `partitions` from where the database stands; aiokafka forgets positions when the assignment changes.
+        A partition without a leader joins when it has one: asking about it would keep the others waiting.
+        """
         await self._check_history(set(partitions) - set(self._next))
         # Assigned and sought in one go: the client must find no partition without a position.
         self._consumer.assign(sorted(partitions))
@@ -249,9 +252,25 @@ class KafkaSource:
             for topic in self._topics
             for number in self._consumer.partitions_for_topic(topic) or ()
         }
-        if known - set(self._next):
-            _log.info("new partitions: %s", ", ".join(sorted(map(_name, known - set(self._next)))))
-            await self._assign(known | set(self._next))
+        new = self._with_leader(known - set(self._next))
+        if new:
+            _log.info("new partitions: %s", ", ".join(sorted(map(_name, new))))
+            await self._assign(new | set(self._next))
+
+    async def _led(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        """Those that have a leader, as the cluster says; all of them where none has: then it is the cluster that is away."""
+        topics = (await self._metadata())["topics"]
+        led = {
+            TopicPartition(t["topic"], p["partition"])
+            for t in topics
+            for p in t["partitions"]
+            if p["leader"] != _NOBODY
+        }
+        return led & partitions or partitions
+
+    def _with_leader(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        leader = self._consumer._client.cluster.leader_for_partition  # noqa: SLF001  aiokafka has no accessor
+        return {it for it in partitions if leader(it) not in (None, _NOBODY)}
 
     # history
 
@@ -268,7 +287,7 @@ class KafkaSource:
             return
         self._checked_s = time.monotonic()
         try:
-            await self._check_history(set(self._next))
+            await self._check_history(self._with_leader(set(self._next)))
         except UnreachableError as exc:
             _log.info("the topics' history is checked later: %s", exc)
 
