@@ -1,0 +1,403 @@
+"""Topics that change under their readers: made anew, cut off, grown, without a leader, two with the same runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from tests.faults.oracle import Account
+from tests.faults.rows import Case, row
+from tests.faults.stage import (
+    Agents,
+    check,
+    consume_all,
+    database,
+    drain,
+    forward_all,
+    shared_broker,
+    through_kafka,
+)
+from tests.faults.stage_kafka import (
+    Topics,
+    consume_with,
+    consuming,
+    flush_s,
+    forwarding,
+    read_batches,
+    through_mock,
+)
+from tests.support.mock_cluster import MockCluster
+from tests.support.waiting import until
+
+from skillaudit.consumer.kafka_source import KafkaSource
+from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.contract.errors import HistoryLostError
+from skillaudit.contract.outbox.directory import list_source_dirs
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch, StoredPosition
+from skillaudit.producer.forwarder_files import PARTITIONS_NAME
+
+NOTICED_S_MAX = 60.0
+
+
+async def _record(case: Case, settings: Settings, *, runs: int, agents: int = 1) -> dict[str, Account]:
+    """Agents record, and a host's forwarder brings all of it to the broker."""
+    plans = [{"runs": runs, "logs_max": 6, "flush_s": 0.0}] * agents
+    async with Agents(case, replace(settings, forwarder="host"), plans) as recording:
+        await recording.ended()
+    await forward_all(settings)
+    return recording.noted()
+
+
+async def _recreate(settings: Settings) -> None:
+    async with Topics(settings.kafka_bootstrap_servers) as topics:
+        await topics.delete(settings.kafka_topic)
+        await topics.create(settings.kafka_topic, 6)
+
+
+async def _refused_by_name(settings: Settings, make: Any = ConsumerService) -> None:
+    """The consumer does not go on: it names the partition, and how to go on."""
+    with pytest.raises(HistoryLostError) as lost:
+        async with consuming(settings, make):
+            raise AssertionError("the consumer went on over lost history without a word")
+    name = lost.value.partition
+    assert name.startswith(f"{settings.kafka_topic}/"), lost.value
+    assert f"--accept-history-loss {name}" in str(lost.value), lost.value
+
+
+def _incidents(settings: Settings) -> list[tuple[str, str]]:
+    with database(settings) as cursor:
+        return cursor.execute("SELECT kind, subject FROM main.incidents ORDER BY id").fetchall()
+
+
+async def _accepted_once(settings: Settings) -> None:
+    """`TOPIC/*` goes on, recorded; left in a unit file it gives nothing up a second time."""
+    option = {"accept_history_loss": (f"{settings.kafka_topic}/*",)}
+    await consume_with(settings, **option)
+    before = _incidents(settings)
+    assert any(kind == "history-loss-accepted" for kind, _ in before), before
+    await consume_with(settings, **option)
+    assert _incidents(settings) == before
+
+
+class _NeverLooksBack(KafkaSource):
+    """Does not compare the last record consumed with what is there now."""
+
+    async def _check_last_record(
+        self, prober: Any, partition: TopicPartition, stored: StoredPosition
+    ) -> None:
+        del prober, partition, stored
+        await asyncio.sleep(0)  # the client does not like to be stopped before its tasks have begun
+
+
+def _never_looking_back(settings: Settings, **options: Any) -> ConsumerService:
+    return ConsumerService(settings, source=lambda _: _NeverLooksBack(settings), **options)
+
+
+@row(
+    "topic-made-anew",
+    about="the topic deleted and made again, left empty or filled beyond the position, while the consumer is down or running",
+    full=20,
+    share=2,
+    off={"last-record": "the last record consumed is not compared with what is there now"},
+    off_cases_max=2,
+    resource=shared_broker,
+    broker=True,
+)
+async def topic_made_anew(case: Case) -> None:
+    """Noticed, named, stopped; accepted, everything of the new topic is read from its beginning."""
+    settings = await through_kafka(case, case.resource)
+    accounts = await _record(case, settings, runs=4)
+    live = case.number % 2 == 1 and not case.switched_off
+    await (_recreated_live(settings) if live else _recreated_while_down(settings))
+    filled = live or bool(case.switched_off) or case.number % 4 == 0
+    if filled:
+        other = replace(settings, data=case.directory / "data-anew")
+        accounts |= await _record(case, other, runs=60, agents=2)
+    if case.switched_off:
+        await consume_with(settings, _never_looking_back)
+        check(case, settings, accounts)
+    await _refused_by_name(settings)
+    await _accepted_once(settings)
+    case.note(live=int(live), filled=int(filled))
+    check(case, settings, accounts, expected=("incidents",))
+
+
+async def _recreated_while_down(settings: Settings) -> None:
+    await consume_with(settings)
+    await _recreate(settings)
+
+
+async def _recreated_live(settings: Settings) -> None:
+    """While it is deleted the consumer says so, and serves; once another one is there it stops."""
+    async with consuming(settings) as (service, running):
+        await until(service.caught_up.is_set)
+        async with Topics(settings.kafka_bootstrap_servers) as topics:
+            await topics.delete(settings.kafka_topic)
+            await until(
+                lambda: running.done() or service.status.state is ServiceState.RETRYING, NOTICED_S_MAX
+            )
+            assert "has no topic" in service.status.last_error, service.status
+            await topics.create(settings.kafka_topic, 6)
+        await asyncio.wait((running,), timeout=NOTICED_S_MAX)
+        assert running.done(), f"a topic made anew was not noticed: {service.status}"
+        assert isinstance(running.exception(), HistoryLostError), running
+
+
+class _SkipsSilently(KafkaSource):
+    """Begins where there is something, as clients do that reset their offsets."""
+
+    async def open(self, positions: Mapping[str, StoredPosition]) -> None:
+        left = dict(positions)
+        while True:
+            try:
+                return await super().open(left)
+            except HistoryLostError as exc:
+                del left[exc.partition]
+
+
+def _skipping_silently(settings: Settings, **options: Any) -> ConsumerService:
+    return ConsumerService(settings, source=lambda _: _SkipsSilently(settings), **options)
+
+
+@row(
+    "retention-past-the-consumer",
+    about="records deleted below the position (nothing is lost), and beyond it while the consumer is down, then more records",
+    full=20,
+    share=2,
+    off={"no-reset": "the consumer begins where there is something, as clients do that reset offsets"},
+    off_cases_max=1,
+    resource=shared_broker,
+    broker=True,
+)
+async def retention_past_the_consumer(case: Case) -> None:
+    """What was consumed may go; what was not is lost history: named, and no run of it reads as whole."""
+    settings = await through_kafka(case, case.resource)
+    everything = dict.fromkeys(range(6), -1)
+    accounts = await _record(case, settings, runs=6)
+    await consume_with(settings)
+    async with Topics(settings.kafka_bootstrap_servers) as topics:
+        await topics.delete_records(settings.kafka_topic, everything)
+        await consume_with(settings)
+        assert _incidents(settings) == [], "what was consumed was deleted, and that is no incident"
+        lost = await _record(case, replace(settings, data=case.directory / "data-lost"), runs=10)
+        await topics.delete_records(settings.kafka_topic, everything)
+    accounts |= await _record(case, replace(settings, data=case.directory / "data-later"), runs=10)
+    await _refused_by_name(settings, _skipping_silently if case.switched_off else ConsumerService)
+    await _accepted_once(settings)
+    with database(settings) as cursor:
+        whole = {
+            r[0]
+            for r in cursor.execute("SELECT id FROM main.runs WHERE completeness = 'complete'").fetchall()
+        }
+    assert not whole & lost.keys(), "runs of which records were lost read complete"
+    case.note(lost_and_named=sum(len(account.logs) + 1 for account in lost.values()))
+    check(case, settings, accounts, expected=("incidents", "orphans"), foreign_allowed=True)
+
+
+@row(
+    "partitions-added",
+    about="the topic grows from 6 to 12 partitions under load; forwarders of before and after, adopters, a running consumer",
+    full=20,
+    share=2,
+    off={"pinned": "an adopter takes the topic's present count of partitions"},
+    off_cases_max=1,
+    resource=shared_broker,
+    broker=True,
+)
+async def partitions_added(case: Case) -> None:
+    """A source keeps the count it began with: no run is split over two partitions."""
+    settings = await through_kafka(case, case.resource, forwarder="host")
+    stop = case.directory / "stop"
+    plan = {"runs": 10_000, "open_at_once": 8, "events_per_s": 100.0, "stop_file": str(stop), "flush_s": 60.0}
+    async with consuming(settings) as (service, running):
+        async with Agents(case, settings, [plan] * 2) as agents:
+            async with forwarding(settings):
+                await agents.until_noted(100)
+            async with Topics(settings.kafka_bootstrap_servers) as topics:
+                await topics.add_partitions(settings.kafka_topic, 12)
+            if case.switched_off:
+                for source_dir in list_source_dirs(settings.outbox_dir):
+                    (source_dir / PARTITIONS_NAME).unlink()
+            async with forwarding(settings), Agents(case, settings, [plan]) as later:
+                await later.until_noted(later.noted_lines() + 50)
+                await agents.until_noted(agents.noted_lines() + 50)
+                stop.touch()
+                await agents.join()
+                await later.join()
+        await until(lambda: running.done() or len(service.status.lag) == 12)
+        assert not running.done(), running
+    accounts = agents.noted() | later.noted()
+    places: dict[bytes, set[int]] = {}
+    for partition, records in (await read_batches(settings, settings.kafka_topic)).items():
+        for key, _ in records:
+            places.setdefault(key, set()).add(partition)
+    split = {key: where for key, where in places.items() if len(where) > 1}
+    assert not split, f"{len(split)} runs are in several partitions: {split}"
+    await drain(settings)
+    check(case, settings, accounts)
+
+
+class _OneNamespace(KafkaSource):
+    """Tells records of two topics by their numbers alone."""
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        batch = await super().poll(records_max, timeout_ms)
+        first = self._topics[0]
+        return replace(
+            batch, records=[r._replace(partition=_renamed(r.partition, first)) for r in batch.records]
+        )
+
+
+def _renamed(partition: str, first: str) -> str:
+    topic, _, number = partition.rpartition("/")
+    return partition if topic == first else f"{first}/{int(number) + 1_000}"
+
+
+@row(
+    "two-topics-same-runs",
+    about="two topics that hold runs of the same ids, one of them only the first half of each",
+    full=10,
+    share=1,
+    off={"namespace": "runs of two topics with one id are one run"},
+    off_cases_max=1,
+    resource=shared_broker,
+    broker=True,
+)
+async def two_topics(case: Case) -> None:
+    """Ids are a topic's own: neither completes the other's runs."""
+    settings = await through_kafka(case, case.resource)
+    accounts = await _record(case, settings, runs=12)
+    copy = f"{settings.kafka_topic}.copy"
+    async with Topics(settings.kafka_bootstrap_servers) as topics:
+        await topics.create(copy, 6)
+    await _copy_half(settings, copy)
+    both = replace(settings, kafka_topic=f"{settings.kafka_topic},{copy}")
+    if case.switched_off:
+        async with consuming(both, _in_one_namespace) as (service, running):
+            await until(lambda: running.done() or service.status.records >= 12)
+            await asyncio.sleep(1)  # the copies arrive, and nothing says when all of them have
+    else:
+        await consume_all(both)
+    for topic, half in ((settings.kafka_topic, False), (copy, True)):
+        _check_topic(both, topic, accounts, half=half)
+    case.events += sum(len(account.logs) + 2 for account in accounts.values())
+
+
+def _in_one_namespace(settings: Settings, **options: Any) -> ConsumerService:
+    return ConsumerService(settings, source=lambda _: _OneNamespace(settings), **options)
+
+
+async def _copy_half(settings: Settings, copy: str) -> None:
+    """Starts, and logs of odd numbers."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await producer.start()
+    try:
+        for partition, records in (await read_batches(settings, settings.kafka_topic)).items():
+            for key, value in records:
+                members = orjson.loads(value)
+                if members["type"] == "run.started" or (members["type"] == "run.log" and members["seq"] % 2):
+                    await producer.send_and_wait(copy, value, key=key, partition=partition)
+    finally:
+        await producer.stop()
+
+
+_STORED_OF_TOPIC = """
+SELECT r.id, r.completeness, list(struct_pack(n := sequence, h := sha256(payload)) ORDER BY sequence)
+    FILTER (WHERE sequence IS NOT NULL)
+FROM main.runs r LEFT JOIN main.events e USING (run_key)
+WHERE r.topic = ?
+GROUP BY ALL
+"""
+
+
+def _check_topic(settings: Settings, topic: str, accounts: dict[str, Account], *, half: bool) -> None:
+    with database(settings) as cursor:
+        rows = cursor.execute(_STORED_OF_TOPIC, [topic]).fetchall()
+    assert sorted(row[0] for row in rows) == sorted(accounts), (
+        f"{topic} holds {len(rows)} runs of {len(accounts)}"
+    )
+    for run_id, completeness, logs in rows:
+        expected = {n: h for n, h in accounts[run_id].logs.items() if not half or n % 2}
+        assert {log["n"]: log["h"] for log in logs or ()} == expected, f"{topic} {run_id}"
+        assert (completeness == "complete") is not half, f"{topic} {run_id} reads {completeness}"
+
+
+LEADERLESS_S = 60.0
+
+
+@row(
+    "partition-leaderless-60-s",
+    about="one partition without a leader for 60 s under load, an agent and a consumer beginning meanwhile (mock cluster)",
+    full=5,
+    share=0,
+    test=0,
+    off={"others-go-on": "the consumer asks partitions without a leader, too, and waits for the answer"},
+    off_cases_max=1,
+    off_in_tests=False,
+    case_s_max=600.0,
+)
+async def partition_leaderless(case: Case) -> None:
+    """The other partitions go on, at the forwarder and at the consumer; afterwards all of it is there."""
+    stop = case.directory / "stop"
+    with MockCluster() as cluster:
+        settings = through_mock(case, cluster, kafka_request_timeout_ms=5_000)
+        topic = settings.kafka_topic
+        plan = {"runs": 10_000, "events_per_s": 20.0, "stop_file": str(stop), "flush_s": flush_s(case)}
+        make = _asking_all if case.switched_off else ConsumerService
+        async with contextlib.AsyncExitStack() as stack:
+            first, running = await stack.enter_async_context(consuming(settings, make))
+            await stack.enter_async_context(forwarding(settings))
+            agents = await stack.enter_async_context(Agents(case, settings, [plan]))
+            await agents.until_noted(20)
+            async with _without_leader(cluster, topic, case.random.randrange(3)):
+                later = await stack.enter_async_context(Agents(case, settings, [plan]))
+                second = replace(settings, data=case.directory / "data-second")
+                other, _ = await stack.enter_async_context(consuming(second, make))
+                slowest = {"first": 0.0, "second": 0.0}
+                seconds = 25.0 if case.switched_off else LEADERLESS_S
+                for _ in range(int(seconds / 5)):
+                    before = first.status.records, other.status.records
+                    await asyncio.sleep(5)  # the fault's length, in pieces
+                    for name, now, then in zip(slowest, (first, other), before, strict=True):
+                        stood_still = now.status.records == then
+                        slowest[name] = slowest[name] + 5 if stood_still else 0.0
+                    assert max(slowest.values()) <= 15, f"consumers stand still beside it: {slowest}"
+            stop.touch()
+            await agents.join()
+            await later.join()
+            assert not running.done(), running
+        await consume_with(settings)
+        await consume_with(second)
+        accounts = agents.noted() | later.noted()
+        check(case, settings, accounts)
+        check(case, second, accounts)
+
+
+class _AsksAll(KafkaSource):
+    """Makes no difference between partitions with a leader and without."""
+
+    async def _led(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        return partitions
+
+    def _with_leader(self, partitions: set[TopicPartition]) -> set[TopicPartition]:
+        return partitions
+
+
+def _asking_all(settings: Settings, **options: Any) -> ConsumerService:
+    return ConsumerService(settings, source=lambda _: _AsksAll(settings), **options)
+
+
+@contextlib.asynccontextmanager
+async def _without_leader(cluster: MockCluster, topic: str, partition: int) -> AsyncGenerator[None]:
+    cluster.set_leader(topic, partition, None)
+    try:
+        yield
+    finally:
+        cluster.set_leader(topic, partition, 1)
