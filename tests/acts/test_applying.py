@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -392,3 +393,49 @@ def test_what_is_pending_survives_the_process(tmp_path: Path, control: Control) 
         writer.apply([SourceRecord("t/0", n, n + 1, 0, None, value) for n, value in enumerate(values)])
         assert hits(database, SECRET) == []
         assert len({*head_of(database, "r")}) == 1
+
+
+class WatchedDatabase:
+    """A database that looks, right after each commit of the writer's, whether a text can be read in it."""
+
+    def __init__(self, database: Database, text: str) -> None:
+        self._database, self._text = database, text
+        self.looks = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def cursor(self) -> Any:
+        return WatchedCursor(self._database.cursor(), self._look)
+
+    def _look(self) -> None:
+        self.looks += 1
+        assert hits(self._database, self._text) == []
+
+
+class WatchedCursor:
+    def __init__(self, cursor: Any, look: Callable[[], None]) -> None:
+        self._cursor, self._look = cursor, look
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, query: str, *parameters: Any) -> Any:
+        result = self._cursor.execute(query, *parameters)
+        if query == "COMMIT":
+            self._look()
+        return result
+
+
+@pytest.mark.parametrize("kind", [ActKind.PURGE, ActKind.ERASE])
+def test_a_rebuild_never_shows_what_an_act_took_out(
+    database: Database, control: Control, kind: ActKind
+) -> None:
+    """The act is applied in the transaction of the events that it waits for."""
+    control.add(kind, runs=["r"], positions={"t/0": 3})
+    watched = WatchedDatabase(database, SECRET)
+    with contextlib.closing(Materializer(watched)) as writer:  # type: ignore[arg-type]
+        take(writer, control)
+        run = Run("r")
+        apply(writer, [run.start(), run.log(a=SECRET), run.log(b=SECRET), run.log(c=SECRET), run.finish()])
+        assert watched.looks >= 3

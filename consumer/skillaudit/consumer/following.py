@@ -82,6 +82,7 @@ class ControlFollower:
                     f"{self.log.partition} gives nothing behind {self._position}; try again"
                 )
         await self._in_writer(journal_acts)
+        await self._in_writer(lambda m: m.settle_acts({}))
 
     async def follow(self) -> None:
         """Apply what appears, until cancelled. Raises what must not be passed over."""

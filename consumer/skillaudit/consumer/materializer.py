@@ -24,7 +24,7 @@ from typing import Final
 
 import duckdb
 
-from skillaudit.consumer.acting import Acting
+from skillaudit.consumer.acting import Acting, ActResult
 from skillaudit.consumer.changes import Changes
 from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.database import Database, engine_errors
@@ -149,34 +149,59 @@ class Materializer:
                 return self._apply_patiently(records, ends or {})
             return self._apply_in_steps(records, ends or {})
 
-    def _apply_patiently(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
+    def _apply_patiently(
+        self,
+        records: Sequence[SourceRecord],
+        ends: Mapping[str, int],
+        beyond: Mapping[str, int] | None = None,
+    ) -> ApplyReport:
         try:
-            return self._apply(records, ends)
+            return self._apply(records, ends, beyond or {})
         except _SealInFlightError:
             self.sealer.wait_moved()  # no other can begin: a swap needs the writer's lock
-            return self._apply(records, ends)
+            return self._apply(records, ends, beyond or {})
 
     def _apply_in_steps(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
-        """Acts are pending: each is applied where the events have reached its position, before anything behind it."""
+        """Acts are pending: each is applied where the events have reached its position, in the transaction of those before
+        it, so that nobody sees them without it, and before anything behind it.
+        """
         report = ApplyReport()
-        for step in self.acting.steps(records):
-            self.settle_acts({r.partition: r.offset for r in reversed(step)})
-            report.add(self._apply_patiently(step, ends))
-        self.settle_acts({})
+        self.settle_acts({record.partition: record.offset for record in reversed(records)})
+        steps = self.acting.steps(records)
+        for number, step in enumerate(steps, 1):
+            beyond = {r.partition: r.offset for later in reversed(steps[number:]) for r in reversed(later)}
+            report.add(self._apply_patiently(step, ends, beyond))
         return report
 
     def settle_acts(self, next_offsets: Mapping[str, int]) -> None:
-        """Apply the pending acts that are due. `next_offsets`: of partitions whose next record is known."""
-        reached = {name: book.next_offset for name, book in self.remembered.partitions.items()}
-        reached |= {name: max(offset, reached.get(name, 0)) for name, offset in next_offsets.items()}
-        if not self.acting.due(reached):
+        """Apply the pending acts that are due without anything being taken: the log goes on behind their positions.
+        `next_offsets`: of partitions whose next record is known.
+        """
+        if not self.acting.due(self._reached(next_offsets)):
             return
         with self.sealer.quiet():
             with self.transaction("apply pending acts") as cursor:
-                result = self.acting.settle(cursor, reached, self.moment())
+                result = self.acting.settle(cursor, self._reached(next_offsets), self.moment())
+            self._note_settled(result)
             self.sealer.note(result.rows, 0)
-            if result.runs:
-                self.forget()  # the books of these runs are no longer what the database says
+
+    def _settle_within(self, cursor: duckdb.DuckDBPyConnection, beyond: Mapping[str, int]) -> ActResult:
+        """The same in a batch's transaction, when its positions are moved."""
+        reached = self._reached(beyond)
+        if not self.acting.due(reached):
+            return ActResult()
+        if self.sealer.state is SealState.MOVING:
+            raise _SealInFlightError
+        return self.acting.settle(cursor, reached, self.moment())
+
+    def _note_settled(self, result: ActResult) -> None:
+        if result.runs:
+            self.forget()  # the books of these runs are no longer what the database says
+
+    def _reached(self, next_offsets: Mapping[str, int]) -> dict[str, int]:
+        """How far each partition is read; up to its next record, where that is known."""
+        reached = {name: book.next_offset for name, book in self.remembered.partitions.items()}
+        return reached | {name: max(at, reached.get(name, 0)) for name, at in next_offsets.items()}
 
     def moment(self) -> Moment:
         """What an act depends on; under the writer's lock."""
@@ -257,7 +282,9 @@ class Materializer:
         """Let go of the cursor. Nothing is pending between batches."""
         self._cursor.close()
 
-    def _apply(self, records: Sequence[SourceRecord], ends: Mapping[str, int]) -> ApplyReport:
+    def _apply(
+        self, records: Sequence[SourceRecord], ends: Mapping[str, int], beyond: Mapping[str, int]
+    ) -> ApplyReport:
         fresh, parts = self._fresh(records)
         if not fresh:
             return ApplyReport(len(records), len(records))
@@ -270,11 +297,13 @@ class Materializer:
             moved = self._move(parts, ends)
             changes.write_rest(cursor, self.remembered.gone)
             rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
+            settled = self._settle_within(cursor, beyond)
             write_positions(cursor, moved)
         confirm(moved)
         for book in changes.sources.values():
             book.stored = True
-        self.sealer.note(rows, tally.size_bytes)
+        self.sealer.note(rows + settled.rows, tally.size_bytes)
+        self._note_settled(settled)
         return ApplyReport(
             records=len(records),
             skipped=len(records) - len(fresh),
