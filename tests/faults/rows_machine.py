@@ -167,7 +167,11 @@ async def machine_suspended(case: Case) -> None:
     stop = asyncio.Event()
     await service.start()
     running = asyncio.create_task(service.run(stop))
-    agents = Agents(case, settings, [{"runs": 30, "logs_max": 20, "events_per_s": 300}] * 2)
+    agents = Agents(
+        case,
+        settings,
+        [{"runs": 30, "logs_max": 20, "events_per_s": 300, "flush_s": 3 if case.switched_off else 60}] * 2,
+    )
     try:
         async with agents:
             napping = asyncio.create_task(_naps(agents, chance))

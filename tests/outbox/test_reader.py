@@ -17,7 +17,7 @@ from skillaudit.contract.outbox.identity import (
     machine_id,
     write_source,
 )
-from skillaudit.contract.outbox.layout import encode_line, segment_name, unpack_position
+from skillaudit.contract.outbox.layout import encode_line, pack_position, segment_name, unpack_position
 from skillaudit.contract.outbox.reader import CHUNK_BYTES, HOLE_PATIENCE_US, SourceReader
 
 PAD = b"\0" * 500
@@ -310,6 +310,21 @@ def test_a_source_that_does_not_say_whose_it_is_gets_named_and_read(source):
     (source.directory / SOURCE_FILE_NAME).write_bytes(b'{"source_id":')
     found = read_all(SourceReader.resume(source.directory).reader)
     assert found.kinds == [DamageKind.IDENTITY]
+    assert len(found.lines) == 15
+
+
+def test_another_sources_acknowledgement_acknowledges_nothing_here(source):
+    """A file put where it does not belong, its checksum right: what it would pass over was never sent."""
+    three_segments(source)
+    write_source(source.directory, SourceIdentity(source_id=SOURCE_ID), sync=False)
+    other = source.directory.with_name(FOREIGN_ID)
+    other.mkdir()
+    write_acknowledgement(other, Acknowledgement(position=pack_position(3, 0), records=10))
+    (other / "ack").rename(source.directory / "ack")
+    resumed = SourceReader.resume(source.directory)
+    assert resumed.acknowledgement == Acknowledgement()
+    found = read_all(resumed.reader)
+    assert found.kinds == [DamageKind.ACKNOWLEDGEMENT]
     assert len(found.lines) == 15
 
 

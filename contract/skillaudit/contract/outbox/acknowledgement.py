@@ -34,7 +34,7 @@ class Acknowledgement:
 def read_acknowledgement(source_dir: Path) -> Acknowledgement | None:
     """The acknowledgement of a source, None where nothing was acknowledged yet.
 
-    Raises `OutboxCorruptError` where it is unreadable; then reading begins at the oldest segment (`SourceReader.resume`
+    Raises `OutboxCorruptError` where it is unreadable or another source's; then reading begins at the oldest segment (`SourceReader.resume`
     does so and reports it).
     """
     path = source_dir / ACKNOWLEDGEMENT_NAME
@@ -42,7 +42,7 @@ def read_acknowledgement(source_dir: Path) -> Acknowledgement | None:
     if content is None:
         return None
     try:
-        return _decode(content)
+        return _decode(content, source_dir.name)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise OutboxCorruptError(
             f"the acknowledgement {path} is unreadable ({exc}); delete it to send everything that is left again"
@@ -60,16 +60,19 @@ def write_acknowledgement(source_dir: Path, acknowledgement: Acknowledgement) ->
             "records": acknowledgement.records,
             "refused": acknowledgement.refused,
             "positions": dict(acknowledgement.positions),
+            "source_id": source_dir.name,
         }
     )
     write_atomically(source_dir / ACKNOWLEDGEMENT_NAME, encode_line(record))
 
 
-def _decode(content: bytes) -> Acknowledgement:
+def _decode(content: bytes, source_id: str) -> Acknowledgement:
     line = take_line(content, 0)
     if line is None or line.end != len(content):
         raise ValueError("its checksum is wrong")
     value: Mapping[str, Any] = orjson.loads(line.record)
+    if value.get("source_id", source_id) != source_id:  # a release before this one did not say
+        raise ValueError(f"it is that of the source {value['source_id']}")
     positions: Mapping[str, Any] = value["positions"]
     return Acknowledgement(
         position=_count(value["position"]),
