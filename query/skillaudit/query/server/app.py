@@ -36,6 +36,8 @@ from skillaudit.query.server.probes import probes
 from skillaudit.query.server.replies import problem_reply
 from skillaudit.query.server.routes import purging, router
 from skillaudit.query.server.surface import ProblemError, Purge, ReadyReport, Surface
+from skillaudit.query.server.verifying import verifying
+from skillaudit.query.verifying import Checks
 
 API_VERSION: Final = "1.0"
 
@@ -45,6 +47,7 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
     *,
     purge: Purge | None = None,
     operations: Operations | None = None,
+    checks: Checks | None = None,
     scratch_dir: Path | None = None,
     ready: Callable[[], ReadyReport] = ReadyReport,
     token: str | None = None,
@@ -79,6 +82,7 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
         session_wait_s_max=(settings or Settings()).session_wait_ms_max / 1000,
         registry=registry,
         operations=operations,
+        checks=checks,
         scratch_dir=scratch_dir,
     )
     app.state.has_token = token is not None
@@ -88,6 +92,8 @@ def create_app(  # noqa: PLR0913  what a surface is made of, each part with a de
     if operations is not None:
         app.include_router(operating)
         app.include_router(acting)
+    if checks is not None:
+        app.include_router(verifying)
     app.include_router(probes)
     policy = Policy(
         allow_hosts=frozenset(name.lower() for name in allow_hosts),

@@ -343,6 +343,22 @@ class Discarded(BaseModel):
     discarded: int
 
 
+class VerifyProgress(BaseModel):
+    """How far a check is; `of` is 0 where that is not known."""
+
+    what: str
+    done: int
+    of: int
+
+
+class VerifyLine(BaseModel):
+    """One line of a check's answer: exactly one of these."""
+
+    progress: VerifyProgress | None = None
+    report: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = None
+
+
 class Alive(BaseModel):
     """The process answers; `database` is the id of what it serves."""
 

@@ -15,6 +15,7 @@ from skillaudit.contract.admin import Operations
 from skillaudit.contract.storage import AuditReader
 from skillaudit.query.codec import SESSION_HEADER, parse_session_token
 from skillaudit.query.problems import Problem
+from skillaudit.query.verifying import Checks
 
 Purge: TypeAlias = Callable[[datetime], Awaitable[int]]
 
@@ -38,6 +39,7 @@ class Surface:
     session_wait_s_max: float
     registry: CollectorRegistry
     operations: Operations | None = None
+    checks: Checks | None = None
     scratch_dir: Path | None = None
     """Where a copy of the database may lie for a while; None: the system's place for such."""
 
