@@ -119,7 +119,13 @@ fields AS (
             ) || chr(10),
             ''
             ORDER BY r.place
-        ) AS body
+        ) AS body,
+        bool_or(
+            x.digest IS NOT NULL AND r.content IS DISTINCT FROM CASE
+                WHEN r.name IN ('inputs', 'attributes') THEN '{"_redacted":{"act":"' || x.act_id || '"}}'
+                ELSE '[redacted]'
+            END
+        ) AS refilled
     FROM (
         SELECT run_key, run_salt, 0 AS seq, unnest([1, 2, 3, 4]) AS place,
             unnest(['caller_id', 'channel_id', 'inputs', 'attributes']) AS name,
@@ -136,19 +142,19 @@ fields AS (
 ),
 stored AS (
     SELECT
-        e.run_key, e.sequence AS seq, e.tag, epoch_us(e.created_at) AS at_us, r.run_salt, e.payload AS body, true AS is_log,
+        e.run_key, e.sequence AS seq, e.tag, epoch_us(e.created_at) AS at_us, r.run_salt, e.payload AS body, true AS is_log, false AS refilled,
         'log ' || e.sequence || ' ' || epoch_us(e.created_at) || ' ' || strlen(e.event_type) || ':' || e.event_type AS header
     FROM events AS e JOIN chosen AS r ON e.run_key = r.run_key
     WHERE e.run_key BETWEEN $first AND $last
     UNION ALL
     SELECT
-        r.run_key, 0, r.start_tag, epoch_us(r.started_at), r.run_salt, f.body, false,
+        r.run_key, 0, r.start_tag, epoch_us(r.started_at), r.run_salt, f.body, false, f.refilled,
         'start 0 ' || epoch_us(r.started_at) || ' ' || strlen(r.parent_run_id) || ':' || r.parent_run_id || ' '
         || strlen(r.skill_id) || ':' || r.skill_id || ' ' || r.source_id || ' ' || r.source_seq
     FROM chosen AS r JOIN fields AS f ON f.run_key = r.run_key AND f.seq = 0
     UNION ALL
     SELECT
-        r.run_key, r.finish_seq, r.finish_tag, epoch_us(r.finished_at), r.run_salt, f.body, false,
+        r.run_key, r.finish_seq, r.finish_tag, epoch_us(r.finished_at), r.run_salt, f.body, false, f.refilled,
         'finish ' || r.finish_seq || ' ' || epoch_us(r.finished_at) || ' ' || strlen(r.status) || ':' || r.status || ' '
         || r.tool_calls_count || ' ' || r.runtime_us || ' ' || r.total_input_tokens || ' ' || r.total_output_tokens || ' '
         || r.total_thinking_tokens || ' ' || strlen(coalesce(l.lost_text, '')) || ':' || coalesce(l.lost_text, '')
@@ -159,6 +165,7 @@ stored AS (
 digested AS (
     SELECT
         r.run_key, r.seq, r.tag, r.at_us, r.is_log, r.header,
+        r.refilled OR (x.digest IS NOT NULL AND r.body <> '{"_redacted":{"act":"' || x.act_id || '"}}') AS refilled,
         coalesce(
             lower(hex(x.digest)),
             sha256(
@@ -182,7 +189,7 @@ digested AS (
 lines AS (
     SELECT
         run_key, seq, at_us, is_log, 1::BIGINT AS numbers, header || ' ' || digest || chr(10) AS line,
-        TRY_CAST('0x' || left(digest, 16) AS UBIGINT) IS DISTINCT FROM tag AS bad
+        TRY_CAST('0x' || left(digest, 16) AS UBIGINT) IS DISTINCT FROM tag OR refilled AS bad
     FROM digested
     UNION ALL
     SELECT
@@ -197,7 +204,7 @@ gathered AS (
         count(*) FILTER (is_log) AS logs,
         max(seq + numbers - 1) AS top,
         sum(numbers) AS covered,
-        sum(seq::HUGEINT * seq) FILTER (is_log) AS squares,
+        coalesce(sum(seq::HUGEINT * seq) FILTER (is_log), 0) AS squares,
         max(at_us) AS last_us,
         count(*) FILTER (bad) AS bad,
         list_sort(list({'seq': seq, 'line': line, 'at_us': at_us})) AS lines
@@ -206,13 +213,19 @@ gathered AS (
 ),
 judged AS (
     SELECT
-        r.* EXCLUDE (inputs, attributes, output, error, caller_id, channel_id, prefix), g.* EXCLUDE (run_key, lines),
+        r.* EXCLUDE (inputs, attributes, output, error, caller_id, channel_id, prefix),
+        strlen(r.output) + strlen(r.error) AS length_of_end, g.* EXCLUDE (run_key, lines),
         m.* EXCLUDE (run_key), coalesce(c.stored_conflicts, 0) AS stored_conflicts,
         coalesce(x.redactions, 0) AS redactions,
         r.run_key < coalesce(f.first_listed, 0) AS before_ledger,
         sha256(prefix || array_to_string(list_transform(g.lines, lambda x: x.line), '')) AS head_now,
         sha256(prefix || g.lines[1].line) AS start_head_now,
-        list_sort(list_transform(g.lines, lambda x: x.at_us)) <> list_transform(g.lines, lambda x: x.at_us) AS backwards,
+        CASE WHEN r.lost = '' THEN
+            list_sort(list_transform(g.lines, lambda x: x.at_us)) <> list_transform(g.lines, lambda x: x.at_us)
+        ELSE
+            list_sort(list_transform(list_filter(g.lines, lambda x: x.at_us IS NOT NULL), lambda x: x.at_us))
+                <> list_transform(list_filter(g.lines, lambda x: x.at_us IS NOT NULL), lambda x: x.at_us)
+        END AS backwards,
         CASE WHEN m.progress_events IS NOT NULL AND m.progress_events <> coalesce(m.finish_events, -1) THEN
             sha256(
                 prefix || array_to_string(
@@ -260,7 +273,10 @@ OR events_expected IS DISTINCT FROM finish_seq + 1
 OR (finish_seq IS NULL) <> (finished_at IS NULL)
 OR (finish_seq IS NULL) <> (finish_tag IS NULL)
 OR (finish_seq IS NULL) = (liveness = 'finished')
-OR (finish_seq IS NULL AND status <> 'running')
+OR (finish_seq IS NULL AND (
+    status <> 'running' OR length_of_end > 0 OR tool_calls_count <> 0 OR runtime_us <> 0 OR total_input_tokens <> 0
+    OR total_output_tokens <> 0 OR total_thinking_tokens <> 0
+))
 OR conflicts <> stored_conflicts
 OR (start_received_us IS NOT NULL AND epoch_us(received_at) <> start_received_us)
 OR (start_rows > 0 AND (partition IS DISTINCT FROM start_partition OR record_offset IS DISTINCT FROM start_offset))
@@ -349,8 +365,8 @@ loss AS (
 ),
 judged AS (
     SELECT
-        r.*, m.* EXCLUDE (run_key), coalesce(c.stored_conflicts, 0) AS stored_conflicts,
-        coalesce(x.redactions, 0) AS redactions, coalesce(n.logs, 0) AS logs, coalesce(n.squares, 0) AS squares,
+        r.*, strlen(r.output) + strlen(r.error) AS length_of_end, m.* EXCLUDE (run_key),
+        coalesce(c.stored_conflicts, 0) AS stored_conflicts, coalesce(x.redactions, 0) AS redactions, coalesce(n.logs, 0) AS logs, coalesce(n.squares, 0) AS squares,
         greatest(coalesce(n.top_log, 0), coalesce(r.finish_seq, 0)) AS top,
         coalesce(n.logs, 0) + 1 + (r.finish_seq IS NOT NULL)::BIGINT + coalesce(l.lost_numbers, 0) AS covered,
         greatest(epoch_us(r.started_at), epoch_us(r.finished_at), n.last_log_us) AS last_us,

@@ -31,6 +31,10 @@ from skillaudit.proof.verify.engine import Engine
 
 UNSALTED: Final = ""
 """Digest of an event whose salt is gone without anything in its place."""
+REDACTED_JSON: Final = '{"_redacted":{"act":"%s"}}'
+REDACTED_TEXT: Final = "[redacted]"
+"""What stands in the place of content that was taken out: of JSON, and of a plain text."""
+_JSON_FIELDS: Final = frozenset({"inputs", "attributes"})
 ALTERED_MAX: Final = 100
 """Altered events of one run that are told one by one."""
 
@@ -143,6 +147,7 @@ class _Salts:
         self._run_salt = run_salt
         self._left = {(seq, name): salt for seq, name, salt in left}
         self.digests = {(it.seq, it.field): it.digest.hex() for it in redactions}
+        self.acts = {(it.seq, it.field): it.act_id for it in redactions}
 
     def of(self, seq: int, name: str | None = None) -> bytes | None:
         left = self._left.get((seq, name))
@@ -151,6 +156,14 @@ class _Salts:
         if self._run_salt is None:
             return None
         return event_salt(self._run_salt, seq) if name is None else field_salt(self._run_salt, seq, name)
+
+    def refilled(self, seq: int, name: str | None, content: str) -> bool:
+        """Whether something else than the mark of the redaction stands in the place of what was taken out."""
+        act_id = self.acts.get((seq, name))
+        if act_id is None:
+            return False
+        plain = name is not None and name not in _JSON_FIELDS
+        return content != (REDACTED_TEXT if plain else REDACTED_JSON % act_id)
 
     def digest(self, seq: int, header: bytes, body: bytes | None) -> str:
         stood = self.digests.get((seq, None))
@@ -181,6 +194,7 @@ class _Line(NamedTuple):
     at_us: int
     event_type: str
     is_log: bool = True
+    refilled: bool = False
 
 
 def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
@@ -224,7 +238,8 @@ def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:
             loss = next(losses, None)
         digest = salts.digest(line.seq, line.header, line.body)
         manifest.add(line.seq, 1, manifest_line(line.header, digest))
-        if digest == UNSALTED or line.tag is None or int(digest[:TAG_DIGITS], 16) != line.tag:
+        wrong = digest == UNSALTED or line.tag is None or int(digest[:TAG_DIGITS], 16) != line.tag
+        if wrong or line.refilled:
             _note_altered(facts, line, unsalted=digest == UNSALTED)
         if line.seq == last_seq:
             facts.repeated = ranges.add(facts.repeated, line.seq)
@@ -251,14 +266,16 @@ def _lines(engine: Engine, row: Mapping[str, Any], salts: _Salts, declared: Rang
         row["started_us"], row["parent_run_id"], row["skill_id"], row["source_id"], row["source_seq"]
     )
     body = salts.fields(0, START_FIELDS, row)
-    yield _Line(0, start, body, row["start_tag"], row["started_us"], "start", is_log=False)
+    refilled = any(salts.refilled(0, name, str(row[name])) for name in START_FIELDS)
+    yield _Line(0, start, body, row["start_tag"], row["started_us"], "start", is_log=False, refilled=refilled)
     finish = _finish_line(row, salts, declared)
     for chunk in engine.chunks("one.sql", "events_of_run", run_key=row["run_key"]):
         for seq, event_type, at_us, tag, payload in chunk:
             if finish is not None and seq > finish.seq:
                 yield finish
                 finish = None
-            yield _Line(seq, log_header(seq, at_us, event_type), payload.encode(), tag, at_us, event_type)
+            header, refilled = log_header(seq, at_us, event_type), salts.refilled(seq, None, payload)
+            yield _Line(seq, header, payload.encode(), tag, at_us, event_type, refilled=refilled)
     if finish is not None:
         yield finish
 
@@ -279,4 +296,7 @@ def _finish_line(row: Mapping[str, Any], salts: _Salts, declared: Ranges) -> _Li
         format_ranges(declared),
     )
     body = salts.fields(seq, FINISH_FIELDS, row)
-    return _Line(seq, header, body, row["finish_tag"], row["finished_us"], "finish", is_log=False)
+    refilled = any(salts.refilled(seq, name, str(row[name])) for name in FINISH_FIELDS)
+    return _Line(
+        seq, header, body, row["finish_tag"], row["finished_us"], "finish", is_log=False, refilled=refilled
+    )

@@ -24,6 +24,17 @@ from skillaudit.proof.verify.facts import Mark, RunFacts
 CLOCK_AHEAD_US_MAX: Final = 300_000_000
 """A run dated this much after its start was received has a clock that went wrong."""
 _TIME_TYPE_MAX: Final = 40
+_UNFINISHED: Final = (
+    ("status", "running"),
+    ("output", ""),
+    ("error", ""),
+    ("tool_calls_count", 0),
+    ("runtime_us", 0),
+    ("total_input_tokens", 0),
+    ("total_output_tokens", 0),
+    ("total_thinking_tokens", 0),
+)
+"""What the columns of a finish hold while there is none."""
 
 
 def judge_run(facts: RunFacts) -> list[Finding]:
@@ -281,8 +292,8 @@ def _altered_columns(facts: RunFacts) -> Iterator[str]:
     for name in ("finished_us", "finish_tag", "head"):
         if (row[name] is not None) != facts.finished:
             yield name
-    if not facts.finished and row["status"] != "running":
-        yield "status"
+    if not facts.finished:
+        yield from (name for name, empty in _UNFINISHED if row[name] != empty)
 
 
 def _altered_receipt(facts: RunFacts) -> Iterator[str]:
