@@ -1,0 +1,111 @@
+"""`purge`, `redact`, `erase`, `hold`, `release`, `acts`, `restore`, `keys`: exit codes, JSON, and the question before."""
+
+import getpass
+import json
+import stat
+
+import pytest
+from tests.conformance.compositions import settings_at
+
+from skillaudit.producer import Sink, SkillRun
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Two finished runs in a directory of their own; nobody owns it."""
+    settings = settings_at(tmp_path / "data")
+    with Sink.from_settings(settings) as sink:
+        for run_id in ("a", "b"):
+            with sink.start_run(SkillRun(id=run_id, skill_id="s", caller_id="ada")) as run:
+                run.step("secret")
+    return settings
+
+
+@pytest.fixture
+def act(command, settings):
+    """A command on that directory, its JSON."""
+    assert command("runs", settings=settings).code == 0  # reads in what waits
+
+    def call(*words, code=0):
+        said = command(*words, "--json", settings=settings)
+        assert said.code == code, said.err
+        return json.loads(said.out) if said.out else said
+
+    return call
+
+
+def test_the_way_of_a_run(command, act, settings):
+    """Held, so not erased; released, erased, purged; each is in the list with who and why."""
+    hold = act("hold", "a", "--reason", "case 7")["acts"][0]
+    assert command("erase", "a", "--yes", settings=settings).code == 1
+    assert act("acts", "--holds")[0]["runs"] == ["a"]
+    act("release", hold, "--actor", "grace")
+    assert act("erase", "--caller", "ada", "--yes")["runs"] == 2
+    assert act("redact", "a", "1", "--yes")["acts"] == []
+    assert "_redacted" in command("show", "a", settings=settings).out
+    assert act("purge", "--before", "2100-01-01", "--yes")["runs"] == 2
+    listed = act("acts")
+    assert [it["kind"] for it in listed] == ["purge", "erase", "release", "hold"]
+    assert [it["actor"] for it in listed] == [
+        getpass.getuser(),
+        getpass.getuser(),
+        "grace",
+        getpass.getuser(),
+    ]
+    assert listed[-1]["reason"] == "case 7"
+    table = command("acts", "--kind", "hold", settings=settings)
+    assert "case 7" in table.out
+    assert table.err.endswith("1 acts\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("purge", "--yes"), 2),
+        (("purge", "a", "--before", "1d", "--yes"), 2),
+        (("purge", "a"), 2),  # nobody can be asked
+        (("purge", "nobody's", "--yes"), 3),
+        (("redact", "a", "99", "--yes"), 1),
+        (("redact", "a", "0", "--field", "output", "--yes"), 1),
+        (("redact", "a", "-1", "--yes"), 2),
+        (("erase", "--yes"), 2),
+        (("erase", "nobody's", "--yes"), 3),
+        (("hold",), 2),
+        (("hold", "a", "--all"), 2),
+        (("release", "no such"), 3),
+        (("restore", "/no/such/file", "--yes"), 1),
+        (("keys", "record"), 2),
+    ],
+    ids=str,
+)
+def test_what_is_refused(command, act, settings, words, code):
+    """By the code for it, with words, and nothing is recorded."""
+    said = command(*words, settings=settings)
+    assert (said.code, said.out) == (code, "")
+    assert said.err
+    assert act("acts") == []
+
+
+def test_a_backup_put_back(command, act, settings, tmp_path):
+    """The file that was there stays beside it, and the restore is an act."""
+    backup = tmp_path / "backup"
+    assert command("backup", str(backup), settings=settings).code == 0
+    act("purge", "a", "--yes")
+    report = act("restore", str(backup), "--yes")
+    assert report["replaced"]
+    assert [it["kind"] for it in act("acts")] == ["restore", "purge"]
+    assert command("show", "a", settings=settings).code == 3, "what was purged since is purged again"
+
+
+def test_keys(command, act, settings, tmp_path):
+    """A private half that nobody else can read; the verifier's half on stdout; a change of keys is an act."""
+    file = tmp_path / "key"
+    made = command("keys", "new", str(file), "--name", "audit.example.org/fleet-1", settings=settings)
+    assert made.code == 0
+    assert made.out.startswith("audit.example.org/fleet-1+")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert command("keys", "show", str(file), settings=settings).out == made.out
+    assert command("keys", "new", str(file), "--name", "x", settings=settings).code == 2
+    act("keys", "record", str(file))
+    (recorded,) = act("acts", "--kind", "key")
+    assert recorded["scope"] == {"origin": "audit.example.org/fleet-1", "key": made.out.strip()}
