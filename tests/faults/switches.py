@@ -19,7 +19,7 @@ from tests.faults.fuse import Fuse, FusedCursor
 from skillaudit.consumer.books import Book
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.remembered import Remembered
-from skillaudit.contract.clock import SystemClock
+from skillaudit.contract.clock import Clock, SystemClock
 
 
 class PositionsAlone(FusedCursor):
@@ -50,17 +50,15 @@ class EveryStatementAlone(FusedCursor):
 
 
 class LocalTime(FusedCursor):
-    """Takes this machine's time for the moment up to which a partition was read."""
+    """Takes this machine's time for the moment up to which a partition was read, when silence is judged."""
+
+    clock: Clock = SystemClock()
 
     def execute(self, query: str, *parameters: Any) -> Any:
         """As the engine's, with another clock."""
-        now_us = str(self.clock.wall_us())
-        return super().execute(
-            query.replace("p.read_to_us", now_us) if "quiet" in query or "heard_us" in query else query,
-            *parameters,
-        )
-
-    clock: Any = SystemClock()
+        if "$limit_us" in query:
+            query = query.replace("p.read_to_us", str(self.clock.wall_us()))
+        return super().execute(query, *parameters)
 
 
 class _NumbersForgotten(Remembered):
