@@ -32,6 +32,7 @@ from skillaudit.contract.errors import (
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.anchors import Anchor, open_anchor
 from skillaudit.proof.journal import Journal
+from skillaudit.proof.proving import HeadProver
 from skillaudit.proof.publishing import AnchorStatus, Publisher
 from skillaudit.proof.restoring import restore_journal, unmet_from
 from skillaudit.proof.sealer import FileState, Sealer, Signing
@@ -239,7 +240,8 @@ class Notary:
 
     def _new_sealer(self) -> Sealer:
         policy = SealPolicy(interval_ms=self._settings.seal_interval_ms)
-        return Sealer(self._access, policy=policy, signing=self._signing)
+        prover = HeadProver() if self._settings.seal_check else None
+        return Sealer(self._access, policy=policy, signing=self._signing, prover=prover)
 
 
 def read_signing(settings: Settings) -> Signing | None:
