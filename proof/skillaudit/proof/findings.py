@@ -74,7 +74,6 @@ class Kind(StrEnum):
     NOT_SIGNED = "NOT_SIGNED"
     NOT_ANCHORED = "NOT_ANCHORED"
     ANCHOR_STALE = "ANCHOR_STALE"
-    ANCHOR_MISSING = "ANCHOR_MISSING"
     ANCHOR_UNREACHABLE = "ANCHOR_UNREACHABLE"
     ANCHOR_ALTERED = "ANCHOR_ALTERED"
     # Acts.
@@ -103,7 +102,6 @@ _UNPROVEN: Final = frozenset(
         Kind.NOT_SIGNED,
         Kind.NOT_ANCHORED,
         Kind.ANCHOR_STALE,
-        Kind.ANCHOR_MISSING,
         Kind.UNKNOWN_KEY,
     }
 )
@@ -123,6 +121,58 @@ SEVERITIES: Final[Mapping[Kind, Severity]] = {
     for kind in Kind
 }
 """Everything that is not named above is a violation: a new name has to be argued down, not up."""
+
+
+MEANINGS: Final[Mapping[Kind, str]] = {
+    Kind.EVENT_ALTERED: "content, time, type or tag of one event does not fit its digest; or something stands in the place of a redaction",
+    Kind.EVENT_MISSING: "an event that the run's row says was stored is not there",
+    Kind.EVENT_EXTRA: "an event after the finish, a number twice, or events of no run",
+    Kind.RUN_REWRITTEN: "tags agree, and the head is not the ledger's: the run was rewritten with its tags",
+    Kind.RUN_TRUNCATED: "the ledger speaks of more events than there are",
+    Kind.RUN_MISSING: "the ledger lists it, it is not stored, and no act purged it",
+    Kind.RUN_UNLISTED: "it is stored, and no record brought it",
+    Kind.RUN_EQUIVOCATES: "two different statements about one run",
+    Kind.COLUMN_ALTERED: "a column that can be computed is not what its records say",
+    Kind.RUN_SUSPECT: "beyond the runs that are told one by one: something is off",
+    Kind.CLOCK_JUMP: "events dated before their predecessors, or after they were received",
+    Kind.RUN_INCOMPLETE: "events that never arrived",
+    Kind.RUN_OPEN: "not finished: its last events are not proven",
+    Kind.RUN_ABANDONED: "its source is gone, and everything that it recorded is here",
+    Kind.RUN_UNPROVEN: "written through a bare Storage, or before there was a ledger",
+    Kind.RUN_DECLARED_LOSS: "the agent or the broker declared events lost",
+    Kind.SOURCE_ALTERED: "what is stored of a source, or a run's number, contradicts the ledger",
+    Kind.SOURCE_EQUIVOCATES: "one number of a source given to two runs",
+    Kind.SOURCE_MISSING: "no source of an expected host",
+    Kind.SOURCE_TAIL_MISSING: "the last runs that a source counted never arrived",
+    Kind.SOURCE_TAIL_UNKNOWN: "a source fell silent, or what it counted may still be on its way",
+    Kind.RUN_NEVER_ARRIVED: "a run that its source numbered never arrived",
+    Kind.LEDGER_ALTERED: "rows of the ledger are not those that were sealed",
+    Kind.LEDGER_ENTRY_MISSING: "rows of the ledger are gone",
+    Kind.LEDGER_UNSEALED: "rows that no seal of the asked grade covers yet",
+    Kind.SEAL_GAP: "a seal does not go on where the one before ended",
+    Kind.JOURNAL_ALTERED: "leaves or tiles of the journal are gone or of another form",
+    Kind.JOURNAL_REWRITTEN: "the journal is not the one that was signed or anchored",
+    Kind.JOURNAL_ROLLED_BACK: "the journal is shorter than what was signed or anchored",
+    Kind.CHECKPOINT_FORK: "two checkpoints of one size",
+    Kind.CHECKPOINT_OLDER: "an anchor's object is out of order",
+    Kind.SIGNATURE_BAD: "a signature in the name of a known key is not its own, or a checkpoint is none",
+    Kind.UNKNOWN_KEY: "signed by none of the policy's keys",
+    Kind.NOT_SIGNED: "no checkpoint of a known key agrees with the journal",
+    Kind.NOT_ANCHORED: "no anchor in other hands agrees with the journal",
+    Kind.ANCHOR_STALE: "the newest anchored checkpoint is too old",
+    Kind.ANCHOR_UNREACHABLE: "an anchor could not be asked",
+    Kind.ANCHOR_ALTERED: "an anchor holds something that no sealer wrote",
+    Kind.ACT_ALTERED: "an act or a hold is not what the journal holds",
+    Kind.PURGE_VIOLATES_HOLD: "a run was purged while it was held",
+    Kind.PURGE_VIOLATES_MINIMUM: "a run was purged before its minimum age",
+    Kind.REDACTION_VIOLATES_HOLD: "content was taken out while the run was held",
+    Kind.REDACTED_WITHOUT_ACT: "content was taken out, and no act did it",
+    Kind.RESTORED: "the database was put back to an older copy by an act",
+    Kind.PURGED: "the run was purged by an act",
+    Kind.INCIDENT: "the sealer noted something in the journal",
+    Kind.REDACTED: "content was taken out by an act",
+}
+"""What each says, in a few words; the table in docs/verify.md is made of it."""
 
 
 @dataclass(frozen=True, slots=True)

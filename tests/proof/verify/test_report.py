@@ -1,0 +1,149 @@
+"""Names, exit codes, the policy, the state on the verifier's side, and the page that says all of it."""
+
+from pathlib import Path
+
+import pytest
+from tests.proof.support import signer
+
+from skillaudit.contract.errors import InvalidRecordError, SettingsError
+from skillaudit.proof.findings import MEANINGS, SEVERITIES, Finding, Findings, Kind, Severity
+from skillaudit.proof.policy import Grade, Policy, parse_policy, policy_members, read_policy
+from skillaudit.proof.verify import Depth, Report, VerifyRequest, parse_report, sentence
+from skillaudit.proof.verify.explain import explanation
+from skillaudit.proof.verify.state import read_state, write_state
+from skillaudit.proof.verify.wire import parse_request, request_members
+from skillaudit.proof.verify.witness import Anchored, AnchorReading
+
+PAGE = (Path(__file__).parents[3] / "docs" / "verify.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_explain_prints():
+    """One text: what cannot be detected stands in the docs word by word."""
+    assert explanation() in PAGE
+
+
+def test_the_page_names_every_finding():
+    """Name, exit code and meaning of each."""
+    for kind in Kind:
+        assert f"| `{kind}` | {SEVERITIES[kind].value} | {MEANINGS[kind]} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"),
+    [
+        ((), 0),
+        ((Kind.REDACTED, Kind.PURGED), 0),
+        ((Kind.RUN_OPEN,), 6),
+        ((Kind.RUN_OPEN, Kind.ANCHOR_UNREACHABLE), 7),
+        ((Kind.ANCHOR_UNREACHABLE, Kind.RUN_NEVER_ARRIVED), 4),
+        ((Kind.RUN_NEVER_ARRIVED, Kind.EVENT_ALTERED, Kind.RUN_OPEN), 5),
+    ],
+)
+def test_the_exit_code_is_the_gravest(kinds, code):
+    """5 wins over 4, that over 7, that over 6; notes change nothing."""
+    findings = Findings()
+    findings.add_all(Finding(kind, "x") for kind in kinds)
+    assert findings.exit_code() == code
+
+
+def test_findings_are_bounded_and_counted():
+    """Beyond the bound findings are counted; violations are told first."""
+    findings = Findings(findings_max=2)
+    findings.add_all(Finding(Kind.RUN_OPEN, "x", {"run_id": str(n)}) for n in range(5))
+    findings.add(Finding(Kind.EVENT_ALTERED, "y", {"run_id": "r", "sequence": 3}))
+    assert [str(f.kind) for f in findings.kept()] == ["EVENT_ALTERED", "RUN_OPEN", "RUN_OPEN"]
+    assert findings.counts[Kind.RUN_OPEN] == 5
+    assert findings.kept()[0].sentence() == "EVENT_ALTERED run r event 3: y"
+    assert sentence(findings.kept()[0].json()) == "EVENT_ALTERED run r event 3: y"
+
+
+def test_a_new_name_is_a_violation_unless_argued_down():
+    assert SEVERITIES[Kind.LEDGER_ALTERED] is Severity.VIOLATION
+    assert set(SEVERITIES) == set(Kind) == set(MEANINGS)
+
+
+KEY = signer().verifier.text
+
+
+def test_a_policy_asks_for_what_its_members_can_prove(tmp_path):
+    """Grade by default: anchored with an anchor, signed with a key, else self."""
+    assert parse_policy({}, "x") == Policy()
+    assert parse_policy({"keys": [KEY]}, "x").grade is Grade.SIGNED
+    text = f'keys = ["{KEY}"]\n[[anchors]]\nuri = "file:/x"\ntrust = "same"\n'
+    (tmp_path / "p.toml").write_text(text)
+    policy = read_policy(tmp_path / "p.toml")
+    assert policy.grade is Grade.ANCHORED
+    assert policy.anchors[0].trust == "same"
+    assert parse_policy(policy_members(policy), "x") == policy
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"grade": "best"},
+        {"key": [KEY]},
+        {"keys": KEY},
+        {"keys": ["not a key"]},
+        {"keys": [KEY[:-4] + "AAA="]},
+        {"anchors": [{"trust": "other"}]},
+        {"anchors": [{"uri": "file:/x", "trust": "me"}]},
+        {"anchor_age_s_max": -1},
+        {"min_retention_days": True},
+        {"expected_hosts": [1]},
+    ],
+)
+def test_a_wrong_policy_is_refused_naming_the_file(found):
+    with pytest.raises(SettingsError, match=r"p\.toml"):
+        parse_policy(found, "p.toml")
+
+
+@pytest.mark.parametrize("text", ["grade = ", "\udcff"])
+def test_what_is_no_toml_is_refused(tmp_path, text):
+    path = tmp_path / "p.toml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SettingsError):
+        read_policy(path)
+    with pytest.raises(SettingsError):
+        read_policy(tmp_path / "none.toml")
+
+
+def test_a_request_travels_unchanged():
+    """Policy and what the anchors said go along: the server is told, not asked."""
+    seen = Anchored("o", 4, bytes(32), 5, "there", ("k",), False, 3, (b"\x01" * 32,))
+    request = VerifyRequest(
+        run_ids=("a", "b"),
+        since_us=1,
+        depth=Depth.SAMPLE,
+        sample=3,
+        policy=Policy(grade=Grade.SIGNED, keys=(KEY,)),
+        anchors=(
+            AnchorReading(uri="file:/x", checkpoints=(seen,)),
+            AnchorReading(uri="kafka:t", error="away"),
+        ),
+    )
+    assert parse_request(request_members(request)) == request
+    for broken in (
+        {},
+        request_members(request) | {"depth": "deep"},
+        request_members(request) | {"anchors": [1]},
+    ):
+        with pytest.raises(InvalidRecordError):
+            parse_request(broken)
+
+
+def test_a_report_travels_unchanged_and_newer_members_are_passed_over():
+    report = Report(scope="all", runs=3, journal=2, root="ab")
+    assert parse_report({**report.json(), "something": "newer"}) == report
+
+
+def test_the_state_is_the_verifiers_own(tmp_path):
+    """Written after a check, read before the next: it makes a journal that forgot what was seen show."""
+    path = tmp_path / "deep" / "state.json"
+    assert read_state(path).apply(VerifyRequest()) == VerifyRequest()
+    write_state(path, Report(scope="all", journal=4, root="ab" * 32, checked_at_us=9, sealed_to=3))
+    request = read_state(path).apply(VerifyRequest())
+    assert request.sealed_from == 3
+    assert [(it.size, it.root) for it in request.anchors[0].checkpoints] == [(4, b"\xab" * 32)]
+    path.write_text("{}")
+    with pytest.raises(SettingsError, match="state"):
+        read_state(path)
