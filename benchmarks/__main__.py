@@ -23,6 +23,8 @@ MODULES = {
     "forward": ("forward_rate", True),
     "materialize": ("materialize_rate, apply_rate", True),
     "seal": ("seal_rate, seal_idle_ms, seal_minute_ms, seal_publish_ms", False),
+    "ledger": ("ledger_cost, proof_bytes_share", False),
+    "beside": ("sealed_freshness_p99_ms, sealed_rate, seal_catch_up_ms", False),
     "freshness": ("freshness_p50_ms, freshness_p99_ms", True),
 }
 

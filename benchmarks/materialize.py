@@ -41,7 +41,7 @@ FETCH_RECORDS = 20_000
 PAYLOAD = {"content": "x" * 370, "model": "m"}
 
 
-class _Collector:
+class Collector:
     """An event log that keeps records in memory."""
 
     source_id = "0" * 32
@@ -68,7 +68,7 @@ class _Collector:
 
 def events() -> list[tuple[bytes, bytes]]:
     """(key, record) of whole runs, interleaved as a fleet's are."""
-    log = _Collector()
+    log = Collector()
     sink = Sink(log)
     for _ in range(EVENTS // (PER_RUN * OPEN_AT_ONCE)):
         runs = [sink.start_run(SkillRun(skill_id=f"skill-{n % 9}")) for n in range(OPEN_AT_ONCE)]
