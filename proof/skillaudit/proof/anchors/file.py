@@ -28,7 +28,13 @@ from skillaudit.proof.anchors.base import (
     same_content,
 )
 from skillaudit.proof.errors import AnchorConflictError
-from skillaudit.proof.tiles import Tile, complete_tiles_between, encode_entries, parse_entries, tile_root
+from skillaudit.proof.tiles import (
+    TILE_WIDTH,
+    Tile,
+    complete_tiles_between,
+    encode_entries,
+    tile_root,
+)
 
 OBJECTS_PER_DIRECTORY: Final = 4_096
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -85,8 +91,13 @@ class FileAnchor:
         return Receipt(path.stat().st_mtime_ns // 1000, str(path))
 
     def _complete_tiles(self, new: AnchorObject) -> None:
-        """What the object's leaves complete. Leaves from before it are read back from the objects."""
-        for tile in complete_tiles_between(new.first, new.first + len(new.leaves)):
+        """What the object's leaves complete, and what a crash left out at the object before. Leaves from before it are
+        read back from the objects.
+        """
+        end = new.first + len(new.leaves)
+        for tile in complete_tiles_between(max(0, new.first - TILE_WIDTH), end):
+            if (self.directory / tile.path).exists():
+                continue
             if tile.level == 0:
                 leaves = self._leaves(tile, new)
                 self._create(self.directory / tile.entries_path, encode_entries(leaves))
@@ -130,12 +141,6 @@ class FileAnchor:
             return found
         _make_directories(path.parent)
         return _create_readable(path, content)
-
-
-def read_entries(directory: Path, tile: Tile) -> tuple[bytes, ...] | None:
-    """The leaves in a complete bundle of such a directory; None where it is not there."""
-    content = read_optional(directory / tile.entries_path)
-    return None if content is None else parse_entries(content)
 
 
 def _stored(path: Path) -> StoredObject:

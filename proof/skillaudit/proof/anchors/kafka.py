@@ -29,7 +29,8 @@ READ_TIMEOUT_S: Final = 30.0
 CLOSE_TIMEOUT_S: Final = 2.0
 NEWEST_RECORDS_MAX: Final = 16
 """How many records at the end are looked through for the newest object: an older one may have been repeated there."""
-PORTION_RECORDS_MAX: Final = 256
+PORTION_RECORDS_MAX: Final = 10_000
+PORTION_BYTES_MAX: Final = 16 * 1024 * 1024
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
@@ -105,12 +106,14 @@ class KafkaAnchor:
         begin = (await consumer.beginning_offsets([self._partition]))[self._partition]
         at = max(at, begin)
         found: list[StoredObject] = []
+        size_bytes = 0
         if at < end:
             consumer.seek(self._partition, at)
-        while at < end and len(found) < PORTION_RECORDS_MAX:
+        while at < end and len(found) < PORTION_RECORDS_MAX and size_bytes < PORTION_BYTES_MAX:
             wanted = PORTION_RECORDS_MAX - len(found)
             answer = await consumer.getmany(self._partition, timeout_ms=500, max_records=wanted)
             for message in answer.get(self._partition, ()):
+                size_bytes += len(message.value or b"")
                 place = f"{self._topic}/0#{message.offset}"
                 content = parse_object(message.value or b"", place)
                 found.append(StoredObject(content, message.timestamp * 1000, place))
