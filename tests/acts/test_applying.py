@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.acts.support import BASE_US, CONTROL, Control, Run, head_of, hits, rows, state, take
+from tests.acts.support import BASE_US, CONTROL, Control, Run, file_holds, head_of, hits, rows, state, take
 from tests.consumer.support import records
 
+from skillaudit.consumer.backup import back_up
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.contract.runrecord import Outcome
@@ -439,3 +440,23 @@ def test_a_rebuild_never_shows_what_an_act_took_out(
         run = Run("r")
         apply(writer, [run.start(), run.log(a=SECRET), run.log(b=SECRET), run.log(c=SECRET), run.finish()])
         assert watched.looks >= 3
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["hot", "sealed"])
+def test_a_backup_made_after_an_erasure_holds_no_byte_of_it(
+    database: Database, writer: Materializer, control: Control, tmp_path: Path, sealed: bool
+) -> None:
+    """The engine frees the blocks that held it and does not overwrite them: in the database's own file bytes may stay until
+    the blocks are used again. A backup is written anew, and put back it is the file without them.
+    """
+    run = Run("r")
+    text = SECRET + "q8Zk3Vw9" * 4
+    apply(writer, [run.start(caller=text, inputs={"q": text}), run.log(a=text), run.finish(output=text)])
+    if sealed:
+        writer.sealer.seal()
+    writer.sealer.checkpoint()
+    assert sealed or file_holds(database.path, text)
+    control.add(ActKind.ERASE, runs=["r"], positions={"t/0": 3})
+    take(writer, control)
+    back_up(database, tmp_path / "backup")
+    assert not file_holds(tmp_path / "backup", text)

@@ -61,7 +61,7 @@ async def test_a_restored_backup_becomes_what_was_lost(tmp_path: Path, anchored:
         again = rows(database, "SELECT idx, leaf FROM journal ORDER BY idx")
         acts = rows(database, "SELECT kind FROM store.acts ORDER BY rowid")
     assert {name: found[name] for name in AGAIN} == {name: lost[name] for name in AGAIN}
-    assert [kind for (kind,) in acts] == ["purge", "redact", "restore"]
+    assert [kind for (kind,) in acts] == ["genesis", "purge", "redact", "restore"]
     if anchored:
         assert again[: len(leaves)] == leaves, "what was anchored stands where it stood"
     assert sum(b'"restore"' in leaf for _, leaf in again) == 1

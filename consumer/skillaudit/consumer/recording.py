@@ -15,11 +15,12 @@ from skillaudit.consumer.planning import Plan, Planner
 from skillaudit.consumer.positions import advance, confirm, write_positions
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.admin import ActReport, HoldScope, StoredAct, StoredHold
-from skillaudit.contract.clock import from_us
+from skillaudit.contract.clock import from_us, uuid7
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.records import list_limit
 from skillaudit.contract.sources import SourceRecord
 from skillaudit.proof.acts import Act, ActKind, act_line, parse_act
+from skillaudit.proof.journal import Journal
 
 _SQL: Final = statements("acts.sql")
 _CHANGING: Final = frozenset({ActKind.PURGE, ActKind.REDACT, ActKind.ERASE})
@@ -47,6 +48,29 @@ def journal_acts(materializer: Materializer) -> None:
     if materializer.acting.journal:
         with materializer.transaction("put acts into the journal") as cursor:
             materializer.acting.journal_deferred(cursor, materializer.clock.wall_us())
+
+
+def record_life(materializer: Materializer) -> None:
+    """Say in an empty journal which database begins it, and later, when that database's schema is another one. What goes
+    on with a journal taken over from an anchor says nothing: its rebuild is not the journal's beginning.
+    """
+    with contextlib.closing(materializer.database.cursor()) as cursor, engine_errors("read how it began"):
+        begun = Journal(cursor).size() > 0
+        schema = int(cursor.execute(_SQL["schema"]).fetchall()[0][0])
+        told = [parse_act(row[0].encode()) for row in cursor.execute(_SQL["life"]).fetchall()]
+    scope: dict[str, Any] = {"database": materializer.database.database_id}
+    known = next((act.scope["schema"] for act in told if act.scope["database"] == scope["database"]), None)
+    if known == schema or (known is None and begun):
+        return
+    kind = ActKind.GENESIS if known is None else ActKind.SCHEMA
+    act = Act(
+        act_id=uuid7(),
+        kind=kind,
+        actor="consumer",
+        at_us=materializer.clock.wall_us(),
+        scope={**scope, "schema": schema},
+    )
+    record_acts(materializer, [act])
 
 
 def perform(materializer: Materializer, plan: Planner) -> ActReport:

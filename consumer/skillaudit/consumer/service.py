@@ -49,6 +49,7 @@ from skillaudit.consumer.materializer import ApplyReport, Materializer, Material
 from skillaudit.consumer.notary import STEP_INTERVAL_S, Notary, NotaryState, NotaryStatus, WriterAccess
 from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.poison import PoisonPolicy
+from skillaudit.consumer.recording import record_life
 from skillaudit.consumer.sealing import SealState
 from skillaudit.contract.admin import ActOrder, ActReport
 from skillaudit.contract.clock import Clock, SystemClock, to_us
@@ -346,7 +347,9 @@ class ConsumerService:
                 give_up = partial(accept_history_loss, partition=exc.partition)
                 if not await self.write(give_up):
                     raise
-                _log.warning("the history of %s is given up, as accepted; recorded as an incident", exc.partition)
+                _log.warning(
+                    "the history of %s is given up, as accepted; recorded as an incident", exc.partition
+                )
 
     def announce(self, url: str) -> None:
         """Write beside the database where this process answers."""
@@ -704,6 +707,8 @@ class ConsumerService:
         self._positions = {name: position.next_offset for name, position in materializer.positions().items()}
 
     async def _open_control(self) -> None:
+        if self._with_notary:
+            await self._on_writer(record_life)
         await self._control.close()  # where an attempt before this one got half of the way
         await self._control.open()  # to its end, before any event
 

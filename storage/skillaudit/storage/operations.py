@@ -15,6 +15,7 @@ from skillaudit.consumer.control import make_control
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.following import ControlFollower
 from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
+from skillaudit.consumer.notary import Notary, WriterAccess
 from skillaudit.consumer.service import STORAGE_ORDER, ConsumerService
 from skillaudit.contract.admin import (
     ActOrder,
@@ -26,7 +27,7 @@ from skillaudit.contract.admin import (
     StoredAct,
     StoredHold,
 )
-from skillaudit.contract.clock import to_us
+from skillaudit.contract.clock import SystemClock, to_us
 from skillaudit.contract.errors import RejectedError, UnreachableError
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.acts import ActKind
@@ -164,6 +165,8 @@ class FileOperations(_LocalOperations):
     async def perform(self, plan: planning.Planner) -> ActReport:
         """As `ControlFollower.order`; what others ordered before is applied first."""
         if self._control is None:
+            if self._settings.anchors:
+                await asyncio.to_thread(take_forward, self._settings, self._materializer)
             control = ControlFollower(make_control(self._settings), self._write)
             try:
                 await control.open()  # what others ordered comes first
@@ -204,10 +207,22 @@ async def _open(settings: Settings, resources: contextlib.AsyncExitStack) -> Ope
         )
     database = await asyncio.to_thread(open_database, settings.database)
     resources.push_async_callback(asyncio.to_thread, database.close)
-    # A journal that is anchored is first taken forward by the consumer that seals it: its acts are put into it there.
+    # A journal that is anchored is first taken forward, by whoever puts something into it.
     policy = MaterializerPolicy(journal_acts=not settings.anchors)
     materializer = await asyncio.to_thread(Materializer, database, policy=policy)
     resources.push_async_callback(asyncio.to_thread, materializer.close)
     operations = FileOperations(database, materializer, settings)
     resources.push_async_callback(operations.aclose)
     return operations
+
+
+def take_forward(settings: Settings, materializer: Materializer) -> None:
+    """Put back what the journal lacks of what is anchored; acts go behind it from here on. Blocking. Raises as
+    `Notary.prepare`.
+    """
+    notary = Notary(settings, WriterAccess(lambda: materializer), SystemClock())
+    try:
+        notary.prepare()
+    finally:
+        notary.close()
+    materializer.acting.journal = True

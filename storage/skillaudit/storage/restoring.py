@@ -21,15 +21,13 @@ import duckdb
 
 from skillaudit.consumer.database import open_database
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.notary import Notary, WriterAccess
 from skillaudit.consumer.planning import plan_note
 from skillaudit.contract.admin import ActOrder, ActReport
-from skillaudit.contract.clock import SystemClock
 from skillaudit.contract.errors import DatabaseError, RejectedError
 from skillaudit.contract.outbox.files import sync_directory
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.acts import ActKind
-from skillaudit.storage.operations import FileOperations
+from skillaudit.storage.operations import FileOperations, take_forward
 
 _LOOK: Final = "SELECT value, (SELECT count(*) FROM store.journal) FROM store.meta WHERE name = 'database_id'"
 
@@ -120,16 +118,8 @@ async def _record(settings: Settings, order: ActOrder, database_id: str, size: i
         resources.push_async_callback(asyncio.to_thread, database.close)
         materializer = await asyncio.to_thread(Materializer, database)
         resources.push_async_callback(asyncio.to_thread, materializer.close)
-        await asyncio.to_thread(_take_forward, settings, materializer)
+        await asyncio.to_thread(take_forward, settings, materializer)
         operations = FileOperations(database, materializer, settings)
         resources.push_async_callback(operations.aclose)
         scope = {"database": database_id, "journal_size": size}
         return await operations.perform(plan_note(order, ActKind.RESTORE, scope))
-
-
-def _take_forward(settings: Settings, materializer: Materializer) -> None:
-    notary = Notary(settings, WriterAccess(lambda: materializer), SystemClock())
-    try:
-        notary.prepare()
-    finally:
-        notary.close()

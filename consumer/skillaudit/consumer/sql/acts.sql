@@ -11,6 +11,12 @@ INSERT INTO store.acts VALUES
 -- A journal that was taken over from an anchor holds the leaves of acts that are applied again.
 SELECT idx FROM store.journal WHERE kind = 'act' AND leaf = $leaf
 
+-- name: schema
+SELECT value FROM store.meta WHERE name = 'schema_version'
+
+-- name: life
+SELECT act FROM store.acts WHERE kind IN ('genesis', 'schema') ORDER BY rowid DESC
+
 -- name: not_in_journal
 SELECT act_id, act FROM store.acts WHERE journal_idx IS NULL ORDER BY rowid
 
