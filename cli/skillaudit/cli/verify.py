@@ -49,10 +49,11 @@ _LATER = "is not there yet: this release checks a database against its anchors"
     "--policy", "policy_file", type=_PATH, help="TOML file: keys, anchors, grade, rules of the verifier."
 )
 @click.option(
-    "--state",
+    "--incremental",
     "state_file",
     type=_PATH,
-    help="With --all: file in which this verifier remembers how far it checked.",
+    metavar="FILE",
+    help="With --all: go on where the last check with this FILE stood; kept by the verifier, on his side.",
 )
 @click.option("--explain", is_flag=True, help="Print what cannot be detected, and end.")
 @click.option("--against-kafka", is_flag=True, hidden=True)

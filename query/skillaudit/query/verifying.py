@@ -63,6 +63,11 @@ class Checks:
             self._free += 1
 
 
+def _retrieved(future: asyncio.Future[Report]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
 class _Check:
     """One check in its thread."""
 
@@ -82,6 +87,7 @@ class _Check:
         self._thread.start()
         told, deadline_s = None, time.monotonic() + CHECK_S_MAX
         waiting = asyncio.wrap_future(self.done)
+        waiting.add_done_callback(_retrieved)  # its error is raised from `done`
         while not self.done.done() and time.monotonic() < deadline_s:
             await asyncio.wait({waiting}, timeout=PROGRESS_S)
             if self._progress != told and not self.done.done():

@@ -278,7 +278,7 @@ OR (finish_seq IS NULL AND (
     OR total_output_tokens <> 0 OR total_thinking_tokens <> 0
 ))
 OR conflicts <> stored_conflicts
-OR (start_received_us IS NOT NULL AND epoch_us(received_at) <> start_received_us)
+OR (start_received_us > 0 AND epoch_us(received_at) <> start_received_us)
 OR (start_rows > 0 AND (partition IS DISTINCT FROM start_partition OR record_offset IS DISTINCT FROM start_offset))
 
 -- fragment: wrong_content

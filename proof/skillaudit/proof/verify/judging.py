@@ -301,7 +301,7 @@ def _altered_receipt(facts: RunFacts) -> Iterator[str]:
     if row["conflicts"] != facts.stored_conflicts:
         yield "conflicts"
     received = [mark.received_us for mark in facts.marks if mark.kind == "start"]
-    if received and row["received_us"] not in received:
+    if any(received) and row["received_us"] not in received:
         yield "received_at"
     places = {(mark.partition, mark.offset) for mark in facts.marks if mark.kind == "start"}
     if places and (row["partition"], row["record_offset"]) not in places:

@@ -67,9 +67,25 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """The first lines for people; findings follow."""
-        yield f"integrity     {self._integrity()}"
-        yield f"completeness  {self._completeness()}"
+        yield f"integrity     {self._integrity() if self.run is None else self._integrity_of_run(self.run)}"
+        yield f"completeness  {self._completeness() if self.run is None else self._completeness_of_run(self.run)}"
         yield f"anchored      {self._anchored()}"
+
+    def _integrity_of_run(self, run: Mapping[str, Any]) -> str:
+        word = "ok    " if self.verdict(Severity.VIOLATION) else "FAIL  "
+        seals = [
+            f"{it['kind']} {it['ledger']} sealed in journal {it['journal_idx']:,}"
+            for it in run.get("sealed", ())
+        ]
+        return "; ".join(
+            [f"{word}{run['integrity']}, {self.events:,} {_plural('event', self.events)}", *seals]
+        )
+
+    def _completeness_of_run(self, run: Mapping[str, Any]) -> str:
+        word = "ok    " if self.verdict(Severity.INCOMPLETE) else "FAIL  "
+        return ", ".join(
+            [f"{word}{run['completeness']}", *filter(None, [run.get("liveness"), run.get("status")])]
+        )
 
     def _integrity(self) -> str:
         parts = [

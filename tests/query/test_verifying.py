@@ -1,0 +1,152 @@
+"""Checks over HTTP: in the process that has the database, one at a time, stoppable, with the verifier's own policy."""
+
+import asyncio
+import contextlib
+import shutil
+import threading
+import time
+
+import httpx
+import pytest
+from tests.attacks.world import Tampered, build
+from tests.support.waiting import until
+
+from skillaudit.contract.errors import RunNotFoundError, UnreachableError
+from skillaudit.contract.memory import MemoryStorage
+from skillaudit.contract.settings import Settings
+from skillaudit.proof.verify import Report, VerifyRequest
+from skillaudit.proof.verify.engine import VerifyStoppedError
+from skillaudit.proof.verify.wire import request_members
+from skillaudit.proof.verify.witness import read_anchors
+from skillaudit.query.checking import HttpVerifier
+from skillaudit.query.server import HttpServer, create_app
+from skillaudit.query.verifying import BusyError, Checks
+
+HERE = Settings(http_listen="127.0.0.1:0")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def copy(world, tmp_path):
+    path = tmp_path / "copy.duckdb"
+    shutil.copy(world.path, path)
+    with contextlib.closing(Tampered(world, path)) as tampered:
+        yield tampered
+
+
+@contextlib.asynccontextmanager
+async def served(copy, factory=None):
+    checks = Checks(factory or copy.connection.cursor)
+    async with (
+        HttpServer(create_app(MemoryStorage(), checks=checks), HERE) as server,
+        HttpVerifier(server.url) as http,
+    ):
+        yield http
+
+
+async def test_a_check_over_http_says_what_one_here_says(world, copy):
+    """The same report but for its time; keys and anchors went along with the request."""
+    request = VerifyRequest(policy=world.policy, anchors=read_anchors(world.policy))
+    async with served(copy) as http:
+        report = await http.verify(request)
+        assert (report.exit_code, report.grade, report.runs) == (0, "anchored", 36)
+        copy.events("UPDATE {events} SET tag = 0 WHERE run_key = 5 AND sequence = 3")
+        report = await http.verify(request)
+        assert (report.exit_code, set(report.counts)) == (5, {"EVENT_ALTERED", "RUN_ABANDONED"})
+
+
+async def test_an_unknown_run_is_not_found(copy):
+    """As for any other reader: the error is the one a local check raises."""
+    async with served(copy) as http:
+        with pytest.raises(RunNotFoundError):
+            await http.verify(VerifyRequest(run_ids=("nowhere",)))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"depth":"full"}'])
+async def test_a_malformed_request_is_refused(copy, body):
+    async with served(copy) as http, httpx.AsyncClient() as client:
+        reply = await client.post(http._connection.url + "/api/v1/verify", content=body)
+        assert reply.status_code == 400
+
+
+class Held:
+    """A cursor factory that waits until it is let go."""
+
+    def __init__(self, factory):
+        self._factory = factory
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.asked.set()
+        assert self.go.wait(30)
+        return self._factory()
+
+
+async def test_one_check_at_a_time(copy):
+    """A second one is told to come again; the first goes on."""
+    held = Held(copy.connection.cursor)
+    async with served(copy, held) as http:
+        first = asyncio.create_task(http.verify(VerifyRequest()))
+        await until(held.asked.is_set)
+        with pytest.raises(UnreachableError, match="another check"):
+            await http.verify(VerifyRequest())
+        held.go.set()
+        assert isinstance(await first, Report)
+        assert isinstance(await http.verify(VerifyRequest()), Report)
+
+
+async def test_leaving_stops_the_check_and_frees_the_place(copy):
+    """A client that goes away costs nothing more."""
+    checks = Checks(copy.connection.cursor)
+    lines = checks.run(VerifyRequest())
+    begun = asyncio.ensure_future(anext(lines))
+    await asyncio.sleep(0)
+    begun.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await begun
+    await lines.aclose()
+    async with contextlib.aclosing(checks.run(VerifyRequest())) as again:
+        assert isinstance([line async for line in again][-1], Report)
+
+
+async def test_a_stopped_check_never_says_ok(copy):
+    """Told to stop, it raises: what was not looked at is not called proven."""
+    from skillaudit.proof.verify import Verifier
+
+    with contextlib.closing(copy.connection.cursor()) as cursor:
+        verifier = Verifier(cursor, lambda *_: verifier.stop())
+        with pytest.raises(VerifyStoppedError):
+            verifier.check(VerifyRequest(), time.time_ns() // 1000)
+
+
+async def test_busy_is_no_verdict(copy):
+    """The error asks to come again; its exit code is that of a check that could not be made."""
+    held = Held(copy.connection.cursor)
+    checks = Checks(held)
+    first = asyncio.ensure_future(anext(checks.run(VerifyRequest())))
+    await until(held.asked.is_set)
+    with pytest.raises(BusyError) as busy:
+        await anext(checks.run(VerifyRequest()))
+    assert busy.value.exit_code == 7
+    held.go.set()
+    await first
+
+
+def test_the_request_is_plain_json(world):
+    """Whatever language asks."""
+    members = request_members(VerifyRequest(policy=world.policy, anchors=read_anchors(world.policy)))
+    assert set(members) == {
+        "run_ids",
+        "since_us",
+        "until_us",
+        "depth",
+        "sample",
+        "seed",
+        "sealed_from",
+        "policy",
+        "anchors",
+    }
