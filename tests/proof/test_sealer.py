@@ -24,6 +24,7 @@ from skillaudit.proof.checkpoint import open_checkpoint
 from skillaudit.proof.errors import NoteError, SigningRefusedError
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import encode_act, leaf_kind, parse_act, parse_seal
+from skillaudit.proof.restoring import unmet_seals
 from skillaudit.proof.sealer import (
     INCIDENTS_PER_SEAL_MAX,
     OBJECT_BYTES_MAX,
@@ -152,6 +153,24 @@ def test_behind_it_catches_up_in_bounded_seals(database):
     check_all_is_sealed_once(database)
     cuts = {part.end for part in ranges_of(database) if part.partition == "topic/0"}
     assert cuts <= {*range(0, 700, 9), 700}
+
+
+def test_offsets_that_begin_anew_are_sealed_by_their_rows(database):
+    """A topic was made again and the loss of its history accepted: the ledger goes on, its offsets do not."""
+    database.add_rows("topic/0", 500, per_record=4)
+    with database.transaction("made again") as cursor:
+        cursor.execute("UPDATE store.positions SET next_offset = 0")
+    database.add_rows("topic/0", 700, per_record=7)
+    sealer = Sealer(database, policy=SealPolicy(rows_max=90))
+    for number in itertools.count(1):
+        if not sealer.step(NOW_US + number * MINUTE_US).behind_rows:
+            break
+    check_all_is_sealed_once(database)
+    parts = ranges_of(database)
+    assert {part.next_offset for part in parts if part.end == 500} <= {125}
+    assert parts[-1].next_offset == 100
+    with contextlib.closing(database.cursor()) as cursor:
+        assert list(unmet_seals(cursor, 0, len(parts))) == []
 
 
 def test_many_partitions_become_several_leaves(database):

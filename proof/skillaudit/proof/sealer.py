@@ -40,6 +40,8 @@ OBJECT_BYTES_MAX: Final = 640 * 1024
 OBJECT_LEAVES_MAX: Final = 1_024
 CHECKPOINTS_PER_STEP_MAX: Final = 64
 INCIDENTS_PER_SEAL_MAX: Final = 100
+RECORD_ROWS_MAX: Final = 1_001
+"""Rows that one record gives: each run that it lists, and the final count. A record is sealed whole."""
 _SEALS_READ: Final = 10_000
 
 _log = logging.getLogger("skillaudit.proof")
@@ -397,6 +399,7 @@ def _hashed(
         "firsts": [part.first for part in chosen],
         "ends": [part.end for part in chosen],
         "from_rowid": from_rowid,
+        "record_rows_max": RECORD_ROWS_MAX,
     }
     with engine_errors("hash the ledger's rows"):
         rows = cursor.execute(_SQL["roots"], parameters).fetchall()

@@ -24,7 +24,7 @@ hashed AS (
     WHERE l.idx < r.end_idx
 ),
 tree (partition, first_idx, rows, last_offset, hashes) AS (
-    SELECT partition, first_idx, count(*), max(record_offset), list(leaf_hash ORDER BY idx)
+    SELECT partition, first_idx, count(*), max_by(record_offset, idx), list(leaf_hash ORDER BY idx)
     FROM hashed
     GROUP BY partition, first_idx
     UNION ALL

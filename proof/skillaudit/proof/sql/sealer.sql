@@ -20,7 +20,8 @@ GROUP BY partition
 
 -- name: roots
 -- The root of each range of rows, level by level, without a row leaving the engine. A range is extended to the end of its
--- last record. Row ids below $from_rowid are not looked at.
+-- last record, which has at most $record_rows_max rows. Row ids below $from_rowid are not looked at. Rows go by their
+-- index: offsets may begin anew, where the loss of a topic's history was accepted.
 WITH RECURSIVE ranges AS (
     SELECT unnest($partitions) AS partition, unnest($firsts) AS first_idx, unnest($ends) AS end_idx
 ),
@@ -28,6 +29,16 @@ lasts AS (
     SELECT l.partition, l.record_offset AS last_offset
     FROM store.ledger AS l JOIN ranges AS r ON l.partition = r.partition AND l.idx = r.end_idx - 1
     WHERE l.rowid >= $from_rowid
+),
+whole AS (
+    SELECT r.partition, any_value(r.first_idx) AS first_idx,
+        coalesce(min(l.idx) FILTER (l.record_offset <> e.last_offset), max(l.idx) + 1) AS end_idx
+    FROM ranges AS r
+    JOIN lasts AS e ON r.partition = e.partition
+    JOIN store.ledger AS l
+        ON l.partition = r.partition AND l.idx >= r.end_idx - 1 AND l.idx < r.end_idx + $record_rows_max
+    WHERE l.rowid >= $from_rowid
+    GROUP BY r.partition
 ),
 hashed AS (
     SELECT l.partition, l.idx, l.record_offset, l.rowid AS row_id, unhex(sha256(
@@ -38,12 +49,11 @@ hashed AS (
         )
     )) AS leaf_hash
     FROM store.ledger AS l
-    JOIN ranges AS r ON l.partition = r.partition AND l.idx >= r.first_idx
-    JOIN lasts AS e ON l.partition = e.partition AND l.record_offset <= e.last_offset
+    JOIN whole AS w ON l.partition = w.partition AND l.idx >= w.first_idx AND l.idx < w.end_idx
     WHERE l.rowid >= $from_rowid
 ),
 tree (partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes) AS (
-    SELECT partition, min(idx), max(idx), count(*), max(record_offset), max(row_id), list(leaf_hash ORDER BY idx)
+    SELECT partition, min(idx), max(idx), count(*), max_by(record_offset, idx), max(row_id), list(leaf_hash ORDER BY idx)
     FROM hashed
     GROUP BY partition
     UNION ALL
