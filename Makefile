@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test faults lint format bench docs wheel clean
+.PHONY: help install demo test faults lint format bench docs wheel clean attacks
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -24,6 +24,10 @@ test: $(STAMP)   ## the whole test suite (ARGS=... for pytest)
 
 faults: $(STAMP) ## inject the faults of the delivery contract, a share (FULL=1: the published counts; ROWS=...)
 	$(BIN)/python -m tests.faults $(if $(FULL),--full,--share) $(ROWS)
+
+attacks: $(STAMP) ## everything an attacker may do to the record, and what verify must say (FLIPS=5000)
+	SKILLAUDIT_ATTACKS=all $(BIN)/python -m pytest tests/attacks $(ARGS)
+	$(BIN)/python -m tests.attacks.fuzz --flips $(or $(FLIPS),5000)
 
 lint: $(STAMP)   ## linters and type checkers
 	$(BIN)/ruff check .
