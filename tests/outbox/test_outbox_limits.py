@@ -13,9 +13,10 @@ from tests.outbox.support import LOG, RESERVED, append, read_all, read_source_di
 from skillaudit.contract.errors import OutboxFullError, StopError
 from skillaudit.contract.eventlog import taken_at
 from skillaudit.contract.outbox.acknowledgement import Acknowledgement, write_acknowledgement
+from skillaudit.contract.outbox.locks import is_locked
 from skillaudit.contract.outbox.reader import SourceReader
 from skillaudit.contract.settings import MIB
-from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.outbox import LogState, OutboxLog
 from skillaudit.producer.outbox_files import FileSystem, MappingUnsupportedError
 from skillaudit.producer.outbox_sync import IntervalSync
 
@@ -455,6 +456,21 @@ def test_a_failed_fsync_stops_for_good_and_says_that_the_record_was_taken(tmp_pa
             append(log, b'{"n":%d}' % n)
         assert taken_at(caught.value) is not None
     assert len(read_source_dir(log.source_dir).records) == 3
+
+
+@pytest.mark.parametrize("when", ["always", "interval"])
+def test_a_log_on_a_failed_disk_closes_and_says_so(tmp_path, when):
+    """Not closed in order, but closed: whoever reads the source need not wait for the end of the process."""
+    files = FailingDisk()
+    log = OutboxLog(settings(tmp_path, outbox_fsync=when, outbox_fsync_interval_ms=600_000), files=files)
+    append(log, b'{"n":1}')
+    files.syncs = 1
+    with pytest.raises(StopError, match="check the disk"):
+        log.close(0)
+    assert log.state is LogState.CLOSED
+    assert not is_locked(log.source_dir / "writer")
+    assert log.close(0).pending == 1
+    assert not any(thread.name == "skillaudit-outbox-sync" for thread in threading.enumerate())
 
 
 def test_interval_syncs_by_itself(tmp_path):

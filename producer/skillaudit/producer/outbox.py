@@ -490,21 +490,33 @@ class OutboxLog:
     def close(self, timeout_s: float) -> FlushReport:
         """As `EventLog.close`. The source then counts as dead: whoever reads it may finish it.
 
-        From a signal handler that interrupted an append it only flushes: the append is still under way.
+        From a signal handler that interrupted an append it only flushes: the append is still under way. Raises
+        `StopError` where the disk failed; the log is closed then, too, so that another process can read what there is.
         """
-        report = self.flush(timeout_s)
+        failure: StopError | None = None
+        try:
+            report = self.flush(timeout_s)
+        except StopError as exc:
+            report, failure = self._compose_report(self._keeper.ack, self.position, self.records), exc
         with self._slow:
             if self._state is LogState.CLOSED or self._slow_busy or self._busy:
+                if failure is not None:
+                    raise failure
                 return report
             interval, self._interval = self._interval, None
-            if self._state is LogState.OPEN:
-                self._end_segment()
+            try:
+                if self._state is LogState.OPEN:
+                    self._end_segment()
+            except StopError as exc:
+                failure = failure or exc
             self._state = LogState.CLOSED
             report = self._without_queue(report)
             self._report = report
         if interval is not None:
             interval.stop()
         self._source.release()
+        if failure is not None:
+            raise failure
         return report
 
     def _without_queue(self, report: FlushReport) -> FlushReport:
@@ -521,10 +533,12 @@ class OutboxLog:
     def _end_segment(self) -> None:
         segment = self._segment
         self._freeze(segment, frozen=True)
-        if self.settings.outbox_fsync != "never":
-            self._sync_everything()
-        segment.finish(self._files)
-        self._segment = segment.epitaph()
+        try:
+            if self.settings.outbox_fsync != "never":
+                self._sync_everything()
+        finally:
+            segment.finish(self._files)
+            self._segment = segment.epitaph()
 
     # --- forks ------------------------------------------------------------------------------------------------------
 
