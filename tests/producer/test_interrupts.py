@@ -1,5 +1,6 @@
 """Signal handlers, finalizers and exceptions that hit an append: nothing hangs, nothing is there twice or missing."""
 
+import contextlib
 import gc
 import itertools
 import os
@@ -320,22 +321,30 @@ class Handler:
         return self
 
 
-def test_calls_of_handlers_keep_their_order_wherever_they_come(settings):
-    """Also where one comes while an earlier one's event is just being written behind the interrupted append."""
+@pytest.mark.parametrize("finishes", [False, True], ids=["logs", "and a finish"])
+def test_calls_of_handlers_keep_their_order_wherever_they_come(settings, finishes):
+    """Also where one comes while an earlier one's event is just being written behind the interrupted append; a finish
+    among them takes nothing from the events before it.
+    """
     for places in range(1, 60):
         log = ListLog()
         with Sink(log, settings=settings) as sink:
             run = sink.start_run(SkillRun(skill_id="s"))
-            handler = Handler(places, [lambda n=n: run.step(f"nested {n}") for n in range(6)])
+            steps = 3 if finishes else 6
+            calls = [lambda n=n: run.step(f"nested {n}") for n in range(steps)] + [run.finish] * finishes
+            handler = Handler(places, calls)
             before = sys.gettrace()
             sys.settrace(handler)
             try:
-                run.step("outer")
+                with contextlib.suppress(RunStateError):  # the handler's finish may come first
+                    run.step("outer")
             finally:
                 sys.settrace(before)
-            run.finish()
+            with contextlib.suppress(RunStateError):
+                run.finish()
         contents = [e["payload"]["content"] for e in log.events(run.run_id) if e["type"] == "run.log"]
         nested = [content for content in contents if content != "outer"]
-        assert nested == [f"nested {n}" for n in range(6 - len(handler.calls))], places
+        made = min(len(calls) - len(handler.calls), steps)
+        assert nested == [f"nested {n}" for n in range(made)], places
         check_run(log.run_records(run.run_id))
     assert not BUSY

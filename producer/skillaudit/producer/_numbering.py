@@ -463,10 +463,16 @@ class NumberedRun:
             patience.pause(full)
 
     def _recover(self, act: Act) -> None:
+        if self._draining and self._trouble == _DEFERRED:
+            # A deferred call is being written and a later one came, a finish maybe, which is not to hinder this one.
+            self._trouble = None
+            return
         if self._state is State.STARTING:
             self._catch_up()
         next_state(self._state, act, self.run_id)
         self._catch_up()
+        if act is Act.LOG:  # a deferred finish may have been among it
+            next_state(self._state, act, self.run_id)
 
     def _catch_up(self) -> None:
         """Write what stands before the next event: the start, the event in doubt, deferred calls; in this order."""
