@@ -138,7 +138,7 @@ def state(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         " ORDER BY 1, 2, 3",
         "conflicts": "SELECT run_id, kind, sequence, tag, record FROM conflicts ORDER BY ALL",
         "dead_letters": "SELECT partition, record_offset, record, state FROM dead_letters ORDER BY ALL",
-        "acts": "SELECT control_offset, act_id, act FROM acts ORDER BY 1",
+        "acts": "SELECT control_offset, act_id, act FROM acts WHERE control_partition <> 'local/0' ORDER BY 1",
         "leaves": "SELECT leaf FROM journal WHERE kind = 'act' ORDER BY idx",
         "holds": "SELECT act_id, scope, released_by FROM holds ORDER BY 1",
         "purges": "SELECT act_id, runs, events, policy FROM purges ORDER BY 1",
