@@ -74,6 +74,7 @@ def record_source(settings: Settings, account: Path, seed: int, runs: int = 24) 
     with Sink.from_settings(settings) as sink:
         record(sink, plan, Notebook(plan.account), 0)
         directory: Path = sink.log.source_dir  # type: ignore[union-attr]
+        sink.close(0)  # nobody takes anything meanwhile
     return directory
 
 
