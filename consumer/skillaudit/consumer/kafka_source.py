@@ -50,6 +50,10 @@ class MissingTopicError(UnreachableError):
     """The cluster answers, and has no such topic."""
 
 
+class _NoGroupError(Exception):
+    """The broker does not let this user commit in the group."""
+
+
 class KafkaSource:
     """`RecordSource` over one or more topics; the partitions are `<topic>/<number>`."""
 
@@ -105,6 +109,9 @@ class KafkaSource:
         try:
             with self._mapped("read"):
                 found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        except _NoGroupError as exc:
+            await self._go_without_group(exc)
+            return RecordBatch((), self._ends())
         except UnreachableError:
             self._seek_again()
             raise
@@ -158,6 +165,18 @@ class KafkaSource:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await _stop(consumer)
+
+    async def _go_without_group(self, exc: _NoGroupError) -> None:
+        """The group only shows lag: a user who may not use it reads all the same."""
+        _log.warning(
+            "lag is not shown to the broker: %s; to have it, grant this user Read on that group", exc
+        )
+        self._group = ""
+        consumer = await self._start(group=None)
+        without, self._consumer = self._consumer, consumer
+        await _stop(without)
+        self._consumer.assign(sorted(self._next))
+        self._seek_again()
 
     def _seek_again(self) -> None:
         """Back to where the records given so far end: an error of one partition drops what the client had taken of the
@@ -356,6 +375,8 @@ class KafkaSource:
     def _mapped(self, doing: str) -> Generator[None]:
         try:
             yield
+        except kafka_errors.GroupAuthorizationFailedError as exc:
+            raise _NoGroupError(str(exc)) from exc
         except kafka_errors.OffsetOutOfRangeError as exc:
             partition = next(iter(exc.args[0]), None) if exc.args and exc.args[0] else None
             name = partition or TopicPartition(self._topics[0], 0)

@@ -108,7 +108,7 @@ class KafkaPublisher:
                 metadata = await self._metadata([])
         except (kafka_errors.KafkaError, OSError, TimeoutError) as exc:
             await self.abandon()
-            _raise_mapped(exc, f"no Kafka broker at {self._settings.kafka_bootstrap_servers}")
+            _raise_mapped(exc, f"no session with Kafka at {self._settings.kafka_bootstrap_servers}")
         except BaseException:
             await self.abandon()
             raise
