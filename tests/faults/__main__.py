@@ -81,7 +81,8 @@ async def _run(row: Row, resources: Resources, options: argparse.Namespace, resu
             )
             took_s = time.monotonic() - began_s
             print(f"passed {row.name}: {made} injections now, {took_s:.1f} s", flush=True)
-        if options.off or options.full or (options.share and not row.off_in_tests):
+        in_share = options.share and row.off_in_share and not row.off_in_tests
+        if options.off or options.full or in_share:
             await _show_off(row, resources, options, results)
     except Exception as exc:
         if not isinstance(exc, AssertionError):

@@ -72,6 +72,8 @@ class Row:
     """Cases within which the switched-off mechanism must show; where chance decides, more."""
     off_in_tests: bool = True
     """Whether `make test` shows it; else `make faults` does."""
+    off_in_share: bool = True
+    """Whether `make faults` shows it, where `make test` does not; else the full run does."""
     resource: ResourceFactory = contextlib.nullcontext
     broker: bool = False
     """Needs a real broker."""

@@ -130,6 +130,7 @@ async def _broker_away(case: Case, seconds: float) -> None:
     off_in_tests=False,
     resource=own_broker,
     broker=True,
+    off_in_share=False,
 )
 async def broker_away_20_s(case: Case) -> None:
     """Nothing is dropped: the outbox keeps it until the broker is back."""
@@ -155,9 +156,11 @@ async def broker_away_10_min(case: Case) -> None:
     "broker-away-for-moments",
     about="the broker away for up to two seconds, up to five times in a row (mock cluster)",
     full=50,
-    share=3,
+    share=1,
     off=RESEND,
     off_cases_max=2,
+    off_in_tests=False,
+    test=0,
 )
 async def broker_away_for_moments(case: Case) -> None:
     """Each time everything unacknowledged is sent again, in order."""

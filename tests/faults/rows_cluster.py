@@ -117,6 +117,7 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     resource=cluster_of_three,
     broker=True,
     case_s_max=900.0,
+    off_in_share=False,
 )
 async def leader_killed(case: Case) -> None:
     """Everything acknowledged is there afterwards, and everything else was sent again."""
