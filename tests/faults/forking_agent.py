@@ -31,7 +31,7 @@ from skillaudit.producer import Sink, SkillRun
 from skillaudit.producer.writer import Writer
 
 CHILDREN = 3
-ALIVE_S_MAX = 60
+ALIVE_S_MAX = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from tests.faults.agent import Plan
 from tests.faults.oracle import Account, judge
 from tests.faults.rows import Case
-from tests.faults.stage import DRAIN_S, Agents, database
+from tests.faults.stage import Agents, database
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
@@ -23,7 +23,9 @@ from skillaudit.producer.forwarder_host import run_host_forwarder
 from skillaudit.storage.hosting import host_consumer
 
 KILLED = -9
-ENDED_S = 90.0
+PATIENT_S = 600.0
+"""For whatever must happen in the end: long runs go beside other work, at a low priority."""
+PATIENT_CASE_S = 1_800.0
 
 
 class Workers(Agents):
@@ -75,7 +77,7 @@ class Workers(Agents):
         return codes.count(KILLED)
 
 
-async def ended(process: Process, timeout_s: float = ENDED_S) -> int:
+async def ended(process: Process, timeout_s: float = PATIENT_S) -> int:
     """Its exit code; an AssertionError where it hangs."""
     try:
         return await process.join(timeout_s)
@@ -116,7 +118,7 @@ def check_deaths(
     case.note(runs=verdict.runs, torn_lines=len(torn), unnoted_runs=len(unnoted))
 
 
-async def read_to_the_end(settings: Settings, timeout_s: float = DRAIN_S) -> None:
+async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> None:
     """A consumer takes over what dead agents left in the outbox, closes their sources, removes them, and ends."""
     async with host_consumer(settings, serve=False) as hosted:
         caught_up = hosted.service.caught_up
@@ -130,7 +132,7 @@ async def read_to_the_end(settings: Settings, timeout_s: float = DRAIN_S) -> Non
             raise AssertionError(f"the consumer stopped: {hosted.running.exception()!r}")
 
 
-async def forward_to_the_end(settings: Settings, timeout_s: float = DRAIN_S) -> ForwardReport:
+async def forward_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> ForwardReport:
     """A host's forwarder adopts the sources of the dead, sends what is left, closes and removes them."""
     stop = asyncio.Event()
     running = asyncio.create_task(run_host_forwarder(settings, stop))

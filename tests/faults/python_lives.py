@@ -30,7 +30,7 @@ from skillaudit.producer._state import State
 from skillaudit.producer.outbox import OutboxLog
 from skillaudit.producer.writer import Writer
 
-HANG_S_MAX = 60
+HANG_S_MAX = 300
 HANG_OFF_S_MAX = 15
 HANGS = 70
 """Exit code of a process that was ended because it hung."""
@@ -175,7 +175,7 @@ def leave(life: Life, way: str) -> None:
     life.runs(5)
     for _ in range(3):
         run = life.begin("never finished")
-        for number in range(life.chance.randrange(1, 30)):
+        for number in range(life.chance.randrange(1, 60)):
             life.log(run, number)
     beside = Life.__new__(Life)
     beside.__dict__.update(life.__dict__)
@@ -253,9 +253,10 @@ class Shared:
         self._chance = {"main": random.Random(f"{life.seed} m"), "inner": random.Random(f"{life.seed} i")}
         self.run = life.sink.start_run(SkillRun(skill_id="shared", caller_id="two"))
 
-    def log(self, stream: str, number: int) -> None:
+    def log(self, stream: str, number: int, just_before: Callable[[], None] = lambda: None) -> None:
         """An event of one of them."""
-        content = payload(self._chance[stream], 400, number) | {"stream": stream}
+        content = payload(self._chance[stream], 3_000, number) | {"stream": stream}
+        just_before()
         self.run.log("step", content)
         self._life.notes.note(shared=self.run.run_id, stream=stream, sha256=digest(content))
 
@@ -285,7 +286,7 @@ class Inner:
             self.calls += 1
             self._shared.log("inner", self.calls)
             self._log_own()
-            if self.calls % 10 == 0:
+            if self.calls % 5 == 0:
                 self._own.finish(output="in the midst")
                 self._life.notes.note(run=self._own.run_id, end=self._seq)
                 self._own, self._seq = self._begin(), 0
@@ -297,6 +298,15 @@ class Inner:
         self._own.log("step", content)
         self._seq += 1
         self._life.notes.note(run=self._own.run_id, seq=self._seq, sha256=digest(content))
+
+
+def _whole_run(life: Life, just_before: Callable[[], None]) -> None:
+    """Start and finish make more objects than an event: more moments at which the collector may run."""
+    just_before()
+    run = life.begin("interrupted")
+    just_before()
+    run.finish(output="done")
+    life.notes.note(run=run.run_id, end=0)
 
 
 def interrupted(life: Life, way: str) -> None:
@@ -311,19 +321,25 @@ def interrupted(life: Life, way: str) -> None:
         def __del__(self) -> None:
             inner()
 
-    if way == "signal":
+    def collect_soon() -> None:
+        Ends()
+        gc.set_threshold(gc.get_count()[0] + life.chance.randrange(1, 60))
+        gc.enable()
+
+    number, finalizes = 0, way == "finalizer"
+    gc.disable()
+    if not finalizes:
         signal.signal(signal.SIGALRM, lambda *_: inner())
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    else:
-        gc.set_threshold(7)
-    number = 0
-    while inner.calls < 300 and number < 20_000:
-        number += 1
-        if way != "signal":
-            Ends()
-        shared.log("main", number)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    gc.set_threshold(0)
+    try:
+        while inner.calls < 300 and number < 20_000:
+            number += 1
+            shared.log("main", number, collect_soon if finalizes else lambda: None)
+            if finalizes:
+                _whole_run(life, collect_soon)
+            gc.disable()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     life.notes.note(interruptions=inner.calls)
     shared.run.finish(output="both")
     life.sink.close()
@@ -345,7 +361,7 @@ def main(words: Sequence[str]) -> None:
     """See the module's docstring."""
     life_name, directory, seed, *rest = words
     off = rest[0] if rest else ""
-    watch(HANG_OFF_S_MAX if off else HANG_S_MAX)
+    watch(HANG_OFF_S_MAX if off == "reentrancy" else HANG_S_MAX)
     Path(directory).mkdir(exist_ok=True)
     life = Life(directory, int(seed), off)
     kind, _, way = life_name.partition(":")

@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.faults.dying_agent import Trip
 from tests.faults.forking_agent import Births, all_gone, read_lives
 from tests.faults.kills import (
+    PATIENT_CASE_S,
+    PATIENT_S,
     Workers,
     account_files,
     check_deaths,
@@ -35,8 +37,6 @@ from skillaudit.storage.hosting import host_consumer
 
 DYING = "tests.faults.dying_agent"
 ENDLESS_RUNS = 1_000_000
-BEGIN_S_MAX = 120.0
-"""Until ten agents have started and recorded, on a busy machine."""
 QUEUE = {"stored-before-return": "events wait in memory and are stored 32 at a time, as other SDKs do it"}
 SMALL_EVENTS = {"runs": 30, "open_at_once": 4, "logs_max": 12, "payload_bytes": 900}
 """Several segments of 64 KiB."""
@@ -69,9 +69,10 @@ async def _die_by_themselves(case: Case, plan: dict[str, object], trips: list[Tr
     "agent-killed-under-load",
     about="SIGKILL at a random moment while it records as fast as it can; ten agents in one outbox, a consumer beside them in every other case",
     full=300,
-    share=20,
+    share=10,
     test=10,
     off=QUEUE,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_under_load(case: Case) -> None:
     """Time decides where it hits."""
@@ -97,7 +98,7 @@ async def _kill_all(case: Case, agents: Agents, within_s: float = 0.2) -> None:
     async def one(number: int, after_s: float) -> None:
         process, account = agents.processes[number], agents.account_files[number]
         await until(
-            lambda: (account.exists() and account.stat().st_size > 0) or not process.running, BEGIN_S_MAX
+            lambda: (account.exists() and account.stat().st_size > 0) or not process.running, PATIENT_S
         )
         await asyncio.sleep(after_s)  # a random moment, not a wait for something
         await process.kill()
@@ -112,9 +113,11 @@ async def _kill_all(case: Case, agents: Agents, within_s: float = 0.2) -> None:
     "agent-killed-at-a-bytecode",
     about="kills itself before the n-th bytecode that the appending code executes: first append, hot path, segment change, flush, close",
     full=300,
-    share=20,
-    test=10,
+    share=10,
+    test=1,
     off=QUEUE,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_at_a_bytecode(case: Case) -> None:
     """No point of it is special."""
@@ -131,9 +134,10 @@ async def killed_at_a_bytecode(case: Case) -> None:
     "agent-killed-inside-a-store",
     about="dies before, in the middle of (torn, or stored in any order) and after the copy of one line into the mapped segment",
     full=150,
-    share=20,
-    test=10,
+    share=10,
+    test=1,
     off={"checksum": "what a reader finds behind the last whole line is taken for one"},
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_inside_a_store(case: Case) -> None:
     """The one place where a line is half there."""
@@ -153,8 +157,10 @@ CHANGE_CALLS = "posix_fallocate,pwrite,ftruncate,replace,open,close,mkdir,fsync"
     about="dies before or after one of the calls that make a source or its next segment: allocate, map, write, rename, cut",
     full=100,
     share=10,
-    test=10,
+    test=0,
     off=QUEUE,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_in_a_segment_change(case: Case) -> None:
     """Half a segment, a segment without a name, a source without its identity."""
@@ -206,9 +212,10 @@ async def _fork_and_die(case: Case, births: list[Births]) -> None:
     "agent-killed-around-a-fork",
     about="parent or child dies before or after os.fork, or before or after the product's own handlers in the child; a second thread records meanwhile",
     full=50,
-    share=6,
-    test=3,
+    share=4,
+    test=1,
     off=FORK_NOTICED,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_around_a_fork(case: Case) -> None:
     """Whoever lives goes on; nobody writes into another's source."""
@@ -233,9 +240,11 @@ async def killed_around_a_fork(case: Case) -> None:
     "agent-killed-while-its-children-live",
     about="a parent is killed while its forked children, and theirs, record; they go on after its death",
     full=50,
-    share=5,
-    test=3,
+    share=3,
+    test=1,
     off=FORK_NOTICED,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_while_its_children_live(case: Case) -> None:
     """A child holds nothing of its parent's: the parent's source counts as dead while the child writes its own."""
@@ -251,12 +260,14 @@ async def killed_while_its_children_live(case: Case) -> None:
     about="SIGKILL at a random moment of agents whose own threads forward to a broker, several generations after each other, which adopt what the dead have left",
     full=100,
     share=10,
-    test=5,
+    test=1,
     off={
         "acknowledged-by-broker": "a batch counts as acknowledged when it was handed over to the client library"
     },
     resource=shared_broker,
     broker=True,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_while_it_forwards(case: Case) -> None:
     """The thread dies with the process, wherever it is."""
@@ -271,5 +282,5 @@ async def killed_while_it_forwards(case: Case) -> None:
         accounts += workers.account_files
     case.injections = generations * agents_killed
     await forward_to_the_end(settings)
-    await consume_all(settings)
+    await consume_all(settings, PATIENT_S)
     check_deaths(case, settings, read_accounts(accounts), deaths=case.injections)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.faults.full_agent import Fullness
-from tests.faults.kills import Workers, read_to_the_end
+from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, Workers, read_to_the_end
 from tests.faults.oracle import judge
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
@@ -42,6 +42,8 @@ SILENT = {
     full=50,
     share=3,
     off=SILENT,
+    test=3,
+    case_s_max=PATIENT_CASE_S,
 )
 async def outbox_full(case: Case) -> None:
     """Every run reads declared-loss with exactly the numbers that its agent was told, or complete."""
@@ -52,12 +54,13 @@ async def outbox_full(case: Case) -> None:
     "best-effort-broker-away",
     about="the same through a broker: the forwarder is away while the outbox fills",
     full=20,
-    share=1,
+    share=3,
     test=0,
     off=SILENT,
     off_in_tests=False,
     resource=shared_broker,
     broker=True,
+    case_s_max=PATIENT_CASE_S,
 )
 async def broker_away(case: Case) -> None:
     """What the broker gets says what it does not get."""
@@ -72,12 +75,14 @@ async def _fill(case: Case, settings: Settings) -> None:
     async with agents:
         for lap in range(LAPS):
             full = account.with_suffix(f".lap-{lap}")
-            await until(lambda own=full: own.exists() or not agents.processes[0].running, 120)
+            await until(lambda own=full: own.exists() or not agents.processes[0].running, PATIENT_S)
             assert full.exists(), agents.processes[0].said()[-900:]
-            await (forward_all(settings) if settings.uses_kafka else consume_all(settings))
+            await (
+                forward_all(settings, PATIENT_S) if settings.uses_kafka else consume_all(settings, PATIENT_S)
+            )
             full.unlink()
-        await agents.join()
-    await (drain(settings) if settings.uses_kafka else read_to_the_end(settings))
+        await agents.join(PATIENT_S)
+    await (drain(settings, PATIENT_S) if settings.uses_kafka else read_to_the_end(settings))
     case.injections = LAPS
     _check(case, settings, agents, account)
 

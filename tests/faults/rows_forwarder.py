@@ -7,7 +7,15 @@ import dataclasses
 import json
 
 from tests.faults.dying_agent import Trip
-from tests.faults.kills import KILLED, Workers, check_deaths, ended, forward_to_the_end
+from tests.faults.kills import (
+    KILLED,
+    PATIENT_CASE_S,
+    PATIENT_S,
+    Workers,
+    check_deaths,
+    ended,
+    forward_to_the_end,
+)
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
@@ -48,7 +56,7 @@ class HostForwarder(Process):
     async def start(self) -> None:
         await super().start()
         lock = self.settings.outbox_dir / HOST_LOCK_NAME
-        await until(lambda: not self.running or lock_holder(lock) == self.pid)
+        await until(lambda: not self.running or lock_holder(lock) == self.pid, PATIENT_S)
 
 
 def _members(trip: Trip) -> dict[str, object]:
@@ -60,14 +68,14 @@ async def _settings(case: Case) -> Settings:
 
 
 async def _drain_and_check(case: Case, settings: Settings, agents: Agents, deaths: int = 0) -> None:
-    for code in await agents.ended():
+    for code in await agents.ended(PATIENT_S):
         assert code in (0, 3), f"an agent ended with {code}: {[p.said() for p in agents.processes]}"
     await forward_to_the_end(settings)
     case.note(records_sent=await count_records(settings))
     if case.switched_off == "duplicates-dropped":
         await consume_without_looking(settings)
     else:
-        await consume_all(settings)
+        await consume_all(settings, PATIENT_S)
     check_deaths(case, settings, agents.noted(), deaths=deaths)
 
 
@@ -76,10 +84,12 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     about="the host's forwarder is killed at random moments, six times in a row, while three agents record; nobody forwards in between",
     full=120,
     share=6,
-    test=6,
-    off=HASTY | NAIVE,
+    test=1,
+    off=HASTY,
     resource=shared_broker,
     broker=True,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_under_load(case: Case) -> None:
     """What it had sent and not noted is sent again."""
@@ -115,10 +125,12 @@ AROUND = (
     about="the forwarder dies between the broker's acknowledgement and its record on the disk, inside the writing of that, or in the midst of deleting what it covers",
     full=60,
     share=4,
-    test=4,
-    off=HASTY | NAIVE,
+    test=0,
+    off=NAIVE,
     resource=shared_broker,
     broker=True,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def killed_around_its_acknowledgement(case: Case) -> None:
     """A kill at the n-th of these calls, one after the other."""
@@ -130,7 +142,7 @@ async def killed_around_its_acknowledgement(case: Case) -> None:
             at = chance.randrange(1, 6)
             trip = Trip(kind="calls", what=name, after=after, at=at, off=case.switched_off)
             async with HostForwarder(case, settings, trip) as forwarder:
-                await until(lambda own=forwarder: not own.running or _is_idle(agents, settings), 60)
+                await until(lambda own=forwarder: not own.running or _is_idle(agents, settings), PATIENT_S)
                 if not forwarder.running:
                     assert await ended(forwarder) == KILLED, forwarder.said()
                     case.injections += 1
@@ -147,10 +159,12 @@ def _is_idle(agents: Agents, settings: Settings) -> bool:
     about="SIGSTOP of the host's forwarder for up to four seconds, longer than its requests may take; another one is refused meanwhile, with its process named; then it is woken, or killed and succeeded",
     full=60,
     share=3,
-    test=3,
+    test=0,
     off={"locks": "somebody removes the lock files of a forwarder that does not answer"},
     resource=shared_broker,
     broker=True,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def stopped_and_woken(case: Case) -> None:
     """A stopped process keeps its locks: nobody forwards beside it, whoever wakes up goes on in order."""
@@ -158,7 +172,7 @@ async def stopped_and_woken(case: Case) -> None:
     settings = dataclasses.replace(settings, kafka_request_timeout_ms=1_000)
     case.injections = 3
     async with Agents(case, settings, [LOAD] * 3) as agents:
-        await until(lambda: agents.noted_lines() > 0)
+        await until(lambda: agents.noted_lines() > 0, PATIENT_S)
         async with HostForwarder(case, settings, Trip()) as forwarder:
             for number in range(case.injections):
                 await asyncio.sleep(chance.random() * 0.7)
@@ -191,10 +205,12 @@ async def _is_refused(settings: Settings, holder: int) -> None:
     about="the publisher raises what none may raise (RuntimeError, MemoryError, SystemExit, KeyboardInterrupt, CancelledError, a BaseException), before or after the broker has the batch; the thread has to recover by itself",
     full=30,
     share=5,
-    test=5,
+    test=1,
     off={"supervisor": "the thread ends with its first forwarder"},
     resource=shared_broker,
     broker=True,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def thread_hit_by_its_publisher(case: Case) -> None:
     """The living process's records are acknowledged all the same: it ends with nothing pending."""
@@ -206,10 +222,12 @@ async def thread_hit_by_its_publisher(case: Case) -> None:
     about="an exception is raised in the thread from outside at random bytecodes; it recovers, or the next adopter takes what is left",
     full=30,
     share=5,
-    test=5,
+    test=0,
     off={"supervisor": "the thread ends with its first forwarder"},
     resource=shared_broker,
     broker=True,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def thread_hit_from_outside(case: Case) -> None:
     """At any point of it."""
@@ -222,10 +240,10 @@ async def _hit_threads(case: Case, *, asynchronous: bool) -> None:
     plan = {"runs": 10, "payload_bytes": 400, "events_per_s": 400.0}
     agents = Workers(case, settings, [plan], module="tests.faults.thread_agent", arguments=[trouble])
     async with agents:
-        (code,) = await agents.ended()
+        (code,) = await agents.ended(PATIENT_S)
     (process,) = agents.processes
     assert code == 0, f"ended with {code}, not everything acknowledged: {process.said()[-600:]}"
     case.injections = trouble.hits
     await forward_to_the_end(settings)
-    await consume_all(settings)
+    await consume_all(settings, PATIENT_S)
     check_deaths(case, settings, agents.noted(), deaths=0)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-from tests.faults.kills import account_files, check_deaths, ended, read_to_the_end
+from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, account_files, check_deaths, ended, read_to_the_end
 from tests.faults.oracle import read_accounts
 from tests.faults.prefork import DIRECTORY, OFF
 from tests.faults.rows import Case, row
@@ -89,8 +89,11 @@ async def _live(case: Case, life: str, codes: Sequence[int] = (0,), *, deaths: i
     "gunicorn-prefork",
     about="gunicorn with --preload, three workers of two threads: requests while a worker is killed, workers are added, replaced by SIGHUP, recycled by max-requests; a run begun in the master",
     full=20,
-    share=2,
+    share=1,
     off=FORK_NOTICED,
+    test=0,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def gunicorn_prefork(case: Case) -> None:
     """One Sink for all workers, made before the fork."""
@@ -101,7 +104,7 @@ async def gunicorn_prefork(case: Case) -> None:
         case, settings, "gunicorn", ["-m", "gunicorn", *words.split(), "tests.faults.gunicorn_app:app"]
     )
     async with server, _client(socket) as client:
-        await until(lambda: socket.exists() or not server.running, 60)
+        await until(lambda: socket.exists() or not server.running, PATIENT_S)
         answered = await _ask(client, range(30))
         assert answered, server.said()[-900:]
         os.kill(chance.choice(answered), signal.SIGKILL)
@@ -142,6 +145,9 @@ async def _ask(client: httpx.AsyncClient, numbers: Sequence[int]) -> list[int]:
     full=20,
     share=1,
     off=FORK_NOTICED,
+    test=0,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def celery_prefork(case: Case) -> None:
     """Children end by os._exit, without a word to anybody."""
@@ -152,16 +158,16 @@ async def celery_prefork(case: Case) -> None:
     )
     sender = _InDirectory(case, settings, "sender", ["-m", "tests.faults.celery_app", str(tasks)])
     async with worker, sender:
-        await sender.succeeded()
+        await sender.succeeded(PATIENT_S)
 
         def done() -> list[int]:
             return [int(str(entry["pid"])) for entry in _entries(case) if "done" in entry]
 
-        await until(lambda: len(done()) >= tasks // 2 or not worker.running, 90)
+        await until(lambda: len(done()) >= tasks // 2 or not worker.running, PATIENT_S)
         assert worker.running, worker.said()[-900:]
         if case.number % 2 and not case.switched_off:
             _kill_if_alive(done()[-1])
-        await until(lambda: len(done()) >= tasks - 2 or not worker.running, 90)
+        await until(lambda: len(done()) >= tasks - 2 or not worker.running, PATIENT_S)
         await worker.terminate()
     await _drain_and_check(case, settings, deaths=2)
     case.note(tasks=len(done()))
@@ -178,8 +184,11 @@ def _kill_if_alive(pid: int) -> None:
     "multiprocessing-fork",
     about="a forked pool that is terminated, and forked processes that return, exit, os._exit and are killed, all with the parent's Sink; the parent records on",
     full=20,
-    share=2,
+    share=1,
     off=FORK_NOTICED,
+    test=1,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def multiprocessing_fork(case: Case) -> None:
     """They end without running what is registered for the exit."""
@@ -192,6 +201,9 @@ async def multiprocessing_fork(case: Case) -> None:
     full=20,
     share=1,
     off=FORGETFUL,
+    test=0,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def multiprocessing_spawn(case: Case) -> None:
     """A pool ends its workers by SIGTERM."""
@@ -202,8 +214,10 @@ async def multiprocessing_spawn(case: Case) -> None:
     "exit-in-a-forked-child",
     about="sys.exit in forked children out of the `with` blocks of runs that the parent has begun and goes on with; every other child records runs of its own before",
     full=20,
-    share=2,
+    share=1,
     off=HANDLERS,
+    test=1,
+    case_s_max=PATIENT_CASE_S,
 )
 async def exit_in_a_forked_child(case: Case) -> None:
     """The blocks' ends do nothing in the child."""
@@ -214,8 +228,10 @@ async def exit_in_a_forked_child(case: Case) -> None:
     "asyncio-cancelled",
     about="150 tasks that record are cancelled at random awaits: sleeping, waiting for room, flushing, in a timeout of their own",
     full=20,
-    share=2,
+    share=1,
     off=TASKS,
+    test=1,
+    case_s_max=PATIENT_CASE_S,
 )
 async def asyncio_cancelled(case: Case) -> None:
     """What a call returned from is stored, and every run is finished by its block."""
@@ -226,8 +242,10 @@ async def asyncio_cancelled(case: Case) -> None:
     "called-from-a-signal-handler",
     about="a signal handler records 300 times in the midst of appends: in the very run that is written, in one of its own, whole runs",
     full=20,
-    share=2,
+    share=1,
     off=QUEUED,
+    test=1,
+    case_s_max=PATIENT_CASE_S,
 )
 async def called_from_a_signal_handler(case: Case) -> None:
     """Both streams are there, each in its order."""
@@ -238,8 +256,11 @@ async def called_from_a_signal_handler(case: Case) -> None:
     "called-from-a-finalizer",
     about="finalizers that the collector runs in the midst of appends record 300 times: in the very run that is written, in one of their own, whole runs",
     full=20,
-    share=2,
+    share=1,
     off=QUEUED,
+    test=1,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def called_from_a_finalizer(case: Case) -> None:
     """As with signals."""
@@ -277,8 +298,10 @@ HARD_EXITS = {"os-exit": (0,), "terminated": (-15,)}
     about="the process ends, by its last line, sys.exit, an exception or SIGINT, with runs open, the Sink not closed and a thread that records to the last moment",
     full=20,
     share=4,
-    test=2,
+    test=1,
     off=FORGETFUL,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def interpreter_exit(case: Case) -> None:
     """Runs that were not finished read abandoned."""
@@ -292,6 +315,9 @@ async def interpreter_exit(case: Case) -> None:
     full=20,
     share=2,
     off=FORGETFUL,
+    test=1,
+    off_in_tests=False,
+    case_s_max=PATIENT_CASE_S,
 )
 async def exit_without_goodbye(case: Case) -> None:
     """Nothing of Python's runs any more."""

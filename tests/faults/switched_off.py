@@ -81,7 +81,11 @@ class StoredByATask(QueueInMemory):
 
     def append_many(self, items: Sequence[tuple[str, bytes, RecordKind]], *, wait_ms: int) -> int:
         """Soon, if nobody cancels."""
-        caller, mine = asyncio.current_task(), tuple(items)
+        mine = tuple(items)
+        try:
+            caller = asyncio.current_task()
+        except RuntimeError:  # a thread without a loop
+            caller = None
         if caller is None or mine[0][2] is not RecordKind.LOG:
             return self._log.append_many(mine, wait_ms=wait_ms)
 

@@ -150,7 +150,7 @@ def main(plan: Plan, trouble: Trouble) -> int:
                 break
             sink.flush(0.5)
         stop.set()
-        report = sink.flush(5 if trouble.off else 60)
+        report = sink.flush(2 if trouble.off else 60)
     notes.note(hits=len(hits.made), kinds=hits.made)
     print(report, hits.made, file=sys.stderr)
     return 0 if report.complete else 3
