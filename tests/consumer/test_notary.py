@@ -12,10 +12,12 @@ from typing import Any
 
 import duckdb
 import pytest
+from prometheus_client import generate_latest
 from tests.support.waiting import until
 
 from skillaudit.consumer.database import open_database
-from skillaudit.consumer.notary import NotaryState
+from skillaudit.consumer.metrics import make_registry
+from skillaudit.consumer.notary import NotaryState, NotaryStatus
 from skillaudit.consumer.service import ConsumerService, ServiceState
 from skillaudit.contract.errors import SettingsError, SkillauditError
 from skillaudit.contract.settings import Settings
@@ -24,6 +26,7 @@ from skillaudit.proof.anchors import open_anchor
 from skillaudit.proof.anchors.file import FileAnchor
 from skillaudit.proof.errors import AnchorConflictError, SigningRefusedError
 from skillaudit.proof.keys import generate_key
+from skillaudit.proof.publishing import AnchorStatus
 
 WAIT_S = 20.0
 LEDGER = "SELECT * FROM main.ledger ORDER BY partition, idx"
@@ -243,3 +246,32 @@ async def test_a_key_that_others_may_read_is_refused(settings: Settings) -> None
 def test_the_anchor_is_a_directory(settings: Settings) -> None:
     """As the settings say."""
     assert isinstance(open_anchor(settings.anchors), FileAnchor)
+
+
+def test_how_long_rows_and_checkpoints_have_waited() -> None:
+    """Nothing waits: 0, however long ago the last seal was. A database that is made again has first to meet the old ones."""
+    status = NotaryStatus(state=NotaryState.SEALING, sealed_us=5_000_000, anchored_us=4_000_000)
+    assert (status.seal_age_s(9_000_000), status.anchor_lag_s(9_000_000)) == (0.0, 0.0)
+    status.behind_rows = 3
+    status.anchors = (AnchorStatus(uri="file:/a"), AnchorStatus(uri="file:/b", behind=2))
+    assert (status.seal_age_s(9_000_000), status.anchor_lag_s(9_000_000)) == (4.0, 5.0)
+    status.state = NotaryState.OFF
+    assert status.seal_age_s(9_000_000) == 0.0
+
+
+async def test_rows_that_wait_for_long_are_told_to_supervisors(settings: Settings) -> None:
+    """With why; and every figure of sealing is there for scrapers."""
+    record_runs(settings)
+    async with consuming(settings) as service:
+        await until(lambda: service.status.notary.leaves > 0, WAIT_S)
+        assert service.late_seal() == ""
+        text = generate_latest(make_registry(service)).decode()
+        assert "skillaudit_seal_up 1.0" in text
+        for name in ("seal_age_seconds", "seal_behind_rows", "sealed_rows_total", "seal_incidents_total"):
+            assert f"skillaudit_{name} " in text
+        assert f'skillaudit_anchor_behind_leaves{{anchor="{settings.anchors}"}} 0.0' in text
+        service.status.notary = NotaryStatus(
+            state=NotaryState.RETRYING, sealed_us=1, behind_rows=7, last_error="no room"
+        )
+        assert "7 rows have waited" in service.late_seal()
+        assert "no room" in service.late_seal()
