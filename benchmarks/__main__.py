@@ -25,6 +25,7 @@ MODULES = {
     "seal": ("seal_rate, seal_idle_ms, seal_minute_ms, seal_publish_ms", False),
     "ledger": ("ledger_cost, proof_bytes_share", False),
     "beside": ("sealed_freshness_p99_ms, sealed_rate, seal_catch_up_ms", False),
+    "verify": ("verify_run_ms, verify_full_us, verify_quick_us", False),
     "freshness": ("freshness_p50_ms, freshness_p99_ms", True),
 }
 

@@ -11,7 +11,14 @@ import pytest
 from tests.attacks.world import Tampered, build
 
 ALL = os.environ.get("SKILLAUDIT_ATTACKS") == "all"
-ALWAYS = ("untampered", "an_event_edited_in_place", "rewritten_with_its_ledger", "is_rolled_back", "lawful", "never_zero")
+ALWAYS = (
+    "untampered",
+    "an_event_edited_in_place",
+    "rewritten_with_its_ledger",
+    "is_rolled_back",
+    "lawful",
+    "never_zero",
+)
 SHARE = 3
 
 
@@ -19,7 +26,9 @@ def pytest_collection_modifyitems(config, items):
     if ALL:
         return
     ours = [item for item in items if item.path.parent.name == "attacks"]
-    kept = {id(item) for n, item in enumerate(ours) if n % SHARE == 0 or any(word in item.name for word in ALWAYS)}
+    kept = {
+        id(item) for n, item in enumerate(ours) if n % SHARE == 0 or any(word in item.name for word in ALWAYS)
+    }
     left_out = [item for item in ours if id(item) not in kept]
     if left_out and len(ours) > SHARE:  # one that was asked for by name runs
         config.hook.pytest_deselected(items=left_out)

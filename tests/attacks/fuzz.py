@@ -258,7 +258,7 @@ def _runs(engine: Engine, request: VerifyRequest, findings: Findings) -> None:
 STAGES = (_journal, _in_snapshot(check_ledger), _in_snapshot(check_sources), _in_snapshot(check_acts), _runs)
 
 
-def mutated(rng: random.Random, kind: str, value: Any) -> Any:
+def mutated(rng: random.Random, kind: str, value: Any) -> Any:  # noqa: PLR0911  one per type
     """A value that differs by one bit, one character, or in being there."""
     if kind == "BOOLEAN":
         return not value

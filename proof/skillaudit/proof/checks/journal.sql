@@ -1,8 +1,5 @@
 -- The journal: its leaves against its tiles, its checkpoints and the anchors.
 
--- name: shape
-SELECT count(*), coalesce(min(idx), 0), coalesce(max(idx), -1), count(DISTINCT idx) FROM journal
-
 -- name: missing
 SELECT idx + 1, following - 1
 FROM (SELECT idx, lead(idx) OVER (ORDER BY idx) AS following FROM (SELECT -1 AS idx UNION ALL SELECT idx FROM journal))
@@ -18,6 +15,3 @@ SELECT level, idx, hashes FROM journal_nodes ORDER BY level, idx
 
 -- name: checkpoints
 SELECT size, note, signed_us FROM checkpoints ORDER BY size
-
--- name: newest_leaf
-SELECT max(at_us) FROM journal

@@ -201,21 +201,14 @@ FROM seals AS s
 LEFT JOIN gathered AS g ON s.journal_idx = g.journal_idx AND s.place = g.place
 WHERE NOT s.bad AND s.journal_idx >= $from
 
--- name: seal_of_row
--- The seal that covers a row of the ledger, looked for among the leaves from a time on.
-SELECT idx, parts[3]::BIGINT, parts[4]::BIGINT, parts[5]
-FROM (
-    SELECT idx, string_split(line, ' ') AS parts
-    FROM (
-        SELECT idx, unnest(string_split(decode(leaf), chr(10))) AS line
-        FROM journal
-        WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us
-    )
-    WHERE starts_with(line, 'ledger ' || $partition || ' ')
-)
-WHERE TRY_CAST(parts[3] AS BIGINT) <= $idx AND TRY_CAST(parts[3] AS BIGINT) + TRY_CAST(parts[4] AS BIGINT) > $idx
+-- name: seals_between
+SELECT idx, leaf FROM journal WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us ORDER BY idx
+
+-- name: rows_between
+SELECT kind, run_id, source_id, source_seq, events, head, record_offset, received_us
+FROM ledger
+WHERE partition = $partition AND idx >= $first AND idx < $end
 ORDER BY idx
-LIMIT 1
 
 -- name: rows_of_seal
 SELECT

@@ -31,16 +31,11 @@ SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM events WHER
 SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
 FROM ledger WHERE run_id = $run_id ORDER BY partition, idx
 
--- name: redactions_of_run
-SELECT seq, field, digest, act_id FROM redactions WHERE run_key = $run_key
-
--- name: salts_of_run
-SELECT seq, field, salt FROM run_salts WHERE run_key = $run_key
-
--- name: refusals_of_run
-SELECT seq FROM refusals WHERE run_key = $run_key
-
 -- name: rest_of_run
+-- What there may be of it beside its row, its events and the ledger's rows; mostly nothing.
 SELECT
     (SELECT count(*) FROM conflicts WHERE run_key = $run_key),
-    (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic)
+    (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic),
+    (SELECT list([seq::VARCHAR, field, hex(digest), act_id]) FROM redactions WHERE run_key = $run_key),
+    (SELECT list([seq::VARCHAR, field, salt]) FROM run_salts WHERE run_key = $run_key),
+    (SELECT list(seq) FROM refusals WHERE run_key = $run_key)

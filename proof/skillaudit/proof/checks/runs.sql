@@ -247,6 +247,7 @@ judged AS (
 -- fragment: wrong_numbers
 -- The numbers are not those that the run's own row says are there; or they are to be told one by one.
 logs IS DISTINCT FROM events_stored
+OR (missing <> '' AND completeness <> 'incomplete')
 OR CASE completeness
     WHEN 'complete' THEN
         top IS DISTINCT FROM finish_seq OR covered IS DISTINCT FROM finish_seq + 1

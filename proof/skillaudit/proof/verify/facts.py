@@ -200,29 +200,27 @@ class _Line(NamedTuple):
 def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     """All facts of the run of this row of `runs`, in the engine's snapshot."""
     run_key, run_id = row["run_key"], row["id"]
-    rest = engine.rows("one.sql", "rest_of_run", run_key=run_key, topic=row["topic"])[0]
-    marks = [Mark(*found) for found in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
+    found = engine.rows("one.sql", "rest_of_run", run_key=run_key, topic=row["topic"])[0]
+    conflicts, first_listed, redactions, salts, refused = found
+    marks = [Mark(*mark) for mark in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
     facts = RunFacts(
         row=row,
         marks=[mark for mark in marks if mark.partition.rpartition("/")[0] == row["topic"]],
         redactions=[
-            Redaction(*found) for found in engine.rows("one.sql", "redactions_of_run", run_key=run_key)
+            Redaction(int(seq), name, bytes.fromhex(digest), act_id)
+            for seq, name, digest, act_id in redactions or ()
         ],
-        refused=ranges.of(seq for (seq,) in engine.rows("one.sql", "refusals_of_run", run_key=run_key)),
-        stored_conflicts=rest[0],
-        before_ledger=run_key < rest[1],
+        refused=ranges.of(refused or ()),
+        stored_conflicts=conflicts,
+        before_ledger=run_key < first_listed,
     )
     try:
         facts.declared = ranges.subtract(ranges.normalized(parse_ranges(row["lost"])), facts.refused)
     except ValueError:
         facts.lost_readable = False
-    _compute(facts, _salts(engine, facts), engine)
+    left = [(int(seq), name, salt) for seq, name, salt in salts or ()]
+    _compute(facts, _Salts(row["salt"], left, facts.redactions), engine)
     return facts
-
-
-def _salts(engine: Engine, facts: RunFacts) -> _Salts:
-    left = engine.rows("one.sql", "salts_of_run", run_key=facts.row["run_key"])
-    return _Salts(facts.row["salt"], left, facts.redactions)
 
 
 def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:

@@ -17,8 +17,8 @@ from skillaudit.proof.verify.request import VerifyRequest
 
 FILE: Final = "runs.sql"
 CHUNK_RUNS: Final = 20_000
-CHUNK_EVENTS: Final = 500_000
-"""Bounds what one statement sorts and gathers: some 150 MB."""
+CHUNK_EVENTS: Final = 1_000_000
+"""Bounds what one statement sorts and gathers: some 300 MB."""
 LONG_RUN_EVENTS: Final = 2_000_000
 """A run longer than this is read row by row, so that its manifest never has to fit into memory."""
 LOOKED_AT_MAX: Final = 1_000

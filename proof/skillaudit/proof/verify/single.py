@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from skillaudit.contract.digests import run_hash
+from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
-from skillaudit.proof.merkle import root_of
+from skillaudit.proof.leaves import LedgerLeaf, SealedRange, parse_seal
+from skillaudit.proof.merkle import leaf_hash, root_of
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.engine import Engine, Row
 from skillaudit.proof.verify.facts import Mark, RunFacts, read_facts
 from skillaudit.proof.verify.journal import JournalState
 from skillaudit.proof.verify.judging import judge_run
@@ -20,6 +23,7 @@ from skillaudit.proof.verify.runs import RunTotals, rows_of_run
 SEAL_LAG_US: Final = 600_000_000
 """A row is usually sealed within this time after it was received; beyond it the whole journal is searched."""
 CLOCKS_APART_US: Final = 120_000_000
+_EVER: Final = (-(1 << 63), (1 << 63) - 1)
 
 
 def check_run(
@@ -95,40 +99,85 @@ def _seals(
     engine: Engine, facts: RunFacts, request: VerifyRequest, journal: JournalState, found: list[Finding]
 ) -> Iterator[dict[str, Any]]:
     """The seals over the run's own start and finish; what is wrong with them, or missing, goes to `found`."""
-    for mark in _ends(facts.marks, str(facts.row["source_id"])):
+    marks = _ends(facts.marks, str(facts.row["source_id"]))
+    seals = _seals_of(engine, facts, marks)
+    for mark in marks:
         where = {"run_id": facts.run_id, "partition": mark.partition, "idx": mark.idx}
-        seal = _seal_of(engine, mark)
+        seal = next((it for it in seals if it.covers(mark)), None)
         if seal is None:
             if request.policy.grade is not Grade.SELF:
                 found.append(Finding(Kind.LEDGER_UNSEALED, f"its {mark.kind} is not sealed yet", where))
             continue
-        journal_idx, first, rows, root = seal
-        place = {"partition": mark.partition, "first": first, "rows": rows}
-        hashes = [row[0] for row in engine.rows("ledger.sql", "rows_of_seal", **place)]
-        if len(hashes) != rows or root_of(bytes.fromhex("".join(hashes))).hex() != root:
-            says = f"the rows {first} to {first + rows - 1} are not those that were sealed"
-            found.append(Finding(Kind.LEDGER_ALTERED, says, {**where, "journal_idx": journal_idx}))
-        elif journal_idx >= journal.proven(request.policy.grade):
+        if not seal.right:
+            says = f"the rows {seal.first} to {seal.end - 1} are not those that were sealed"
+            found.append(Finding(Kind.LEDGER_ALTERED, says, {**where, "journal_idx": seal.journal_idx}))
+        elif seal.journal_idx >= journal.proven(request.policy.grade):
             says = f"its {mark.kind} is sealed, and the seal is not {request.policy.grade.value} yet"
-            found.append(Finding(Kind.LEDGER_UNSEALED, says, {**where, "journal_idx": journal_idx}))
-        yield {"kind": mark.kind, "ledger": mark.place, "journal_idx": journal_idx}
+            found.append(Finding(Kind.LEDGER_UNSEALED, says, {**where, "journal_idx": seal.journal_idx}))
+        yield {"kind": mark.kind, "ledger": mark.place, "journal_idx": seal.journal_idx}
 
 
 def _ends(marks: Sequence[Mark], source_id: str) -> list[Mark]:
     own = [mark for mark in marks if mark.source_id == source_id]
     starts = [mark for mark in own if mark.kind == "start"][:1]
-    last = [mark for mark in own if mark.kind == "finish"][:1] or [
-        mark for mark in own if mark.kind != "start"
-    ][-1:]
-    return [*starts, *last]
+    finishes = [mark for mark in own if mark.kind == "finish"][:1]
+    return [*starts, *(finishes or [mark for mark in own if mark.kind != "start"][-1:])]
 
 
-def _seal_of(engine: Engine, mark: Mark) -> tuple[int, int, int, str] | None:
-    place = {"partition": mark.partition, "idx": mark.idx}
-    near = (mark.received_us - CLOCKS_APART_US, mark.received_us + SEAL_LAG_US)
-    spans = [near, (0, (1 << 63) - 1)] if mark.received_us else [(0, (1 << 63) - 1)]
-    for low, high in spans:
-        rows = engine.rows("ledger.sql", "seal_of_row", **place, from_us=low, to_us=high)
-        if rows:
-            return rows[0]
-    return None
+class _Seal(NamedTuple):
+    """One sealed range, compared with the ledger's rows."""
+
+    journal_idx: int
+    partition: str
+    first: int
+    end: int
+    right: bool
+
+    def covers(self, mark: Mark) -> bool:
+        """Whether the row is in it."""
+        return self.partition == mark.partition and self.first <= mark.idx < self.end
+
+
+def _seals_of(engine: Engine, facts: RunFacts, marks: Sequence[Mark]) -> list[_Seal]:
+    """The seals over these rows: looked for near the time of the rows, then everywhere."""
+    if not marks:
+        return []
+    times = [mark.received_us or facts.row["started_us"] for mark in marks]
+    near = (min(times) - CLOCKS_APART_US, max(times) + SEAL_LAG_US)
+    for low, high in (near, _EVER):
+        ranges = list(_covering(engine, marks, low, high))
+        if len({mark for mark in marks if any(_covers(found, mark) for _, found in ranges)}) == len(marks):
+            break
+    return [_compared(engine, journal_idx, found) for journal_idx, found in ranges]
+
+
+def _covering(
+    engine: Engine, marks: Sequence[Mark], from_us: int, to_us: int
+) -> Iterator[tuple[int, SealedRange]]:
+    for chunk in engine.chunks("ledger.sql", "seals_between", from_us=from_us, to_us=to_us):
+        for journal_idx, leaf in chunk:
+            with contextlib.suppress(InvalidRecordError):  # the check of the journal names it
+                for found in parse_seal(bytes(leaf)).ranges:
+                    if any(_covers(found, mark) for mark in marks):
+                        yield journal_idx, found
+
+
+def _covers(found: SealedRange, mark: Mark) -> bool:
+    return found.partition == mark.partition and found.first <= mark.idx < found.end
+
+
+def _compared(engine: Engine, journal_idx: int, found: SealedRange) -> _Seal:
+    place = {"partition": found.partition, "first": found.first, "end": found.end}
+    rows = engine.rows("ledger.sql", "rows_between", **place)
+    right = len(rows) == found.count and _root(rows) == found.root
+    return _Seal(journal_idx, found.partition, found.first, found.end, right)
+
+
+def _root(rows: Sequence[Row]) -> bytes | None:
+    """The root over rows of the ledger; None where one has no leaf."""
+    names = ("kind", "run_id", "source_id", "source_seq", "events", "head", "offset", "received_us")
+    try:
+        leaves = [LedgerLeaf(**dict(zip(names, row, strict=True))).encode() for row in rows]
+    except InvalidRecordError:
+        return None
+    return root_of(b"".join(map(leaf_hash, leaves)))

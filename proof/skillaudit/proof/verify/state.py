@@ -49,14 +49,16 @@ def read_state(path: Path) -> VerifierState:
         return VerifierState(0, "", 0, 0)
     try:
         found: dict[str, Any] = orjson.loads(content)
-        if found["format"] != FORMAT:
-            raise ValueError(found["format"])
         root = bytes.fromhex(found["root"]).hex()
-        return VerifierState(
-            int(found["journal"]), root, int(found["checked_at_us"]), int(found["sealed_to"])
-        )
+        numbers = int(found["journal"]), int(found["checked_at_us"]), int(found["sealed_to"])
+        known = found["format"] == FORMAT
     except (KeyError, TypeError, ValueError) as exc:
         raise SettingsError(f"{path} is no state of a verifier; name another file, or remove it") from exc
+    if not known:
+        raise SettingsError(
+            f"{path} was written by another release; remove it, and the next check makes it anew"
+        )
+    return VerifierState(numbers[0], root, numbers[1], numbers[2])
 
 
 def write_state(path: Path, report: Report) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import duckdb
 
@@ -21,16 +20,6 @@ from skillaudit.proof.verify.single import check_run
 from skillaudit.proof.verify.sources import check_sources
 
 Progress = Callable[[str, int, int], None]
-SCHEMA_VIEWS: Final = (
-    "runs",
-    "events",
-    "ledger",
-    "journal",
-    "checkpoints",
-    "acts",
-    "refusals",
-    "pending_acts",
-)
 
 
 class Verifier:
@@ -51,14 +40,15 @@ class Verifier:
         return self._check_all(request, now_us)
 
     def _check_schema(self) -> None:
-        found = {row[0] for row in self._engine.rows("schema.sql", "views")}
-        missing = [name for name in SCHEMA_VIEWS if name not in found]
-        if "runs" in missing:
-            raise DatabaseError("this is no database of skillaudit; is it the right file?")
-        if missing:
+        try:
+            self._engine.run("schema.sql", "probe")
+        except DatabaseError as exc:
+            found = {row[0] for row in self._engine.rows("schema.sql", "views")}
+            if "runs" not in found:
+                raise DatabaseError("this is no database of skillaudit; is it the right file?") from exc
             raise DatabaseError(
                 "this database was written by an earlier release; open it once with `skillaudit consume`, which migrates it"
-            )
+            ) from exc
 
     def _check_all(self, request: VerifyRequest, now_us: int) -> Report:
         engine, findings = self._engine, Findings()
