@@ -66,7 +66,7 @@ def test_appended_leaves_give_the_trees_root_and_tiles(database):
         )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=6))
 def test_what_is_rolled_back_leaves_nothing_behind(steps):
     """Appends that are committed, in transactions of several; the others never were."""

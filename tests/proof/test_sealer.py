@@ -161,7 +161,7 @@ def test_offsets_that_begin_anew_are_sealed_by_their_rows(database):
     with database.transaction("made again") as cursor:
         cursor.execute("UPDATE store.positions SET next_offset = 0")
     database.add_rows("topic/0", 700, per_record=7)
-    sealer = Sealer(database, policy=SealPolicy(rows_max=90))
+    sealer = Sealer(database, policy=SealPolicy(rows_max=190))
     for number in itertools.count(1):
         if not sealer.step(NOW_US + number * MINUTE_US).behind_rows:
             break
