@@ -49,13 +49,13 @@ def main(plan: dict[str, Any]) -> int:
     fuse = Fuse(**(work.fuse or {}))
     database = open_fused(Path(work.path), fuse, cursor_kind(work.switched_off))
     notes.note(open=True)
-    policy = MaterializerPolicy(seal_rows=1_500, small_batch_records=1_000)
+    policy = MaterializerPolicy(seal_rows=1_500, small_batch_records=400)
     materializer = materializer_kind(work.switched_off)(database, policy=policy)
     stored = materializer.positions().get(stream.PARTITION)
     offset = stored.next_offset if stored else 0
     beside: list[threading.Thread] = []
     for number in range(work.batches):
-        batch = stream.records(offset, chance.choice((1, 2, 5, 12)))
+        batch = stream.records(offset, chance.choice((1, 2, 4, 9)))
         materializer.apply(batch)
         offset = batch[-1].next_offset
         notes.note(committed=offset)

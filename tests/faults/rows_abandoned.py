@@ -192,8 +192,8 @@ class Consumer:
     "abandoned-by-broker-time",
     about="Sources that beat for two hours while a person is asked, die, sleep and wake, close; a consumer on an injected clock that lags by up to an hour",
     full=200,
-    share=10,
-    test=2,
+    share=5,
+    test=1,
     off={"broker-time": "silence is judged by the consumer's own clock"},
 )
 async def by_broker_time(case: Case) -> None:
@@ -335,7 +335,7 @@ def _hearts(case: Case) -> dict[str, Any]:
     "abandoned-real-clock",
     about="An agent that waits longer than the limit, is stopped, woken and killed; embedded, limit 1.5 s",
     full=20,
-    share=2,
+    share=1,
     test=1,
     off=HEARTS,
 )
@@ -348,7 +348,7 @@ async def real_clock(case: Case) -> None:
     "abandoned-real-clock-kafka",
     about="The same through a broker, in the broker's time",
     full=20,
-    share=2,
+    share=1,
     test=0,
     off=HEARTS,
     off_in_tests=False,

@@ -36,7 +36,7 @@ from tests.support.waiting import until
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.contract.settings import Settings
 
-KILLS_IN_CASE = 10
+KILLS_IN_CASE = 5
 SYNTHETIC = "tests.faults.consumer_worker"
 ALONE = {"one-transaction": "positions are committed by themselves, after the rows"}
 
@@ -129,10 +129,10 @@ async def _finish(case: Case, life: Life, before: int) -> None:
 
 @row(
     "consumer-killed-at-random",
-    about="SIGKILL at a random moment of a consumer that applies, seals, checkpoints, purges and backs up, ten times on one database",
+    about="SIGKILL at a random moment of a consumer that applies, seals, checkpoints, purges and backs up, five times on one database",
     full=300,
-    share=20,
-    test=10,
+    share=10,
+    test=5,
     off={"numbers-kept": "of a run that is known no number is known"},
     resource=zygote,
 )
@@ -178,11 +178,12 @@ def _fuse(chance: random.Random) -> dict[str, Any]:
 
 @row(
     "consumer-killed-at-a-statement",
-    about="SIGKILL before, during or after an exact statement of a batch, a seal, a checkpoint, a purge, a backup; ten on one database",
+    about="SIGKILL before, during or after an exact statement of a batch, a seal, a checkpoint, a purge, a backup; five on one database",
     full=400,
-    share=40,
-    test=10,
+    share=20,
+    test=5,
     off=ALONE,
+    off_in_tests=False,
     resource=zygote,
 )
 async def killed_at_a_statement(case: Case) -> None:
@@ -221,7 +222,7 @@ def _migration_statements() -> int:
     "consumer-killed-migrating",
     about="SIGKILL before, during or after an exact statement of the migration of a file with schema 1",
     full=100,
-    share=10,
+    share=5,
     test=5,
     off={"migrated-whole": "every statement of a migration is committed by itself"},
     resource=zygote,
@@ -264,7 +265,7 @@ def _goes_on(path: Path) -> None:
 
 
 SERVICE = "tests.faults.service_worker"
-SERVICE_KILLS = 10
+SERVICE_KILLS = 5
 POLLED_POSITIONS = {
     "positions-in-database": "positions are kept when records are handed out, as automatic commits do it"
 }
@@ -278,9 +279,9 @@ async def broker_and_zygote() -> AsyncGenerator[tuple[str, Zygote]]:
 
 
 async def _kill_under_load(case: Case, settings: Settings, forking: Zygote) -> None:
-    """Ten consumers one after the other, each killed at an exact point or at a random moment, while two agents record."""
+    """Five consumers one after the other, each killed at an exact point or at a random moment, while two agents record."""
     chance = case.random
-    plan = {"runs": 220, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
+    plan = {"runs": 120, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
     async with Agents(case, settings, [plan, plan]) as agents:
         await agents.until_noted(20)
         for number in range(SERVICE_KILLS):
@@ -319,10 +320,10 @@ async def _killed(worker: Worker, after_s: float) -> None:
 
 @row(
     "consumer-killed-embedded",
-    about="SIGKILL of a consumer that reads the outbox of two recording agents: a batch polled, stored and not acknowledged, acknowledged, or at random; ten in a case",
+    about="SIGKILL of a consumer that reads the outbox of two recording agents: a batch polled, stored and not acknowledged, acknowledged, or at random; five in a case",
     full=100,
-    share=10,
-    test=10,
+    share=5,
+    test=5,
     off=POLLED_POSITIONS,
     off_in_tests=False,
     resource=zygote,
@@ -336,7 +337,7 @@ async def killed_embedded(case: Case) -> None:
     "consumer-killed-kafka",
     about="The same through a broker",
     full=100,
-    share=10,
+    share=5,
     test=0,
     off=POLLED_POSITIONS,
     off_in_tests=False,

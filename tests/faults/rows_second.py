@@ -118,15 +118,15 @@ async def refused(case: Case) -> None:
     check(case, settings, agents.noted())
 
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 @row(
     "two-materializers",
     about="Two materializers in one process on one file, taking the same batches one after the other and at once: the slower one is fenced",
     full=40,
-    share=10,
-    test=4,
+    share=4,
+    test=2,
     off={"compare-and-set": "a position is overwritten whoever moved it"},
 )
 async def two_materializers(case: Case) -> None:
@@ -145,7 +145,7 @@ def _two(case: Case) -> None:
         for _ in range(ROUNDS):
             stored = first.positions().get(stream.PARTITION)
             offset = stored.next_offset if stored else 0
-            batch = stream.records(offset, chance.choice((1, 3, 20)))
+            batch = stream.records(offset, chance.choice((1, 3, 16)))
             if chance.random() < 0.5:
                 fenced = _at_once([first, second], batch)
             else:
@@ -237,9 +237,10 @@ async def _restored(case: Case, settings: Settings, wrap: Any = as_it_is, timeou
     "restored-file-embedded",
     about="A backup takes the place of the file: what was consumed since is read again from the archive of the outbox",
     full=10,
-    share=2,
+    share=1,
     test=1,
     off={"archive": "outbox_keep_days=0: consumed segments are deleted"},
+    off_in_tests=False,
 )
 async def restored_embedded(case: Case) -> None:
     """The same runs and events as before."""
@@ -251,8 +252,8 @@ async def restored_embedded(case: Case) -> None:
     "restored-file-kafka",
     about="The same through a broker: the topic is read again from the backup's positions",
     full=10,
-    share=2,
-    test=1,
+    share=1,
+    test=0,
     off={"positions-in-database": "positions are kept beside the database, as automatic commits do it"},
     off_in_tests=False,
     resource=shared_broker,
@@ -272,7 +273,7 @@ async def restored_kafka(case: Case) -> None:
     about="Two consumers of one topic with a file each and no group, killed now and then under load: both hold the same runs and events in the end",
     full=10,
     share=1,
-    test=1,
+    test=0,
     off={"all-partitions": "each takes half of the partitions, as members of a consumer group do"},
     off_in_tests=False,
     resource=broker_and_zygote,

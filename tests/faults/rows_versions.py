@@ -109,8 +109,8 @@ class DemandingConsumer(OtherRelease):
     "old-agents-new-consumer",
     about="Records without any of the members that a newer release adds, read by a consumer that knows version 2 and those members",
     full=20,
-    share=3,
-    test=2,
+    share=2,
+    test=1,
     off={"optional": "what came later is demanded"},
 )
 async def old_agents(case: Case) -> None:
@@ -126,8 +126,8 @@ async def old_agents(case: Case) -> None:
     "new-agents-old-consumer",
     about="Version 1 with unknown members, version 2, unknown types of runs and sources, read by this release; upgraded then, and the dead letters replayed",
     full=20,
-    share=3,
-    test=2,
+    share=2,
+    test=1,
     off={"dead-letters": "what is not known is passed over"},
 )
 async def new_agents(case: Case) -> None:
@@ -189,7 +189,7 @@ def _without(value: bytes, names: Sequence[str]) -> bytes:
     "forwarder-older-than-agents",
     about="An agent of a newer release (unknown members, version 2, unknown types) whose outbox this release forwards, read by a consumer of the newer one",
     full=20,
-    share=3,
+    share=2,
     test=1,
     off={"bytes-kept": "the forwarder writes anew what it understands"},
     off_in_tests=False,
