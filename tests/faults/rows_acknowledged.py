@@ -72,6 +72,7 @@ def damage_file(kind: str, path: Path, other: bytes, chance: random.Random) -> N
     full=98,
     share=14,
     test=7,
+    off_in_tests=False,
     off={"checksum": "a damaged acknowledgement that reads as a good one, further ahead"},
     resource=shared_broker,
     broker=True,

@@ -176,6 +176,7 @@ class ImpatientService(CountingService):
     "and makes checkpoints; its space comes back at random moments",
     full=20,
     share=2,
+    off_in_tests=False,
     off={"waiting-for-space": "the consumer gives up at the first error that a full disk gives"},
     root=NEEDS_ROOT,
 )

@@ -21,11 +21,14 @@ from tests.faults.stage import (
     consume_all,
     database,
     embedded,
+    forward_all,
     is_drained,
+    shared_broker,
     stop_process,
+    through_kafka,
     wake_process,
 )
-from tests.faults.switches_consumer import WithHighWaterMark
+from tests.faults.switches_consumer import WithHighWaterMark, WithoutDuplicateDetection
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
@@ -36,6 +39,7 @@ from skillaudit.contract.errors import OutboxMismatchError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import RecordBatch
 from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer.forwarder_files import read_incidents
 
 HOUR_US = 3_600_000_000
 STEPS = 12
@@ -149,7 +153,8 @@ class TakesSilenceForDeath(OutboxSource):
     about="The machine sleeps for hours in the middle of runs: every clock that counts sleep jumps at once, and beside that "
     "agents and consumer are stopped and woken in any order",
     full=20,
-    share=4,
+    share=3,
+    off_in_tests=False,
     off={"silence-is-not-death": "a consumer that reads no more of whoever was silent for five minutes"},
 )
 async def machine_suspended(case: Case) -> None:
@@ -262,11 +267,15 @@ async def same_run_id(case: Case) -> None:
     case.note(conflicts=kept[0], behind_the_finish=len(stored & behind))
 
 
+def _is_up(service: ConsumerService) -> bool:
+    return service.caught_up.is_set() and (service.settings.uses_kafka or is_drained(service.settings))
+
+
 async def _consume_with(service: ConsumerService) -> None:
     stop = asyncio.Event()
     await service.start()
     running = asyncio.create_task(service.run(stop))
-    await until(lambda: running.done() or is_drained(service.settings), DRAIN_S)
+    await until(lambda: running.done() or _is_up(service), DRAIN_S)
     stop.set()
     await running
 
@@ -363,6 +372,46 @@ async def machine_cloned(case: Case) -> None:
     check(case, clone, before, expected=("incidents",))
     await consume_all(settings)
     check(case, settings, read_accounts([account]))
+
+
+@row(
+    "machine-cloned-kafka",
+    about="The same where both send to one topic: the copy's forwarder sends what the original's has sent, or will",
+    full=20,
+    share=3,
+    off={"duplicates-dropped": "a consumer that remembers no number"},
+    resource=shared_broker,
+    broker=True,
+)
+async def machine_cloned_kafka(case: Case) -> None:
+    """Every event is there once; the copy is named, and does not end a source that lives on elsewhere."""
+    settings = await through_kafka(case, case.resource, forwarder="none", segment_bytes=64 * 1024)
+    chance, account = case.random, case.directory / "account.jsonl"
+    consumer = WithoutDuplicateDetection if case.switched_off else ConsumerService
+    clone = dataclasses.replace(settings, data=case.directory / "clone")
+    with Sink.from_settings(settings) as sink:
+        notes = Notebook(str(account))
+        plan = Plan(account=str(account), seed=case.seed, runs=chance.randint(5, 40), leave_unfinished=1)
+        record(sink, plan, notes, 0)
+        if chance.random() < 0.5:
+            await forward_all(settings)
+        record(sink, dataclasses.replace(plan, seed=case.seed + 2), notes, 0)
+        shutil.copytree(settings.data, clone.data)
+        for sender in chance.sample([settings, clone], 2):
+            await forward_all(sender)
+            await _consume_with(consumer(settings))
+        plan = dataclasses.replace(plan, seed=case.seed + 1, leave_unfinished=0)
+        record(sink, plan, notes, 0)
+        source_id = sink.log.source_id if sink.log else ""
+        kinds = {incident["kind"] for incident in read_incidents(clone.outbox_dir / source_id)}
+        assert "copied" in kinds, f"the copy is named {kinds}"
+        sink.close(0)
+    await forward_all(settings)
+    await _consume_with(consumer(settings))
+    check(case, settings, read_accounts([account]))
+    with database(settings) as cursor:
+        ended = cursor.execute("SELECT closed_by FROM main.sources").fetchall()
+    assert ended == [("process",)], f"the source was ended by {ended}"
 
 
 async def _consume_partly(settings: Settings, chance: random.Random) -> None:

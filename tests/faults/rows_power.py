@@ -111,7 +111,10 @@ def judge_cut(
             for text in _judge_run(account, promised.get(run_id), completeness, liveness, logs)
         ]
     for name in ("conflicts", "dead_letters"):
-        wrong += [f"{name}: {found}" for found in cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()]
+        wrong += [
+            f"{name}: {found}"
+            for found in cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()
+        ]
     return wrong
 
 
@@ -143,7 +146,7 @@ def _judge_run(
     about="Power lost at random moments under two agents with fsync=always: what the disk (ext4 in four modes, loop device) "
     "held without the page cache is mounted again",
     full=200,
-    share=20,
+    share=15,
     test=5,
     off={"fsync": "outbox_fsync=never"},
     root=NEEDS_ROOT,
@@ -169,8 +172,9 @@ async def power_loss_outbox(case: Case) -> None:
     about="The same with fsync=never, for what a flush reported: committed to the database of a consumer beside the agents, "
     "or synced where nobody consumes",
     full=200,
-    share=20,
+    share=10,
     test=5,
+    off_in_tests=False,
     off={"fsync": "fsync and its like do nothing in the agents and in the consumer (seccomp)"},
     root=NEEDS_ROOT,
 )
