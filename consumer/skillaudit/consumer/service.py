@@ -251,14 +251,22 @@ class ConsumerService:
 
     def late_seal(self) -> str:
         """Why the ledger is not sealed as it should be, for supervisors; empty where it is, or is not to be. A database
-        that is made again from the events is not late: it has first to meet what was sealed before.
+        that is made again from the events has first to meet what was sealed before, and is late only if they all were read.
         """
-        notary = self.status.notary
-        age_s = notary.seal_age_s(self._clock.wall_us())
-        late = age_s > SEALS_LATE * self.settings.seal_interval_ms / 1000
-        if not late or notary.state is NotaryState.MEETING:
+        notary, now_us = self.status.notary, self._clock.wall_us()
+        limit_s = SEALS_LATE * self.settings.seal_interval_ms / 1000
+        if notary.state is NotaryState.MEETING:
+            if not self.caught_up.is_set() or now_us - notary.sealed_us < limit_s * 1e6:
+                return ""
+            return (
+                "all there is was read, and rows of the ledger that were sealed are not there: nothing is sealed until they "
+                "come, from the topics, the archive or a backup; see `skillaudit verify`"
+            )
+        age_s = notary.seal_age_s(now_us)
+        if age_s <= limit_s:
             return ""
-        return f"the ledger's newest {notary.behind_rows} rows have waited {age_s:.0f} s for a seal: {notary.last_error or 'it is behind'}"
+        why = notary.last_error or "it is behind"
+        return f"the ledger's newest {notary.behind_rows} rows have waited {age_s:.0f} s for a seal: {why}"
 
     async def wait_for(self, positions: Positions, timeout_s: float) -> None:
         """As `AuditReader.wait_for`, woken by commits."""
