@@ -31,6 +31,7 @@ EVENTS_PER_S = 500
 EVENTS_A_RUN = 16
 """On average, start and finish included: what the plans below give."""
 RECOVERY_S_MAX = 150.0
+"""For a backlog of 20 s, on a machine that has other work; a longer one is given as much more."""
 
 
 class FireAndForget(KafkaPublisher):
@@ -65,7 +66,7 @@ def _plans(case: Case, seconds: float) -> list[dict[str, Any]]:
             "logs_min": 4,
             "logs_max": 24,
             "events_per_s": each_per_s,
-            "flush_s": RECOVERY_S_MAX if not case.switched_off else 30.0,
+            "flush_s": RECOVERY_S_MAX + seconds if not case.switched_off else 30.0,
         }
         for _ in range(AGENTS)
     ]
@@ -109,10 +110,10 @@ async def _broker_away(case: Case, seconds: float) -> None:
             await asyncio.sleep(seconds)  # the fault's length
             case.note(recorded_meanwhile=agents.noted_lines() - before)
         back_s = time.monotonic()
-        await agents.join(RECOVERY_S_MAX + seconds)
+        await agents.join(RECOVERY_S_MAX + 2 * seconds)
         case.note(**{how: 1, "recovery_s": round(time.monotonic() - back_s, 1)})
         positions = read_positions(agents.account_files)
-        waiting = asyncio.ensure_future(consumer.wait_for(positions, RECOVERY_S_MAX))
+        waiting = asyncio.ensure_future(consumer.wait_for(positions, RECOVERY_S_MAX + seconds))
         await asyncio.wait((waiting, running), return_when=asyncio.FIRST_COMPLETED)
         assert not running.done(), f"the consumer ended: {running}"
         await waiting
@@ -145,7 +146,7 @@ async def broker_away_20_s(case: Case) -> None:
     test=0,
     resource=own_broker,
     broker=True,
-    case_s_max=1_200.0,
+    case_s_max=3_600.0,
 )
 async def broker_away_10_min(case: Case) -> None:
     """The same when the backlog is a few hundred thousand events."""
