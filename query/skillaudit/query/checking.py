@@ -25,7 +25,7 @@ class HttpVerifier(HttpReader):
     """Checks over HTTP. Keys and anchors are the caller's: they travel with the request."""
 
     async def verify(
-        self, request: VerifyRequest, progress: Callable[[str, int, int], None] = lambda *_: None
+        self, request: VerifyRequest, progress: Callable[[str, int, int], None] | None = None
     ) -> Report:
         """A check in the process that owns the database. Raises what the check raises there."""
         body = orjson.dumps(request_members(request))
@@ -41,7 +41,8 @@ class HttpVerifier(HttpReader):
                     if "problem" in found:
                         raise error_of(parse_problem(500, orjson.dumps(found["problem"])))
                     told = found["progress"]
-                    progress(str(told["what"]), int(told["done"]), int(told["of"]))
+                    if progress is not None:
+                        progress(str(told["what"]), int(told["done"]), int(told["of"]))
         except httpx.HTTPError as exc:
             raise UnreachableError(f"{self!r} broke off: {exc or type(exc).__name__}") from exc
         except (KeyError, TypeError, ValueError) as exc:

@@ -15,7 +15,7 @@ from skillaudit.storage.opening import caught_up, patiently
 Tell = Callable[[str, int, int], None]
 
 
-async def verify(settings: Settings, request: VerifyRequest, tell: Tell = lambda *_: None) -> Report:
+async def verify(settings: Settings, request: VerifyRequest, tell: Tell | None = None) -> Report:
     """Check the record: at `url`, else by the live owner of the database, else on the file itself, read-only.
 
     Embedded, with no file named, what waits in the outbox is read in first, as any reading command does. Raises
@@ -29,7 +29,7 @@ async def verify(settings: Settings, request: VerifyRequest, tell: Tell = lambda
 
 
 async def _open(
-    settings: Settings, request: VerifyRequest, tell: Tell, resources: contextlib.AsyncExitStack
+    settings: Settings, request: VerifyRequest, tell: Tell | None, resources: contextlib.AsyncExitStack
 ) -> Checks | Report:
     url = settings.url or await owner_url(settings)
     if url:
@@ -56,11 +56,11 @@ async def _file(settings: Settings) -> AsyncGenerator[Checks]:
         await asyncio.to_thread(connection.close)
 
 
-async def _followed(checks: Checks, request: VerifyRequest, tell: Tell) -> Report:
+async def _followed(checks: Checks, request: VerifyRequest, tell: Tell | None) -> Report:
     async with contextlib.aclosing(checks.run(request)) as lines:
         async for line in lines:
-            if isinstance(line, Progress):
-                tell(line.what, line.done, line.of)
-            else:
+            if not isinstance(line, Progress):
                 return line
+            if tell is not None:
+                tell(line.what, line.done, line.of)
     raise RuntimeError("a check ends with a report or an error")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from fastapi import APIRouter, Request
@@ -42,7 +42,7 @@ async def verify(request: Request, surface: SurfaceOf) -> StreamingResponse:
         raise InvalidRecordError("the request to verify is no JSON") from None
     if not isinstance(members, dict):
         raise InvalidRecordError("the request to verify is no JSON object")
-    lines = surface.checks.run(parse_request(members))
+    lines = surface.checks.run(parse_request(cast("dict[str, Any]", members)))
     first = await anext(lines)  # what is wrong from the start is an answer of its own
     return StreamingResponse(_lines(first, lines), media_type=LINES)
 
