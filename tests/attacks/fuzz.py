@@ -66,7 +66,7 @@ COVERED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 UNCOVERED: dict[str, str] = {
     "events_hot_b": "empty in this record; the same columns as its twin",
-    "journal_nodes": "no complete tile in so short a journal; test_attacks has one",
+    "journal_nodes": "no complete tile in so short a journal; tests/proof/verify/test_journal_check.py has one",
     "orphans": "runs without a start have no salt: nothing of them can be checked",
     "kept": "records kept aside; their numbers and tags stand in the run's head",
     "calls": "of bare Storages: unproven",

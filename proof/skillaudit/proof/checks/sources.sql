@@ -57,7 +57,9 @@ WHERE s.source_id IS NULL
    OR coalesce(s.claimed, 0) < coalesce(l.final, 0)
    OR s.due > s.claimed
    OR s.runs_started > s.claimed
-   OR (s.closed_by <> '' AND l.last_final IS NOT NULL AND s.runs_started <> l.last_final)
+   -- An embedded source that died is closed by whoever read it to its end: no record says so, and no row.
+   OR (s.closed_by <> '' AND l.last_final IS NOT NULL AND s.runs_started <> l.last_final
+        AND NOT (s.closed_by = 'adopter' AND s.topic = 'outbox'))
    OR (s.closed_by = 'process' AND l.last_final IS NULL AND s.topic NOT IN (
         SELECT regexp_replace(partition, '/[^/]*$', '') FROM ledger_from
    ))

@@ -1,0 +1,106 @@
+"""A journal long enough for tiles, held against them, its checkpoints and its anchors."""
+
+import contextlib
+
+import pytest
+from tests.proof.support import NAME, NOW_US, LedgerDatabase, signer
+
+from skillaudit.proof import merkle
+from skillaudit.proof.checkpoint import Checkpoint
+from skillaudit.proof.findings import Findings
+from skillaudit.proof.journal import Journal
+from skillaudit.proof.leaves import SealLeaf
+from skillaudit.proof.policy import Grade, Policy
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.journal import check_journal
+from skillaudit.proof.verify.request import VerifyRequest
+from skillaudit.proof.verify.witness import Anchored, AnchorReading
+
+LEAVES = 300
+
+
+@pytest.fixture
+def database():
+    with contextlib.closing(LedgerDatabase()) as made:
+        with made.transaction("append") as cursor:
+            leaves = [SealLeaf(NOW_US + n).encode() for n in range(LEAVES)]
+            cursor.execute(
+                "INSERT INTO store.journal SELECT unnest(range(?)), 0, 'seal', unnest(?::BLOB[])",
+                [LEAVES - 45, leaves[:-45]],
+            )
+            for leaf in leaves[-45:]:  # the tile becomes complete on the way
+                Journal(cursor).append(leaf, NOW_US)
+        yield made
+
+
+def check(database, request=None):
+    """(findings, state) of the journal alone."""
+    findings = Findings()
+    with contextlib.closing(database.cursor()) as cursor:
+        engine = Engine(cursor)
+        with engine.snapshot():
+            state = check_journal(engine, request or VerifyRequest(), findings, NOW_US + LEAVES)
+    return set(map(str, findings.counts)), state
+
+
+def change(database, text):
+    with database.transaction("tamper") as cursor:
+        cursor.execute(text)
+
+
+def hashes(database):
+    return [merkle.leaf_hash(row[0]) for row in database.read("SELECT leaf FROM journal ORDER BY idx")]
+
+
+def test_a_journal_agrees_with_its_tiles(database):
+    names, state = check(database)
+    assert (names, state.size) == (set(), LEAVES)
+    assert state.root == merkle.root_of(b"".join(hashes(database))).hex()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UPDATE store.journal_nodes SET hashes = hashes || '\\x00'::BLOB",
+        "UPDATE store.journal_nodes SET hashes = unhex(repeat('00', 8192))",
+        "UPDATE store.journal_nodes SET idx = 1",
+        "UPDATE store.journal_nodes SET level = 1",
+        "DELETE FROM store.journal_nodes",
+        "INSERT INTO store.journal_nodes SELECT * FROM store.journal_nodes",
+        "UPDATE store.journal SET idx = 400 WHERE idx = 299",
+        "DELETE FROM store.journal WHERE idx = 0",
+    ],
+)
+def test_tiles_and_numbers_are_held_against_the_leaves(database, text):
+    """A tile that is not that of the leaves, one too few or too many; a leaf with another number."""
+    change(database, text)
+    assert check(database)[0] == {"JOURNAL_ALTERED"}
+
+
+def test_every_prefix_that_was_signed_must_be_the_journals(database):
+    """Checkpoints at any size, the newest signed one proves."""
+    found = hashes(database)
+    for size in (1, 255, 256, 257, LEAVES):
+        note = Checkpoint(NAME, size, merkle.root_of(b"".join(found[:size]))).signed([signer()])
+        with database.transaction("sign") as cursor:
+            cursor.execute("INSERT INTO store.checkpoints VALUES (?, ?, 0, '{}')", [size, note])
+    policy = Policy(grade=Grade.SIGNED, keys=(signer().verifier.text,))
+    names, state = check(database, VerifyRequest(policy=policy))
+    assert (names, state.signed_size) == (set(), LEAVES)
+    change(
+        database,
+        "UPDATE store.journal SET leaf = (SELECT leaf FROM store.journal WHERE idx = 7) WHERE idx = 270",
+    )
+    names, state = check(database, VerifyRequest(policy=policy))
+    assert (names, state.signed_size) == ({"JOURNAL_REWRITTEN"}, 257)
+
+
+def test_an_anchor_in_the_same_hands_raises_no_grade(database):
+    """`trust = "same"`: what it holds is compared, and counts as much as the database."""
+    root = merkle.root_of(b"".join(hashes(database)))
+    seen = Anchored(NAME, LEAVES, root, NOW_US, "there", (), False, LEAVES, ())
+    for trust, anchored in (("other", LEAVES), ("same", 0), ("memory", 0)):
+        reading = AnchorReading(uri="file:/x", trust=trust, checkpoints=(seen,))
+        names, state = check(database, VerifyRequest(policy=Policy(grade=Grade.ANCHORED), anchors=(reading,)))
+        assert state.anchored_size == anchored
+        assert names == (set() if anchored else {"NOT_ANCHORED"})
