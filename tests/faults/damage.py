@@ -227,11 +227,13 @@ def copied(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
 
 
 def identity(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
-    """`source.json` is damaged."""
+    """`source.json` is damaged, or not there."""
     del foreign_dir
     path = source_dir / "source.json"
     content = path.read_bytes()
-    if chance.random() < 0.5:
+    if chance.random() < 0.3:
+        path.unlink()
+    elif chance.random() < 0.5:
         os.truncate(path, chance.randrange(len(content)))
     else:
         _overwrite(path, chance.randrange(len(content)), bytes([chance.randrange(256)]))

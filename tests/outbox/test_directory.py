@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.outbox.support import SOURCE_ID, HandMade, random_records, read_all, segment_bytes
 
@@ -96,6 +96,7 @@ def test_a_consumer_is_present_by_either_lock(source):
         assert not presence.is_consumed(SOURCE_ID)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 62), st.integers(0, 1 << 40), st.dictionaries(st.text(), st.integers(0, 1 << 62)))
 def test_an_acknowledgement_is_read_as_it_was_written(tmp_path_factory, position, records, positions):
     """Round trip."""
@@ -149,9 +150,22 @@ def test_status_tells_what_is_unreadable(source):
 
 
 def test_a_directory_being_made_is_no_source(tmp_path):
-    """`source.json` comes last, after the lock."""
-    HandMade.make(tmp_path)
+    """`source.json` comes last, after the lock and the first segment."""
+    source = HandMade.make(tmp_path)
     assert list_sources(tmp_path) == []
+    fill(source)
+    lock = FileLock(source.directory / "writer")
+    assert lock.try_acquire()
+    assert list_sources(tmp_path) == []
+    lock.release()
+
+
+def test_a_directory_that_lost_its_source_json_is_read(tmp_path):
+    """Nobody writes it, and there are segments: what they hold was told safe."""
+    source = HandMade.make(tmp_path)
+    records = fill(source)
+    (status,) = list_sources(tmp_path)
+    assert (status.identity, status.state, status.backlog_records) == (None, SourceState.DEAD, len(records))
 
 
 def test_acknowledged_segments_are_deleted_and_the_rest_reads_on(source):

@@ -7,7 +7,8 @@
     <outbox>/.removed-<source_id>/  a finished source on its way out
     <outbox>/<source_id>/           one process's life; made at first use, never reopened for writing
         source.json                 {"source_id", "host", "pid", "boot_id", "version", "created_us", ...} (identity.py);
-                                    written once the writer's lock is held: a directory without it is no source
+                                    written once the writer's lock is held: a directory without it is just being
+                                    made, or has lost it (nobody holds that lock, and there are segments)
         writer                      lock: the appending process lives
         reader                      lock: who forwards, from before its first read through every acknowledgement
         partitions                  the topic's partition count when the first forwarder came, for this source's life

@@ -14,8 +14,8 @@ import orjson
 from skillaudit.contract.errors import OutboxCorruptError, OutboxMismatchError
 from skillaudit.contract.outbox.acknowledgement import Acknowledgement, read_acknowledgement
 from skillaudit.contract.outbox.files import create_exclusively, read_optional
-from skillaudit.contract.outbox.identity import SourceIdentity, read_source
-from skillaudit.contract.outbox.layout import pack_position, unpack_position
+from skillaudit.contract.outbox.identity import SOURCE_FILE_NAME, SourceIdentity, read_source
+from skillaudit.contract.outbox.layout import list_segments, pack_position, unpack_position
 from skillaudit.contract.outbox.locks import is_locked
 from skillaudit.contract.outbox.reader import WRITER_LOCK_NAME
 from skillaudit.contract.outbox.scan import used_end
@@ -125,7 +125,8 @@ class SourceStatus:
 
 
 def list_source_dirs(outbox_dir: Path) -> list[Path]:
-    """The directories of sources, oldest first. A directory without `source.json` is just being made, or never was.
+    """The directories of sources, oldest first. One without `source.json` is just being made, or has lost it: it
+    counts once nobody writes it, where it has segments.
 
     One that may not be looked into is listed, first: whoever reads it meets the trouble and tells it.
     """
@@ -139,9 +140,14 @@ def list_source_dirs(outbox_dir: Path) -> list[Path]:
 
 def _made_ns(source_dir: Path) -> int:
     try:
-        return (source_dir / "source.json").stat().st_mtime_ns
+        return (source_dir / SOURCE_FILE_NAME).stat().st_mtime_ns
     except PermissionError:
         return 0
+    except FileNotFoundError:
+        # Whoever is making it holds the lock from before the first segment until after `source.json`.
+        if not list_segments(source_dir) or is_locked(source_dir / WRITER_LOCK_NAME):
+            raise
+        return source_dir.stat().st_mtime_ns
 
 
 def list_sources(outbox_dir: Path) -> list[SourceStatus]:
