@@ -24,17 +24,21 @@ from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
     check,
+    database,
     drain,
     embedded,
     shared_broker,
     through_kafka,
 )
 from tests.faults.zygote import KILLED, Worker, Zygote, zygote
-from tests.pipeline.support import environment
+from tests.pipeline.support import Command, environment
 from tests.support.waiting import until
 
 from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.service import ConsumerService
 from skillaudit.contract.settings import Settings
+from skillaudit.proof.anchors import open_anchor
+from skillaudit.proof.keys import generate_key
 
 KILLS_IN_CASE = 5
 SYNTHETIC = "tests.faults.consumer_worker"
@@ -278,10 +282,12 @@ async def broker_and_zygote() -> AsyncGenerator[tuple[str, Zygote]]:
         yield bootstrap, forking
 
 
-async def _kill_under_load(case: Case, settings: Settings, forking: Zygote) -> None:
+async def _kill_under_load(
+    case: Case, settings: Settings, forking: Zygote, *, after_s: float = 2.0, seal: bool = False
+) -> None:
     """Five consumers one after the other, each killed at an exact point or at a random moment, while two agents record."""
     chance = case.random
-    plan = {"runs": 120, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
+    plan = {"runs": 300 if seal else 120, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
     async with Agents(case, settings, [plan, plan]) as agents:
         await agents.until_noted(20)
         for number in range(SERVICE_KILLS):
@@ -289,11 +295,12 @@ async def _kill_under_load(case: Case, settings: Settings, forking: Zygote) -> N
                 SERVICE,
                 environment=environment(settings),
                 point=chance.choice(POINTS) if number % 3 else "",
-                at=chance.randint(1, 6),
+                at=chance.randint(1, 200 if seal else 6),
+                seal=seal,
                 switched_off=case.switched_off,
                 offsets=str(case.directory / "offsets.json"),
             )
-            await _killed(worker, chance.uniform(0.3, 2.0))
+            await _killed(worker, chance.uniform(0.3, after_s))
         await agents.join()
     case.injections = SERVICE_KILLS
     if not case.switched_off:
@@ -348,3 +355,50 @@ async def killed_kafka(case: Case) -> None:
     """The group's offsets are for people; the database knows where it is."""
     bootstrap, forking = case.resource
     await _kill_under_load(case, await through_kafka(case, bootstrap, **QUIET_SMALL), forking)
+
+
+VERIFIED = (0, 6)
+"""Nothing altered and nothing missing; whether that is proven is the verifier's policy, and here is none."""
+
+
+@row(
+    "consumer-killed-sealing",
+    about="The same while it seals its ledger every second, signs and anchors: afterwards the record verifies, and the journal is what the anchor holds",
+    full=100,
+    share=5,
+    test=0,
+    off=POLLED_POSITIONS,
+    off_in_tests=False,
+    resource=zygote,
+)
+async def killed_sealing(case: Case) -> None:
+    """A leaf, its rows and what was signed of it never disagree."""
+    key, anchor = case.directory / "key", f"file:{case.directory / 'anchor'}"
+    generate_key(key, "audit.example.org/fleet")
+    settings = embedded(case, **QUIET_SMALL, seal_key_file=key, seal_interval_ms=1_000, anchors=anchor)
+    await _kill_under_load(case, settings, case.resource, after_s=5.0, seal=True)
+    await _seal_all(settings)
+    words = ("verify", "--all", "--anchor", anchor, "--json")
+    verify = Command(settings, *words, logs=case.directory)
+    await verify.start()
+    code = await verify.join()
+    assert code in VERIFIED, f"verify ends with {code}: {verify.said()[-300:]}"
+    with contextlib.closing(open_anchor(anchor)) as opened, database(settings) as cursor:
+        newest = opened.newest()
+        leaves = cursor.execute("SELECT count(*), max(idx) + 1 FROM main.journal").fetchone()
+        assert newest is not None
+        assert leaves == (newest.content.checkpoint.size,) * 2, (
+            f"{leaves} leaves, {newest.content.checkpoint}"
+        )
+        case.note(leaves=leaves[0])
+
+
+async def _seal_all(settings: Settings) -> None:
+    """A consumer that seals what is left, and ends."""
+    service, stop = ConsumerService(settings, seal=True), asyncio.Event()
+    running = asyncio.create_task(service.run(stop))
+    try:
+        await until(lambda: running.done() or service.caught_up.is_set(), 60)
+    finally:
+        stop.set()
+        await running

@@ -28,6 +28,8 @@ class Service:
     environment: dict[str, str]
     point: str = ""
     at: int = 0
+    seal: bool = False
+    """Seals, signs and anchors beside."""
     switched_off: str = ""
     offsets: str = ""
     """Where a service keeps its positions that does not keep them in the database."""
@@ -110,7 +112,7 @@ async def _run(life: Service) -> None:
             made = CommitOnPoll(made, Path(life.offsets))
         return DyingSource(made, life.point, life.at)
 
-    service = ConsumerService(settings, source=source)
+    service = ConsumerService(settings, source=source, seal=life.seal)
     await service.start()
     if life.switched_off == "owner-lock":
         _lose_locks(settings)
