@@ -141,7 +141,7 @@ async def _perhaps_consuming(settings: Settings, wanted: bool) -> AsyncGenerator
 @contextlib.asynccontextmanager
 async def _consumer(service: ConsumerService) -> AsyncGenerator[None]:
     stop = asyncio.Event()
-    await service.start()
+    await service.open()
     running = asyncio.create_task(service.run(stop))
     try:
         yield

@@ -225,7 +225,10 @@ class OutboxSource:
 
     async def open(self, positions: Mapping[str, StoredPosition]) -> None:
         """As `RecordSource.open`. Raises `LockedError` where another consumer reads this directory."""
-        await asyncio.to_thread(self._open, positions)
+        try:
+            await asyncio.to_thread(self._open, positions)
+        except OSError as exc:
+            raise self._translate("open the outbox", exc) from exc
 
     async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
         """As `RecordSource.poll`."""
@@ -258,7 +261,7 @@ class OutboxSource:
             try:
                 await asyncio.shield(committing)
             except OSError as exc:
-                raise self._translate(exc) from exc
+                raise self._translate("acknowledge or archive what is consumed of", exc) from exc
             except asyncio.CancelledError:
                 # Locks are let go after this: nothing may be acknowledged or archived then.
                 await asyncio.wait((committing,))
@@ -269,8 +272,8 @@ class OutboxSource:
         async with self._turn:
             await asyncio.to_thread(self._close)
 
-    def _translate(self, exc: OSError) -> SkillauditError:
-        where = f"can't acknowledge or archive what is consumed of {self._outbox_dir}: {exc.strerror}"
+    def _translate(self, doing: str, exc: OSError) -> SkillauditError:
+        where = f"can't {doing} {self._outbox_dir}: {exc.strerror}"
         if exc.errno in FULL_ERRNOS:
             return DiskFullError(f"{where}; free some space")
         return StopError(f"{where}; check the disk and the permissions")

@@ -334,7 +334,7 @@ class ConsumerService:
                     raise _EndedError
                 try:
                     beginning.result()
-                except UnreachableError as exc:
+                except (UnreachableError, DiskFullError) as exc:
                     self._say(exc)
                     self.tried.set()
                     await asyncio.wait((stopping,), timeout=pause_s)
