@@ -17,7 +17,11 @@ QUEUE.mkdir(exist_ok=True)
 
 celery = Celery("faults", broker="filesystem://")
 celery.conf.update(
-    broker_transport_options={"data_folder_in": str(QUEUE), "data_folder_out": str(QUEUE)},
+    broker_transport_options={
+        "data_folder_in": str(QUEUE),
+        "data_folder_out": str(QUEUE),
+        "control_folder": str(QUEUE.with_name("control")),
+    },
     task_ignore_result=True,
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,
