@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 import tempfile
 import threading
 from itertools import pairwise
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tests.outbox.support import LOG, RESERVED, append, random_records, read_all, read_source_dir, settings
+from tests.support import small_fs
 
 from skillaudit.contract.clock import ManualClock
 from skillaudit.contract.errors import (
@@ -367,6 +369,25 @@ def test_a_volatile_file_system_is_warned_about(caplog):
             log.close(0)
     assert [record.message for record in caplog.records if "tmpfs" in record.message] != []
     assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(bool(small_fs.why_not()), reason=small_fs.why_not())
+def test_a_containers_own_layer_is_warned_about(tmp_path, caplog):
+    """An overlay goes with its container."""
+    with small_fs.small_fs(tmp_path, 8 * small_fs.MIB, kind="tmpfs") as base:
+        places = {name: base.path / name for name in ("lowerdir", "upperdir", "workdir", "merged")}
+        for place in places.values():
+            place.mkdir()
+        options = ",".join(f"{name}={place}" for name, place in places.items() if name != "merged")
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "none", str(places["merged"])], check=True)
+        try:
+            with caplog.at_level(logging.WARNING):
+                log = OutboxLog(settings(places["merged"]))
+                append(log, b"{}", RESERVED)
+                log.close(0)
+        finally:
+            small_fs.unmount(places["merged"])
+    assert "overlay" in caplog.text
 
 
 def test_repr_shows_the_state(log):
