@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import duckdb
 import orjson
@@ -39,6 +39,15 @@ _SQL: Final = statements("redaction.sql")
 MISSING_SALTS_MAX: Final = 10_000
 """Numbers of a run that never arrived and whose salts are kept nevertheless, should they come."""
 REDACTED_TEXT: Final = "[redacted]"
+Columns: TypeAlias = Mapping[str, Kind]
+_SALTS: Final[Columns] = {"run_key": Kind.I64, "seq": Kind.I64, "field": Kind.TEXT, "salt": Kind.TEXT}
+_TAKEN: Final[Columns] = {
+    "run_key": Kind.I64,
+    "seq": Kind.I64,
+    "field": Kind.TEXT,
+    "digest": Kind.BLOB,
+    "act_id": Kind.TEXT,
+}
 _JSON_FIELDS: Final = frozenset({"inputs", "attributes"})
 _FIELDS_OF: Final = {STARTED: START_FIELDS, FINISHED: FINISH_FIELDS}
 
@@ -149,12 +158,12 @@ class Redactor:
         return self._mark(run, erased=erased)
 
     def _erase(self, run: RunRow) -> int:
-        logs = [Target(row[0]) for row in self._execute("logs_left", run_key=run.run_key)]
         fields = [Target(0, name) for name in START_FIELDS]
         finished = self._execute("content", run_key=run.run_key)[0][6]
         if finished:
             fields += [Target(run.finish, name) for name in FINISH_FIELDS]
-        done = self._take_out(run, [*fields, *logs])
+        done = self._take_out_fields(run, fields)
+        done += self._take_out_logs(run, self._execute("logs_left", run_key=run.run_key))
         self._blank_conflicts(run, None)
         self._mark(run, erased=True)
         return done
@@ -171,7 +180,7 @@ class Redactor:
                 if (number, field) not in gone
             ]
             if rows:
-                self._add_salts(rows)
+                self._write("left_salts", _SALTS, rows)
             self._execute("forget_salt", run_key=run.run_key)
         return True
 
@@ -187,40 +196,55 @@ class Redactor:
         return [Target(seq)]
 
     def _take_out(self, run: RunRow, targets: Sequence[Target]) -> int:
-        done = set(self._execute("redacted", run_key=run.run_key))
-        left = [target for target in targets if (target.seq, target.field) not in done]
-        fields = [target for target in left if target.field is not None]
-        self._take_out_fields(run, fields)
-        logs = [target.seq for target in left if target.field is None]
-        return len(fields) + self._take_out_logs(run, logs)
+        logs = [target.seq for target in targets if target.field is None]
+        rows = (
+            [row for row in self._execute("logs_left", run_key=run.run_key) if row[0] in logs] if logs else []
+        )
+        fields = [target for target in targets if target.field is not None]
+        return self._take_out_fields(run, fields) + self._take_out_logs(run, rows)
 
-    def _take_out_fields(self, run: RunRow, targets: Sequence[Target]) -> None:
-        if not targets:
-            return
+    def _take_out_fields(self, run: RunRow, targets: Sequence[Target]) -> int:
+        """Those that are not taken out yet; returns how many."""
+        done = set(self._execute("redacted_fields", run_key=run.run_key))
+        left = [target for target in targets if tuple(target) not in done]
         names = (*START_FIELDS, *FINISH_FIELDS)
         content: dict[str, str] = dict(
             zip(names, self._execute("content", run_key=run.run_key)[0], strict=False)
         )
-        for seq, name in targets:
+        for seq, name in left:
             assert name is not None  # noqa: S101  fields only
-            salt = self._salt(run, seq, name)
+            salt = self._field_salt(run, seq, name)
             digest = bytes.fromhex(field_digest(salt, name, content[name].encode()).decode()) if salt else b""
             text = self._json if name in _JSON_FIELDS else REDACTED_TEXT
             statement = _SQL["blank_field"].format(field=name)
             self._cursor.execute(statement, {"run_key": run.run_key, "text": text})
-            self._note(run, seq, name, digest)
+            where = {"run_key": run.run_key, "seq": seq, "field": name}
+            self._execute("add_redaction", **where, digest=digest, act_id=self._act_id)
+            self._execute("delete_field_salt", **where)
+        return len(left)
 
-    def _take_out_logs(self, run: RunRow, numbers: Sequence[int]) -> int:
-        taken: list[int] = []
-        for number in numbers:
-            for seq, event_type, at_us, payload in self._execute("log", run_key=run.run_key, seq=number):
-                salt = self._salt(run, seq, None)
-                header = log_header(seq, at_us, event_type)
-                digest = bytes.fromhex(event_digest(salt, header, payload.encode())) if salt else b""
-                self._note(run, seq, None, digest)
-                taken.append(seq)
-        if taken:
-            self._put_back(run, taken)
+    def _field_salt(self, run: RunRow, seq: int, field: str) -> bytes:
+        """Of one field; empty where none is known: a bare Storage's run has none."""
+        if run.salt:
+            return field_salt(run.salt, seq, field)
+        found = self._execute("field_salt", run_key=run.run_key, seq=seq, field=field)
+        return str(found[0][0]).encode() if found else b""
+
+    def _take_out_logs(self, run: RunRow, rows: Sequence[tuple[int, str, int, str]]) -> int:
+        """Rows of the events: number, type, time, payload. A run may have very many: a few statements for all."""
+        if not rows:
+            return 0
+        known: dict[int, str] = {} if run.salt else dict(self._execute("event_salts", run_key=run.run_key))
+        taken: list[tuple[int, int, str | None, bytes, str]] = []
+        for seq, event_type, at_us, payload in rows:
+            salt = event_salt(run.salt, seq) if run.salt else known.get(seq, "").encode()
+            header = log_header(seq, at_us, event_type)
+            digest = bytes.fromhex(event_digest(salt, header, payload.encode())) if salt else b""
+            taken.append((run.run_key, seq, None, digest, self._act_id))
+        self._write("taken_logs", _TAKEN, taken)
+        numbers = [row[1] for row in taken]
+        self._execute("delete_event_salts", run_key=run.run_key, numbers=numbers)
+        self._put_back(run, numbers)
         return len(taken)
 
     def _put_back(self, run: RunRow, numbers: Sequence[int]) -> None:
@@ -231,19 +255,6 @@ class Redactor:
         self._cursor.execute(_SQL["put_logs"].format(table=self._moment.hot))
         self._cursor.execute(_SQL["drop_logs"])
         self.rows += len(numbers)
-
-    def _note(self, run: RunRow, seq: int, field: str | None, digest: bytes) -> None:
-        where = {"run_key": run.run_key, "seq": seq, "field": field}
-        self._execute("add_redaction", **where, digest=digest, act_id=self._act_id)
-        if not run.salt:
-            self._execute("delete_salt", **where)
-
-    def _salt(self, run: RunRow, seq: int, field: str | None) -> bytes:
-        """Of one place; empty where none is known: a bare Storage's run has none."""
-        if run.salt:
-            return field_salt(run.salt, seq, field) if field is not None else event_salt(run.salt, seq)
-        found = self._execute("salt", run_key=run.run_key, seq=seq, field=field)
-        return str(found[0][0]).encode() if found else b""
 
     def _mark(self, run: RunRow, *, erased: bool) -> bool:
         """Remember that the run lost content, and forget its salt if it can be; whether it is forgotten."""
@@ -259,11 +270,10 @@ class Redactor:
             )
         return changed[1]
 
-    def _add_salts(self, rows: Sequence[tuple[int, int, str | None, str]]) -> None:
-        columns = {"run_key": Kind.I64, "seq": Kind.I64, "field": Kind.TEXT, "salt": Kind.TEXT}
-        self._cursor.register("left_salts", make_table(columns, rows))
-        self._cursor.execute(_SQL["add_salts"])
-        self._cursor.unregister("left_salts")
+    def _write(self, statement: str, columns: Columns, rows: Sequence[Sequence[Any]]) -> None:
+        self._cursor.register(statement, make_table(columns, rows))
+        self._cursor.execute(_SQL[statement])
+        self._cursor.unregister(statement)
 
     # copies
 

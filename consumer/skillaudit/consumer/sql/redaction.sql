@@ -29,9 +29,6 @@ WHERE run_key = $run_key AND NOT EXISTS (
 )
 ORDER BY sequence
 
--- name: log_numbers
-SELECT sequence FROM main.events WHERE run_key = $run_key ORDER BY sequence
-
 -- name: take_logs
 -- The rows again, without their content; before they are deleted and put back.
 CREATE OR REPLACE TEMP TABLE blanked AS
@@ -57,13 +54,26 @@ INSERT INTO store.redactions VALUES ($run_key, $seq, $field, $digest, $act_id)
 -- name: redacted
 SELECT seq, field FROM store.redactions WHERE run_key = $run_key
 
--- name: salt
-SELECT salt FROM store.run_salts WHERE run_key = $run_key AND seq = $seq AND field IS NOT DISTINCT FROM $field
+-- name: redacted_fields
+SELECT seq, field FROM store.redactions WHERE run_key = $run_key AND field IS NOT NULL
 
--- name: delete_salt
-DELETE FROM store.run_salts WHERE run_key = $run_key AND seq = $seq AND field IS NOT DISTINCT FROM $field
+-- name: taken_logs
+INSERT INTO store.redactions BY NAME SELECT * FROM taken_logs
 
--- name: add_salts
+-- name: field_salt
+SELECT salt FROM store.run_salts WHERE run_key = $run_key AND seq = $seq AND field = $field
+
+-- name: delete_field_salt
+DELETE FROM store.run_salts WHERE run_key = $run_key AND seq = $seq AND field = $field
+
+-- name: event_salts
+SELECT seq, salt FROM store.run_salts WHERE run_key = $run_key AND field IS NULL
+
+-- name: delete_event_salts
+DELETE FROM store.run_salts
+WHERE run_key = $run_key AND field IS NULL AND seq IN (SELECT unnest($numbers::BIGINT[]))
+
+-- name: left_salts
 INSERT INTO store.run_salts BY NAME SELECT * FROM left_salts
 
 -- name: forget_salt
