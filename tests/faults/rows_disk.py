@@ -17,6 +17,7 @@ from tests.support.small_fs import MIB, SmallFs, small_fs
 from tests.support.waiting import until
 
 from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.contract.errors import DiskFullError
 from skillaudit.contract.settings import Settings
 
 OUTBOX_BYTES = 8 * MIB
@@ -203,8 +204,21 @@ async def disk_full_database(case: Case) -> None:
         finally:
             disk.free()
         case.note(opened_again=service.opened - 1)
+        await _start_on_full(disk, settings)
         await consume_all(settings)
         check(case, settings, agents.noted())
+
+
+async def _start_on_full(disk: SmallFs, settings: Settings) -> None:
+    """Another consumer starts while there is no space at all: it serves what is stored, or says why not."""
+    disk.fill()
+    service = ConsumerService(settings)
+    try:
+        with contextlib.suppress(DiskFullError):
+            await service.open()
+    finally:
+        await service.close()
+        disk.free()
 
 
 async def _full_once(disk: SmallFs, service: ConsumerService, chance: random.Random) -> None:

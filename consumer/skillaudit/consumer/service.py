@@ -64,7 +64,8 @@ from skillaudit.contract.errors import (
     StopError,
     UnreachableError,
 )
-from skillaudit.contract.owner import Owner, remove_owner, write_owner
+from skillaudit.contract.outbox.files import FULL_ERRNOS
+from skillaudit.contract.owner import Owner, owner_file, remove_owner, write_owner
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import Finding, RecordBatch, RecordSource
 from skillaudit.contract.storage import Positions
@@ -742,7 +743,13 @@ class ConsumerService:
             started_us=self._clock.wall_us(),
             database_id=self.database.database_id,
         )
-        write_owner(self.settings.database, self._owner)
+        try:
+            write_owner(self.settings.database, self._owner)
+        except OSError as exc:
+            where = f"can't write {owner_file(self.settings.database)}: {exc.strerror}"
+            if exc.errno in FULL_ERRNOS:
+                raise DiskFullError(f"{where}; free some space") from exc
+            raise DatabaseError(f"{where}; check the disk and the permissions") from exc
 
     async def _fail(self, exc: BaseException) -> None:
         """What `exc` means for the status and, where going on would lose or falsify something, the incidents."""
