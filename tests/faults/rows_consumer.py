@@ -294,8 +294,8 @@ async def _kill_under_load(
             worker = await forking.fork(
                 SERVICE,
                 environment=environment(settings),
-                point=chance.choice(POINTS) if number % 3 else "",
-                at=chance.randint(1, 200 if seal else 6),
+                point=chance.choice(POINTS) if number % 3 and not seal else "",
+                at=chance.randint(1, 6),
                 seal=seal,
                 switched_off=case.switched_off,
                 offsets=str(case.directory / "offsets.json"),
@@ -376,7 +376,7 @@ async def killed_sealing(case: Case) -> None:
     key, anchor = case.directory / "key", f"file:{case.directory / 'anchor'}"
     generate_key(key, "audit.example.org/fleet")
     settings = embedded(case, **QUIET_SMALL, seal_key_file=key, seal_interval_ms=1_000, anchors=anchor)
-    await _kill_under_load(case, settings, case.resource, after_s=5.0, seal=True)
+    await _kill_under_load(case, settings, case.resource, after_s=6.0, seal=True)
     await _seal_all(settings)
     words = ("verify", "--all", "--anchor", anchor, "--json")
     verify = Command(settings, *words, logs=case.directory)
