@@ -190,6 +190,25 @@ def test_bare_runs_and_open_runs_are_not_proven(load):
     assert {"RUN_UNPROVEN", "RUN_OPEN"} <= set(report.counts)
 
 
+def test_a_run_of_a_replayed_dead_letter_is_unproven(load):
+    """It has no row in the ledger and never will: not forged, and not proven either."""
+    loaded = load(recorded(2))
+    run_id = loaded.cursor.execute("SELECT id FROM runs").fetchone()[0]
+    loaded.cursor.execute("DELETE FROM store.ledger WHERE run_id <> ''")
+    loaded.cursor.execute("UPDATE store.ledger SET idx = 0")
+    loaded.cursor.execute("UPDATE store.positions SET ledger_next = 1")
+    assert "RUN_UNLISTED" in Verifier(loaded.cursor).check(VerifyRequest(), NOW_US).counts
+    loaded.cursor.execute(
+        "INSERT INTO store.dead_letters SELECT 1, partition, record_offset, record_offset + 1, NULL, ''::BLOB, 0, now(), '',"
+        " 'replayed', now() FROM store.runs"
+    )
+    report = Verifier(loaded.cursor).check(VerifyRequest(), NOW_US)
+    assert "RUN_UNLISTED" not in report.counts
+    assert report.counts["RUN_UNPROVEN"] == 1
+    alone = Verifier(loaded.cursor).check(VerifyRequest(run_ids=(run_id,)), NOW_US)
+    assert (alone.exit_code, alone.counts["RUN_UNPROVEN"]) == (6, 1)
+
+
 def test_the_scope_limits_what_is_looked_at(load):
     """--since and --until by the run's start."""
     loaded = load(recorded(2))

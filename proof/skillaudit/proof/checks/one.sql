@@ -35,7 +35,11 @@ FROM ledger WHERE run_id = $run_id ORDER BY partition, idx
 -- What there may be of it beside its row, its events and the ledger's rows; mostly nothing.
 SELECT
     (SELECT count(*) FROM conflicts WHERE run_key = $run_key),
-    (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic),
+    (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic) > $run_key
+        OR (
+            SELECT count(*) FROM dead_letters
+            WHERE state = 'replayed' AND (TRY(decode(key)) = $run_id OR (partition = $partition AND record_offset = $record_offset))
+        ) > 0,
     (SELECT list([seq::VARCHAR, field, hex(digest), act_id]) FROM redactions WHERE run_key = $run_key),
     (SELECT list([seq::VARCHAR, field, salt]) FROM run_salts WHERE run_key = $run_key),
     (SELECT list(seq) FROM refusals WHERE run_key = $run_key)

@@ -22,6 +22,13 @@ lower(hex(max_by(l.head, l.events) FILTER (l.kind IN ('progress', 'closed') AND 
     AS progress_head,
 max(l.events) FILTER (l.kind = 'closed' AND l.source_id = r.source_id) AS closed_events
 
+-- fragment: replayed
+-- A dead letter that was replayed had its place in the ledger's order, and made no row there.
+(
+    r.id IN (SELECT TRY(decode(key)) FROM dead_letters WHERE state = 'replayed' AND key IS NOT NULL)
+    OR (r.partition, r.record_offset) IN (SELECT (partition, record_offset) FROM dead_letters WHERE state = 'replayed')
+)
+
 -- name: make_marks
 -- The ledger's facts of all runs in the scope, in the order in which the chunks ask for them.
 CREATE OR REPLACE TEMP TABLE marks AS
@@ -217,7 +224,7 @@ judged AS (
         strlen(r.output) + strlen(r.error) AS length_of_end, g.* EXCLUDE (run_key, lines),
         m.* EXCLUDE (run_key), coalesce(c.stored_conflicts, 0) AS stored_conflicts,
         coalesce(x.redactions, 0) AS redactions,
-        r.run_key < coalesce(f.first_listed, 0) AS before_ledger,
+        r.run_key < coalesce(f.first_listed, 0) OR {replayed} AS before_ledger,
         sha256(prefix || array_to_string(list_transform(g.lines, lambda x: x.line), '')) AS head_now,
         sha256(prefix || g.lines[1].line) AS start_head_now,
         CASE WHEN r.lost = '' THEN
@@ -245,6 +252,7 @@ judged AS (
 )
 
 -- fragment: wrong_numbers
+-- Of all these: what is not known to be false counts as wrong, since a value that is not there compares as neither.
 -- The numbers are not those that the run's own row says are there; or they are to be told one by one.
 logs IS DISTINCT FROM events_stored
 OR (missing <> '' AND completeness <> 'incomplete')
@@ -261,7 +269,7 @@ END
 -- fragment: wrong_marks
 (coalesce(start_rows, 0) = 0 AND NOT before_ledger)
 OR start_head IS DISTINCT FROM start_head_other
-OR (start_rows > 0 AND (start_source_id IS DISTINCT FROM source_id OR start_source_seq IS DISTINCT FROM source_seq))
+OR (coalesce(start_rows, 0) > 0 AND (start_source_id IS DISTINCT FROM source_id OR start_source_seq IS DISTINCT FROM source_seq))
 OR finish_head IS DISTINCT FROM finish_head_other
 OR finish_events IS DISTINCT FROM finish_events_other
 OR (finish_events IS DISTINCT FROM finish_seq + 1 AND NOT (finish_events IS NULL AND before_ledger))
@@ -279,12 +287,12 @@ OR (finish_seq IS NULL AND (
     OR total_output_tokens <> 0 OR total_thinking_tokens <> 0
 ))
 OR conflicts <> stored_conflicts
-OR (start_received_us > 0 AND epoch_us(received_at) <> start_received_us)
-OR (start_rows > 0 AND (partition IS DISTINCT FROM start_partition OR record_offset IS DISTINCT FROM start_offset))
+OR (coalesce(start_received_us, 0) > 0 AND epoch_us(received_at) <> start_received_us)
+OR (coalesce(start_rows, 0) > 0 AND (partition IS DISTINCT FROM start_partition OR record_offset IS DISTINCT FROM start_offset))
 
 -- fragment: wrong_content
 bad > 0
-OR (start_rows > 0 AND start_head IS DISTINCT FROM start_head_now)
+OR (coalesce(start_rows, 0) > 0 AND start_head IS DISTINCT FROM start_head_now)
 OR (finish_seq IS NOT NULL AND head_now IS DISTINCT FROM head_stored AND completeness <> 'incomplete' AND NOT has_refusals)
 OR (progress_head_now IS NOT NULL AND progress_head_now IS DISTINCT FROM progress_head)
 OR (epoch_us(last_event_at) IS DISTINCT FROM last_us AND NOT has_refusals)
@@ -317,7 +325,7 @@ run_key, id, logs,
         coalesce(start_received_us > 0 AND epoch_us(started_at) > start_received_us + $ahead_us, false) AS ahead,
         coalesce(start_rows, 0) = 0 AS unlisted,
         redactions > 0 AS redacted,
-        has_refusals OR completeness NOT IN ('complete', 'open', 'declared-loss') AS told
+        (has_refusals OR completeness NOT IN ('complete', 'open', 'declared-loss')) IS NOT FALSE AS told
 
 -- name: chunk
 -- Of a chunk: how many runs and events were looked at; the keys of the runs to be looked at one by one, those where
@@ -328,7 +336,7 @@ WITH {lines}
 FROM (
     SELECT
         {classes},
-        {wrong_marks} OR {wrong_columns} OR {wrong_content} OR ({wrong_numbers}) AS off
+        ({wrong_marks} OR {wrong_columns} OR {wrong_content} OR ({wrong_numbers})) IS NOT FALSE AS off
     FROM judged
 )
 
@@ -371,7 +379,7 @@ judged AS (
         greatest(coalesce(n.top_log, 0), coalesce(r.finish_seq, 0)) AS top,
         coalesce(n.logs, 0) + 1 + (r.finish_seq IS NOT NULL)::BIGINT + coalesce(l.lost_numbers, 0) AS covered,
         greatest(epoch_us(r.started_at), epoch_us(r.finished_at), n.last_log_us) AS last_us,
-        r.run_key < coalesce(f.first_listed, 0) AS before_ledger, lower(hex(r.head)) AS head_stored
+        r.run_key < coalesce(f.first_listed, 0) OR {replayed} AS before_ledger, lower(hex(r.head)) AS head_stored
     FROM chosen AS r
     LEFT JOIN numbers AS n ON n.run_key = r.run_key
     LEFT JOIN loss AS l ON l.run_key = r.run_key
@@ -386,7 +394,7 @@ judged AS (
 FROM (
     SELECT
         {classes},
-        {wrong_marks} OR {wrong_columns} OR ({wrong_numbers})
-            OR (epoch_us(last_event_at) IS DISTINCT FROM last_us AND NOT has_refusals) AS off
+        ({wrong_marks} OR {wrong_columns} OR ({wrong_numbers})
+            OR (epoch_us(last_event_at) IS DISTINCT FROM last_us AND NOT has_refusals)) IS NOT FALSE AS off
     FROM judged
 )

@@ -89,7 +89,7 @@ class RunFacts:
     lost_readable: bool = True
     stored_conflicts: int = 0
     before_ledger: bool = False
-    """The run may have started in what an earlier release stored without a ledger."""
+    """The run may have started in what an earlier release stored without a ledger, or in a dead letter replayed later."""
     logs: Ranges = ()
     logs_stored: int = 0
     repeated: Ranges = ()
@@ -200,8 +200,9 @@ class _Line(NamedTuple):
 def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     """All facts of the run of this row of `runs`, in the engine's snapshot."""
     run_key, run_id = row["run_key"], row["id"]
-    found = engine.rows("one.sql", "rest_of_run", run_key=run_key, topic=row["topic"])[0]
-    conflicts, first_listed, redactions, salts, refused = found
+    names = ("run_key", "topic", "partition", "record_offset")
+    found = engine.rows("one.sql", "rest_of_run", run_id=run_id, **{name: row[name] for name in names})[0]
+    conflicts, before_ledger, redactions, salts, refused = found
     marks = [Mark(*mark) for mark in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
     facts = RunFacts(
         row=row,
@@ -212,7 +213,7 @@ def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
         ],
         refused=ranges.of(refused or ()),
         stored_conflicts=conflicts,
-        before_ledger=run_key < first_listed,
+        before_ledger=before_ledger,
     )
     try:
         facts.declared = ranges.subtract(ranges.normalized(parse_ranges(row["lost"])), facts.refused)

@@ -360,7 +360,11 @@ def _state(facts: RunFacts) -> Iterator[Finding]:
             facts, Kind.RUN_OPEN, "was abandoned: its source is gone, and its last events are not proven"
         )
     if facts.before_ledger and not any(mark.kind == "start" for mark in facts.marks):
-        yield _of(facts, Kind.RUN_UNPROVEN, "was stored by a release that kept no ledger")
+        yield _of(
+            facts,
+            Kind.RUN_UNPROVEN,
+            "is in no ledger: it was stored by an earlier release, or by a dead letter replayed later",
+        )
     redacted = len({(it.seq, it.field) for it in facts.redactions})
     if redacted:
         yield _of(facts, Kind.REDACTED, f"{redacted} redactions; what is left is proven")

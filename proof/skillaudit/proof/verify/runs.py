@@ -30,7 +30,11 @@ _PLAIN: Final = (
     ("abandoned", Kind.RUN_ABANDONED, "was abandoned, and everything that its source recorded of it is here"),
     ("lossy", Kind.RUN_DECLARED_LOSS, "its agent declared events lost"),
     ("ahead", Kind.CLOCK_JUMP, "is dated after it was received: the host's clock was ahead"),
-    ("unlisted", Kind.RUN_UNPROVEN, "was stored by a release that kept no ledger"),
+    (
+        "unlisted",
+        Kind.RUN_UNPROVEN,
+        "is in no ledger: it was stored by an earlier release, or by a dead letter replayed later",
+    ),
     ("redacted", Kind.REDACTED, "has redactions; what is left is proven"),
 )
 """What is no fault, by the columns of the chunk's answer."""
