@@ -199,7 +199,7 @@ class _Line(NamedTuple):
 
 def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     """All facts of the run of this row of `runs`, in the engine's snapshot."""
-    run_key, run_id = row["run_key"], row["id"]
+    run_id = row["id"]
     names = ("run_key", "topic", "partition", "record_offset")
     found = engine.rows("one.sql", "rest_of_run", run_id=run_id, **{name: row[name] for name in names})[0]
     conflicts, before_ledger, redactions, salts, refused = found
