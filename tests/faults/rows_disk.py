@@ -196,14 +196,16 @@ async def disk_full_database(case: Case) -> None:
         agents = Agents(case, settings, plans)
         try:
             async with agents, _consumer(service):
+                met = 0
                 for _ in range(ROUNDS):
-                    await _full_once(disk, service, chance)
+                    met += await _full_once(disk, service, agents, chance)
                 disk.free()
+                assert met, "the disk was never full while something was written"
                 await agents.join()
                 await until(lambda: is_drained(settings) or _stopped(service), DRAIN_S)
         finally:
             disk.free()
-        case.note(opened_again=service.opened - 1)
+        case.note(opened_again=service.opened - 1, full=met)
         await _start_on_full(disk, settings)
         await consume_all(settings)
         check(case, settings, agents.noted())
@@ -221,18 +223,26 @@ async def _start_on_full(disk: SmallFs, settings: Settings) -> None:
         disk.free()
 
 
-async def _full_once(disk: SmallFs, service: ConsumerService, chance: random.Random) -> None:
-    """Some batches, then no space until the consumer says so; then reads must still be answered."""
-    before = service.status.batches
-    await until(lambda: service.status.batches > before + chance.randrange(5) or _stopped(service))
+async def _full_once(disk: SmallFs, service: ConsumerService, agents: Agents, chance: random.Random) -> bool:
+    """Some batches, then no space until the consumer says so; whether it did before all was written."""
+
+    def at_rest() -> bool:
+        return _stopped(service) or (
+            not any(p.running for p in agents.processes) and is_drained(service.settings)
+        )
+
+    before, more = service.status.batches, chance.randrange(5)
+    await until(lambda: service.status.batches > before + more or at_rest(), DRAIN_S)
     disk.fill(chance.randrange(chance.choice((200 * 1024, 3 * MIB))))
-    await until(lambda: service.status.state is not ServiceState.RUNNING)
+    await until(lambda: service.status.state is not ServiceState.RUNNING or at_rest(), DRAIN_S)
     told = service.status.last_error
-    assert "disk is full" in told, f"{service.status.state.value}: {told}"
+    full = service.status.state is not ServiceState.RUNNING
+    assert not full or "disk is full" in told, f"{service.status.state.value}: {told}"
     await asyncio.sleep(chance.uniform(0, 0.3))
     disk.free(chance.randrange(8_192))
     await asyncio.sleep(chance.uniform(0, 0.1))
     disk.free()
+    return full
 
 
 def _stopped(service: ConsumerService) -> bool:
