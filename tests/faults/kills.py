@@ -119,15 +119,25 @@ def check_deaths(
 
 
 async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> None:
-    """A consumer takes over what dead agents left in the outbox, closes their sources, removes them, and ends."""
+    """A consumer takes everything, until all sources are closed and gone from the outbox: what their runs read is
+    judged only when every partition was read beyond that. Then it ends.
+    """
     async with host_consumer(settings, serve=False) as hosted:
-        caught_up = hosted.service.caught_up
-        await until(
-            lambda: (
-                hosted.running.done() or (caught_up.is_set() and not list_source_dirs(settings.outbox_dir))
-            ),
-            timeout_s,
-        )
+        cursor = hosted.service.cursor()
+
+        def all_closed() -> bool:
+            (left,) = cursor.execute(
+                "SELECT count(*) FROM main.sources WHERE state <> 'closed'"
+            ).fetchone() or (0,)
+            return not left and not list_source_dirs(settings.outbox_dir)
+
+        try:
+            await until(
+                lambda: hosted.running.done() or (hosted.service.caught_up.is_set() and all_closed()),
+                timeout_s,
+            )
+        finally:
+            cursor.close()
         if hosted.running.done():
             raise AssertionError(f"the consumer stopped: {hosted.running.exception()!r}")
 

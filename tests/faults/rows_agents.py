@@ -24,7 +24,6 @@ from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
-    consume_all,
     embedded,
     shared_broker,
     through_kafka,
@@ -241,7 +240,7 @@ async def killed_around_a_fork(case: Case) -> None:
     about="a parent is killed while its forked children, and theirs, record; they go on after its death",
     full=50,
     share=3,
-    test=1,
+    test=0,
     off=FORK_NOTICED,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
@@ -282,5 +281,5 @@ async def killed_while_it_forwards(case: Case) -> None:
         accounts += workers.account_files
     case.injections = generations * agents_killed
     await forward_to_the_end(settings)
-    await consume_all(settings, PATIENT_S)
+    await read_to_the_end(settings)
     check_deaths(case, settings, read_accounts(accounts), deaths=case.injections)

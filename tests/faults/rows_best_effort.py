@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 from tests.faults.full_agent import Fullness
-from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, Workers, read_to_the_end
+from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, Workers, forward_to_the_end, read_to_the_end
 from tests.faults.oracle import judge
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
     consume_all,
     database,
-    drain,
     embedded,
     forward_all,
     shared_broker,
@@ -44,6 +43,7 @@ SILENT = {
     off=SILENT,
     test=3,
     case_s_max=PATIENT_CASE_S,
+    off_in_tests=False,
 )
 async def outbox_full(case: Case) -> None:
     """Every run reads declared-loss with exactly the numbers that its agent was told, or complete."""
@@ -82,7 +82,9 @@ async def _fill(case: Case, settings: Settings) -> None:
             )
             full.unlink()
         await agents.join(PATIENT_S)
-    await (drain(settings, PATIENT_S) if settings.uses_kafka else read_to_the_end(settings))
+    if settings.uses_kafka:
+        await forward_to_the_end(settings)
+    await read_to_the_end(settings)
     case.injections = LAPS
     _check(case, settings, agents, account)
 

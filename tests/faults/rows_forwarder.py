@@ -15,12 +15,12 @@ from tests.faults.kills import (
     check_deaths,
     ended,
     forward_to_the_end,
+    read_to_the_end,
 )
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
-    consume_all,
     is_drained,
     shared_broker,
     stop_process,
@@ -75,7 +75,7 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     if case.switched_off == "duplicates-dropped":
         await consume_without_looking(settings)
     else:
-        await consume_all(settings, PATIENT_S)
+        await read_to_the_end(settings)
     check_deaths(case, settings, agents.noted(), deaths=deaths)
 
 
@@ -84,7 +84,7 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     about="the host's forwarder is killed at random moments, six times in a row, while three agents record; nobody forwards in between",
     full=120,
     share=6,
-    test=1,
+    test=0,
     off=HASTY,
     resource=shared_broker,
     broker=True,
@@ -245,5 +245,5 @@ async def _hit_threads(case: Case, *, asynchronous: bool) -> None:
     assert code == 0, f"ended with {code}, not everything acknowledged: {process.said()[-600:]}"
     case.injections = trouble.hits
     await forward_to_the_end(settings)
-    await consume_all(settings, PATIENT_S)
+    await read_to_the_end(settings)
     check_deaths(case, settings, agents.noted(), deaths=0)
