@@ -117,6 +117,7 @@ def _batches(case: Case, records: Sequence[SourceRecord]) -> Iterator[Sequence[S
     about="Fuzzed records (bytes flipped, truncated, wrong types, 1.5 and true as numbers, members twice, NaN, deep JSON, NUL, lone surrogates, invalid UTF-8, unknown versions, hostile keys, huge numbers) between good ones, in batches that are decoded in Python and in the engine",
     full=1_000_000,
     share=40_000,
+    case_s_max=900,
     test=20_000,
     off={
         "strict-parser": "records are judged by json.loads, and made to fit",
