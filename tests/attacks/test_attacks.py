@@ -386,7 +386,14 @@ def forge_redaction(t, act_id, seq=3):
     )[0]
     digest = event_digest(event_salt(salt, seq), log_header(seq, at_us, kind), payload.encode())
     t.sql("INSERT INTO store.redactions VALUES (?, ?, NULL, ?, ?)", KEY, seq, bytes.fromhex(digest), act_id)
-    edit(t, "payload", "'{}'", seq)
+    edit(t, "payload", f"""'{{"_redacted":{{"act":"{act_id}"}}}}'""", seq)
+
+
+def test_something_put_in_the_place_of_redacted_content_is_named(attacked):
+    """25: what was taken out leaves its mark, and nothing else may stand there."""
+    forge_redaction(attacked, "no-such-act")
+    edit(attacked, "payload", '\'{"content":"harmless"}\'')
+    found(attacked, "REDACTED_WITHOUT_ACT", "EVENT_ALTERED")
 
 
 def test_the_header_of_a_redacted_event_stays_proven(attacked):
