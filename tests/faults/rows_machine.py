@@ -313,7 +313,7 @@ async def same_host_and_process(case: Case) -> None:
     about="The file system answers ENOLCK to every lock (seccomp): an agent, a consumer or a forwarder starts on it",
     full=20,
     share=6,
-    test=3,
+    test=2,
     off={"refusal": "the file system claims to lock, and does not"},
 )
 async def no_locks(case: Case) -> None:
