@@ -12,6 +12,8 @@ from tests.faults.oracle import read_positions
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, own_broker, through_kafka
 from tests.faults.stage_kafka import (
+    CASE_S_MAX,
+    PATIENCE_S,
     consume_with,
     consuming,
     flush_s,
@@ -104,7 +106,7 @@ async def _broker_away(case: Case, seconds: float) -> None:
             publisher = await stack.enter_async_context(publisher_of(case, settings, resend=FireAndForget))
             await stack.enter_async_context(forwarding(settings, publisher))
         agents = await stack.enter_async_context(Agents(case, settings, plans))
-        await agents.until_noted(EVENTS_PER_S // 2)
+        await agents.until_noted(EVENTS_PER_S // 2, PATIENCE_S)
         async with _away(case.resource, how):
             before = agents.noted_lines()
             await asyncio.sleep(seconds)  # the fault's length
@@ -132,6 +134,7 @@ async def _broker_away(case: Case, seconds: float) -> None:
     resource=own_broker,
     broker=True,
     off_in_share=False,
+    case_s_max=CASE_S_MAX,
 )
 async def broker_away_20_s(case: Case) -> None:
     """Nothing is dropped: the outbox keeps it until the broker is back."""
@@ -162,6 +165,7 @@ async def broker_away_10_min(case: Case) -> None:
     off_cases_max=2,
     off_in_tests=False,
     test=0,
+    case_s_max=CASE_S_MAX,
 )
 async def broker_away_for_moments(case: Case) -> None:
     """Each time everything unacknowledged is sent again, in order."""
@@ -175,12 +179,12 @@ async def broker_away_for_moments(case: Case) -> None:
             forwarding(settings, publisher),
         ):
             for time_away in range(1 if case.switched_off else chance.randint(1, 5)):
-                await agents.until_noted(5 + 20 * time_away)
+                await agents.until_noted(5 + 20 * time_away, PATIENCE_S)
                 cluster.down()
                 # The fault's length; beyond the bound on acknowledgements, where that has to show.
                 await asyncio.sleep(2.5 if case.switched_off else chance.uniform(0.05, 2.0))
                 cluster.up()
                 case.note(times_away=1)
-            await agents.join()
+            await agents.join(PATIENCE_S)
         await consume_with(settings)
         check(case, settings, agents.noted())

@@ -11,7 +11,7 @@ from typing import Any
 from tests.conformance.compositions import settings_at
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_all
-from tests.faults.stage_kafka import Topics, forwarding, publisher_of
+from tests.faults.stage_kafka import PATIENCE_S, Topics, forwarding, publisher_of
 from tests.support.waiting import until
 
 from skillaudit.contract.settings import Settings
@@ -141,14 +141,14 @@ async def leader_killed(case: Case) -> None:
             publisher = await stack.enter_async_context(publisher_of(case, settings, acks_all=LeaderAlone))
             await stack.enter_async_context(forwarding(settings, publisher))
         agents = await stack.enter_async_context(Agents(case, settings, plans))
-        await agents.until_noted(EVENTS_PER_S)
+        await agents.until_noted(EVENTS_PER_S, PATIENCE_S)
         for victim in (chance.randint(1, 3), *range(-1, -PARTITIONS - 1, -1)):
             broker = victim if victim > 0 else await grave.leader(-victim - 1)
             await grave.kill(broker, behind=bool(case.switched_off) or chance.random() < 0.5)
             case.note(killed=1)
-            await agents.until_noted(agents.noted_lines() + EVENTS_PER_S // 4)
+            await agents.until_noted(agents.noted_lines() + EVENTS_PER_S // 4, PATIENCE_S)
             await grave.come_back(broker)
         (case.directory / "stop").touch()
         await agents.join(RECOVERY_S_MAX)
-    await consume_all(settings)
+    await consume_all(settings, PATIENCE_S)
     check(case, settings, agents.noted())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tests.faults.rows import Case, row
 from tests.faults.rows_broker import RESEND, FireAndForget
 from tests.faults.stage import Agents, check, consume_all, through_kafka
-from tests.faults.stage_kafka import flush_s, forwarding, publisher_of
+from tests.faults.stage_kafka import CASE_S_MAX, PATIENCE_S, flush_s, forwarding, publisher_of
 from tests.support.small_fs import SmallFs, small_fs
 from tests.support.waiting import until
 
@@ -59,7 +59,7 @@ async def cramped_broker() -> AsyncGenerator[Cramped]:
     resource=cramped_broker,
     broker=True,
     root="a small file system for the broker's log",
-    case_s_max=600.0,
+    case_s_max=CASE_S_MAX,
 )
 async def broker_disk_full(case: Case) -> None:
     """Whatever was acknowledged is in what the broker finds again, and whatever was not is sent again."""
@@ -83,16 +83,16 @@ async def broker_disk_full(case: Case) -> None:
             publisher = await stack.enter_async_context(publisher_of(case, settings, resend=FireAndForget))
             await stack.enter_async_context(forwarding(settings, publisher))
         agents = await stack.enter_async_context(Agents(case, settings, [plan] * 2))
-        await agents.until_noted(100)
+        await agents.until_noted(100, PATIENCE_S)
         try:
             disk.fill(case.random.randint(0, 1 << 20))
             await until(lambda: not broker._runs(), DIES_S_MAX)
-            await agents.until_noted(agents.noted_lines() + 200)
+            await agents.until_noted(agents.noted_lines() + 200, PATIENCE_S)
         finally:
             disk.free()
         await asyncio.to_thread(broker.resume)
-        await agents.until_noted(agents.noted_lines() + 100)
+        await agents.until_noted(agents.noted_lines() + 100, PATIENCE_S)
         stop.touch()
-        await agents.join()
-    await consume_all(settings)
+        await agents.join(PATIENCE_S)
+    await consume_all(settings, PATIENCE_S)
     check(case, settings, agents.noted())

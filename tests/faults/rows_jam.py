@@ -16,6 +16,8 @@ from aiokafka import AIOKafkaProducer
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check
 from tests.faults.stage_kafka import (
+    CASE_S_MAX,
+    PATIENCE_S,
     REQUEST_TIMEOUT_MS,
     NeverRebuilt,
     consume_with,
@@ -49,7 +51,7 @@ def _plans(case: Case, events_per_s: float = 150.0) -> list[dict[str, object]]:
 
 async def _some_noted(case: Case, agents: Agents) -> None:
     """A moment of the run, by chance."""
-    await agents.until_noted(case.random.randint(5, 60))
+    await agents.until_noted(case.random.randint(5, 60), PATIENCE_S)
 
 
 class _NeverGivesUp(KafkaPublisher):
@@ -68,6 +70,7 @@ class _NeverGivesUp(KafkaPublisher):
     off={"supervisor": "the publisher is never opened anew"},
     off_cases_max=1,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def producer_jammed(case: Case) -> None:
     """The forwarder opens the publisher anew and sends what is not acknowledged again."""
@@ -82,7 +85,7 @@ async def producer_jammed(case: Case) -> None:
             await until(lambda: cluster.requests(Api.INIT_PRODUCER_ID))
             before = cluster.requests(Api.INIT_PRODUCER_ID)
             cluster.push_errors(Api.PRODUCE, [Answer.OUT_OF_ORDER_SEQUENCE_NUMBER] * JAM_ERRORS)
-            joining = asyncio.ensure_future(agents.join())
+            joining = asyncio.ensure_future(agents.join(PATIENCE_S))
             await until(lambda: joining.done() or cluster.requests(Api.INIT_PRODUCER_ID) > before)
             cluster.clear_errors(Api.PRODUCE)
             await joining
@@ -124,6 +127,7 @@ class _MortalPatient(_Mortal, _NeverGivesUp):
     },
     off_cases_max=2,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def sender_dead(case: Case) -> None:
     """A dead sender is noticed by its error, or by the bound on acknowledgements; the publisher is opened anew."""
@@ -138,7 +142,7 @@ async def sender_dead(case: Case) -> None:
         ):
             await _some_noted(case, agents)
             await until(lambda: publisher.kill_sender(silently=case.number % 2 == 0))
-            await agents.join()
+            await agents.join(PATIENCE_S)
         await consume_with(settings)
         check(case, settings, agents.noted())
 
@@ -163,6 +167,7 @@ class _AnswersLost(KafkaPublisher):
     share=2,
     off={"duplicate-detection": "the consumer does not remember which numbers it has"},
     off_cases_max=2,
+    case_s_max=CASE_S_MAX,
 )
 async def written_but_timed_out(case: Case) -> None:
     """What is stored twice is dropped by number and tag."""
@@ -178,7 +183,7 @@ async def written_but_timed_out(case: Case) -> None:
             if case.number % 2:
                 late = case.random.randint(1, 4)
                 cluster.push_late_answers(1, Api.PRODUCE, [REQUEST_TIMEOUT_MS + 300] * late)
-            await agents.join()
+            await agents.join(PATIENCE_S)
         sent = await read_batches(settings, settings.kafka_topic)
         values = [value for records in sent.values() for _, value in records]
         case.note(stored_twice=len(values) - len(set(values)))
@@ -197,6 +202,7 @@ async def written_but_timed_out(case: Case) -> None:
     off={"ranges": "the consumer keeps the highest number of a run instead of ranges"},
     off_cases_max=3,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def batches_overtake(case: Case) -> None:
     """The forwarder keeps its order over a leaderless partition; where another client does not, the consumer minds nothing."""
@@ -211,7 +217,7 @@ async def batches_overtake(case: Case) -> None:
                 await asyncio.sleep(
                     chance.uniform(1.2, 2.5) * REQUEST_TIMEOUT_MS / 1000
                 )  # the fault's length
-            await agents.join()
+            await agents.join(PATIENCE_S)
         sent = await read_batches(settings, topic)
         for records in sent.values():
             _assert_in_order(records)

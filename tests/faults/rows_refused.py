@@ -18,7 +18,7 @@ from tests.conformance.compositions import settings_at
 from tests.faults.oracle import Account
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_all, shared_broker
-from tests.faults.stage_kafka import Topics, flush_s, forwarding, publisher_of
+from tests.faults.stage_kafka import CASE_S_MAX, PATIENCE_S, Topics, flush_s, forwarding, publisher_of
 from tests.support.waiting import until
 
 from skillaudit.contract.errors import UnreachableError
@@ -87,6 +87,7 @@ class _Drops(KafkaPublisher):
     off_cases_max=1,
     resource=shared_broker,
     broker=True,
+    case_s_max=CASE_S_MAX,
 )
 async def too_large(case: Case) -> None:
     """Bytes in refused/, flush names it, run.refused takes its place, the rest goes on."""
@@ -99,14 +100,14 @@ async def too_large(case: Case) -> None:
         Agents(case, settings, plans) as agents,
         forwarding(settings, publisher),
     ):
-        codes = await agents.ended()
+        codes = await agents.ended(PATIENCE_S)
     accounts = agents.noted()
     refused = _refused(settings, accounts)
     if not case.switched_off:
         assert refused, "nothing was too large: the row tests nothing"
         for code, process in zip(codes, agents.processes, strict=True):
             assert (code == PENDING) == ("MessageSizeTooLarge" in process.said()), process.said()
-    await consume_all(settings)
+    await consume_all(settings, PATIENCE_S)
     case.note(refused=refused)
     check(case, settings, accounts)
 
@@ -154,6 +155,7 @@ class _FastClock(KafkaPublisher):
     resource=shared_broker,
     broker=True,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def clock_fast(case: Case) -> None:
     """With LogAppendTime nothing is refused. With CreateTime everything is, kept and named, and nothing jams for good."""
@@ -162,7 +164,7 @@ async def clock_fast(case: Case) -> None:
     settings = await _settings(case, case.resource, message_timestamp_type=kind)
     plans = [{"runs": 6, "logs_max": 5, "flush_s": flush_s(case)}]
     async with Agents(case, settings, plans) as agents, forwarding(settings, _FastClock(settings)):
-        (code,) = await agents.ended()
+        (code,) = await agents.ended(PATIENCE_S)
     accounts = agents.noted()
     if by_producer and not case.switched_off:
         assert code == PENDING, "the flush did not say that everything was refused"
@@ -172,8 +174,8 @@ async def clock_fast(case: Case) -> None:
         case.note(refused=noted)
         accounts = {}
     async with Agents(case, settings, plans) as later, forwarding(settings):  # the clock is mended
-        await later.join()
-    await consume_all(settings)
+        await later.join(PATIENCE_S)
+    await consume_all(settings, PATIENCE_S)
     check(case, settings, accounts | later.noted(), expected=("orphans",) if by_producer else ())
 
 
@@ -226,6 +228,7 @@ class _PermissionsArePermanent(KafkaPublisher):
     resource=secured_broker,
     broker=True,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def permission_taken(case: Case) -> None:
     """It is for the operator to mend: nothing is refused, events wait in the outbox and go when they may."""
@@ -252,18 +255,18 @@ async def permission_taken(case: Case) -> None:
             await stack.enter_async_context(forwarding(settings, publisher))
         by_file = replace(settings, kafka_sasl_password="")  # an environment shows no secrets
         agents = await stack.enter_async_context(Agents(case, by_file, [plan] * 2))
-        await agents.until_noted(40)
+        await agents.until_noted(40, PATIENCE_S)
         await asyncio.to_thread(broker.take_back, AGENT, topic, AclOperation.WRITE)
         if case.switched_off:
             await until(lambda: any(map(list_refused, list_source_dirs(settings.outbox_dir))))
         else:
             await until(lambda: all("AuthorizationFailed" in p.said() for p in agents.processes))
-        await agents.until_noted(agents.noted_lines() + 40)
+        await agents.until_noted(agents.noted_lines() + 40, PATIENCE_S)
         await asyncio.to_thread(broker.grant, AGENT, topic, AclOperation.WRITE)
         stop.touch()
-        await agents.join()
+        await agents.join(PATIENCE_S)
     accounts = agents.noted()
     assert not _refused(settings, accounts), "a missing permission was taken for a refusal"
     reading = _as_user(case, broker, settings, CONSUMER, tls=tls)
-    await consume_all(reading)
+    await consume_all(reading, PATIENCE_S)
     check(case, reading, accounts)

@@ -24,6 +24,8 @@ from tests.faults.stage import (
     through_kafka,
 )
 from tests.faults.stage_kafka import (
+    CASE_S_MAX,
+    PATIENCE_S,
     Topics,
     consume_with,
     consuming,
@@ -37,7 +39,7 @@ from tests.support.waiting import until
 
 from skillaudit.consumer.kafka_source import KafkaSource
 from skillaudit.consumer.service import ConsumerService, ServiceState
-from skillaudit.contract.errors import HistoryLostError, UnreachableError
+from skillaudit.contract.errors import HistoryLostError
 from skillaudit.contract.outbox.directory import list_source_dirs
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import RecordBatch, StoredPosition
@@ -50,8 +52,8 @@ async def _record(case: Case, settings: Settings, *, runs: int, agents: int = 1)
     """Agents record, and a host's forwarder brings all of it to the broker."""
     plans = [{"runs": runs, "logs_max": 6, "flush_s": 0.0}] * agents
     async with Agents(case, replace(settings, forwarder="host"), plans) as recording:
-        await recording.ended()
-    await forward_all(settings)
+        await recording.ended(PATIENCE_S)
+    await forward_all(settings, PATIENCE_S)
     return recording.noted()
 
 
@@ -109,6 +111,7 @@ def _never_looking_back(settings: Settings, **options: Any) -> ConsumerService:
     off_cases_max=2,
     resource=shared_broker,
     broker=True,
+    case_s_max=CASE_S_MAX,
 )
 async def topic_made_anew(case: Case) -> None:
     """Noticed, named, stopped; accepted, everything of the new topic is read from its beginning."""
@@ -176,6 +179,7 @@ def _skipping_silently(settings: Settings, **options: Any) -> ConsumerService:
     resource=shared_broker,
     broker=True,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def retention_past_the_consumer(case: Case) -> None:
     """What was consumed may go; what was not is lost history: named, and no run of it reads as whole."""
@@ -211,27 +215,34 @@ async def retention_past_the_consumer(case: Case) -> None:
     off_cases_max=1,
     resource=shared_broker,
     broker=True,
+    case_s_max=CASE_S_MAX,
 )
 async def partitions_added(case: Case) -> None:
     """A source keeps the count it began with: no run is split over two partitions."""
     settings = await through_kafka(case, case.resource, forwarder="host")
     stop = case.directory / "stop"
-    plan = {"runs": 10_000, "open_at_once": 8, "events_per_s": 100.0, "stop_file": str(stop), "flush_s": 60.0}
+    plan = {
+        "runs": 10_000,
+        "open_at_once": 8,
+        "events_per_s": 100.0,
+        "stop_file": str(stop),
+        "flush_s": flush_s(case),
+    }
     async with consuming(settings) as (service, running):
         async with Agents(case, settings, [plan] * 2) as agents:
             async with forwarding(settings):
-                await agents.until_noted(100)
+                await agents.until_noted(100, PATIENCE_S)
             async with Topics(settings.kafka_bootstrap_servers) as topics:
                 await topics.add_partitions(settings.kafka_topic, 12)
             if case.switched_off:
                 for source_dir in list_source_dirs(settings.outbox_dir):
                     (source_dir / PARTITIONS_NAME).unlink()
             async with forwarding(settings), Agents(case, settings, [plan]) as later:
-                await later.until_noted(later.noted_lines() + 50)
-                await agents.until_noted(agents.noted_lines() + 50)
+                await later.until_noted(later.noted_lines() + 50, PATIENCE_S)
+                await agents.until_noted(agents.noted_lines() + 50, PATIENCE_S)
                 stop.touch()
-                await agents.join()
-                await later.join()
+                await agents.join(PATIENCE_S)
+                await later.join(PATIENCE_S)
         await until(lambda: running.done() or len(service.status.lag) == 12)
         assert not running.done(), running
     accounts = agents.noted() | later.noted()
@@ -241,7 +252,7 @@ async def partitions_added(case: Case) -> None:
             places.setdefault(key, set()).add(partition)
     split = {key: where for key, where in places.items() if len(where) > 1}
     assert not split, f"{len(split)} runs are in several partitions: {split}"
-    await drain(settings)
+    await drain(settings, PATIENCE_S)
     check(case, settings, accounts)
 
 
@@ -271,6 +282,7 @@ def _renamed(partition: str, first: str) -> str:
     resource=shared_broker,
     broker=True,
     off_in_tests=False,
+    case_s_max=CASE_S_MAX,
 )
 async def two_topics(case: Case) -> None:
     """Ids are a topic's own: neither completes the other's runs."""
@@ -286,7 +298,7 @@ async def two_topics(case: Case) -> None:
             await until(lambda: running.done() or service.status.records >= 12)
             await asyncio.sleep(1)  # the copies arrive, and nothing says when all of them have
     else:
-        await consume_all(both)
+        await consume_all(both, PATIENCE_S)
     for topic, half in ((settings.kafka_topic, False), (copy, True)):
         _check_topic(both, topic, accounts, half=half)
     case.events += sum(len(account.logs) + 2 for account in accounts.values())
@@ -343,7 +355,7 @@ LEADERLESS_S = 60.0
     off={"others-go-on": "the consumer asks partitions without a leader, too, and waits for the answer"},
     off_cases_max=1,
     off_in_tests=False,
-    case_s_max=600.0,
+    case_s_max=CASE_S_MAX,
     off_in_share=False,
 )
 async def partition_leaderless(case: Case) -> None:
@@ -358,13 +370,13 @@ async def partition_leaderless(case: Case) -> None:
             first, running = await stack.enter_async_context(consuming(settings, make))
             await stack.enter_async_context(forwarding(settings))
             agents = await stack.enter_async_context(Agents(case, settings, [plan]))
-            await agents.until_noted(20)
+            await agents.until_noted(20, PATIENCE_S)
             async with _without_leader(cluster, topic, case.random.randrange(3)):
                 later = await stack.enter_async_context(Agents(case, settings, [plan]))
                 second = replace(settings, data=case.directory / "data-second")
                 try:
-                    other, _ = await stack.enter_async_context(consuming(second, make))
-                except UnreachableError as exc:
+                    other, _ = await stack.enter_async_context(consuming(second, make, begin_s=20.0))
+                except TimeoutError as exc:
                     raise AssertionError(f"a consumer can't begin beside it: {exc}") from exc
                 slowest = {"first": 0.0, "second": 0.0}
                 seconds = 25.0 if case.switched_off else LEADERLESS_S
@@ -376,8 +388,8 @@ async def partition_leaderless(case: Case) -> None:
                         slowest[name] = slowest[name] + 5 if stood_still else 0.0
                     assert max(slowest.values()) <= 15, f"consumers stand still beside it: {slowest}"
             stop.touch()
-            await agents.join()
-            await later.join()
+            await agents.join(PATIENCE_S)
+            await later.join(PATIENCE_S)
             assert not running.done(), running
         await consume_with(settings)
         await consume_with(second)

@@ -13,11 +13,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from aiokafka.errors import KafkaError
 from tests.conformance.compositions import settings_at
 from tests.faults.rows import Case
-from tests.faults.stage import DRAIN_S
 from tests.support.mock_cluster import MockCluster
 from tests.support.waiting import until
 
-from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.service import ConsumerService, ServiceState
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_host import run_host_forwarder
 from skillaudit.producer.kafka import KafkaPublisher
@@ -25,7 +24,10 @@ from skillaudit.producer.publisher import RecordPublisher
 
 REQUEST_TIMEOUT_MS = 1_000
 """The shortest that the settings allow: outages of seconds are to a client with it what minutes are to one with 30 s."""
-FLUSH_S = 60.0
+PATIENCE_S = 240.0
+"""What anything may take here that takes a second on a machine without other work."""
+CASE_S_MAX = 900.0
+FLUSH_S = 180.0
 FLUSH_OFF_S = 3.0
 """Where the mechanism is switched off: what has not come by then would not come at all."""
 
@@ -68,13 +70,20 @@ async def forwarding(
 async def consuming(
     settings: Settings,
     make: Callable[..., ConsumerService] = ConsumerService,
+    *,
+    begin_s: float = PATIENCE_S,
     **options: Any,
 ) -> AsyncGenerator[tuple[ConsumerService, asyncio.Task[None]]]:
-    """A consumer of a kind of the row's own. What stops it is the block's business to await."""
+    """A consumer of a kind of the row's own that has begun; raises what keeps it from that. What stops it later is the
+    block's business to await.
+    """
     service, stop = make(settings, **options), asyncio.Event()
-    await service.start()
+    await service.open()
     running = asyncio.create_task(service.run(stop))
     try:
+        await until(lambda: running.done() or service.status.state is ServiceState.RUNNING, begin_s)
+        if running.done():
+            running.result()
         yield service, running
     finally:
         stop.set()
@@ -88,7 +97,7 @@ async def consume_with(
 ) -> None:
     """As `stage.consume_all`, with a consumer of the row's own."""
     async with consuming(settings, make, **options) as (service, running):
-        await until(lambda: running.done() or service.caught_up.is_set(), DRAIN_S)
+        await until(lambda: running.done() or service.caught_up.is_set(), PATIENCE_S)
         if running.done():
             running.result()
 
@@ -149,7 +158,7 @@ class Topics:
     """A cluster's topics, for a row that changes them; `async with`."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
+        self._client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=60_000)
 
     async def __aenter__(self) -> Self:
         await self._client.start()
@@ -162,7 +171,7 @@ class Topics:
         """Make it; it has leaders when this returns."""
         options = {key.replace("_", "."): value for key, value in config.items()}
         await self._client.create_topics([NewTopic(name, partitions, replication, topic_configs=options)])
-        await until(lambda: self._led(name, partitions))
+        await until(lambda: self._led(name, partitions), PATIENCE_S)
 
     async def _led(self, name: str, partitions: int) -> bool:
         return sum(leader >= 0 for leader, _ in (await self.places(name)).values()) == partitions
@@ -181,12 +190,12 @@ class Topics:
         async def gone() -> bool:
             return name not in await self._client.list_topics()
 
-        await until(gone)
+        await until(gone, PATIENCE_S)
 
     async def add_partitions(self, name: str, total: int) -> None:
         """Let it grow."""
         await self._client.create_partitions({name: NewPartitions(total_count=total)})
-        await until(lambda: self._led(name, total))
+        await until(lambda: self._led(name, total), PATIENCE_S)
 
     async def delete_records(self, name: str, before: dict[int, int]) -> None:
         """Cut partitions off below these offsets: -1 is everything."""
