@@ -127,7 +127,7 @@ class SourceBook:
         if self.state == SourceState.SILENT:
             self.state = SourceState.LIVE
         self.claimed = max(self.claimed, event.runs_started)
-        if event.beat < self.beat:  # delivered again
+        if event.beat <= self.beat:  # delivered again; what a last word said since stands
             return
         self.beat, self.beat_us = event.beat, event.at_us
         self.runs_started, self.runs_finished = event.runs_started, event.runs_finished

@@ -1,0 +1,105 @@
+"""What is lawful, or only on its way, is no violation: deliveries repeated, histories given up, topics side by side.
+
+Each record is a small one of its own, made by the product; nothing is changed below it.
+"""
+
+import contextlib
+
+import pytest
+from tests.attacks.world import SIGNER, TOPIC, Collected, Store, Tampered, Topic, World, names, told, violations
+
+from skillaudit.consumer.acts import accept_history_loss
+from skillaudit.contract.clock import Clock
+from skillaudit.contract.records import SkillRun
+from skillaudit.contract.wire import SourceHeartbeat, parse_record
+from skillaudit.producer import Sink
+from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
+
+SELF = Policy()
+
+
+class Fleet:
+    """A store, its topic, and one source."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.topic = Topic()
+        self.store = None
+        self.log = Collected(f"{1:032x}")
+        self.sink = Sink(self.log)
+        self.sent = 0
+
+    @property
+    def path(self):
+        return self.directory / "audit.duckdb"
+
+    @property
+    def policy(self):
+        anchors = (AnchorPolicy(f"file:{self.directory / 'anchor'}"),)
+        return Policy(grade=Grade.ANCHORED, keys=(SIGNER.verifier.text,), anchors=anchors)
+
+    def opened(self):
+        if self.store is None:
+            self.store = Store(self.path)
+            with contextlib.closing(self.store.cursor()) as cursor:
+                row = cursor.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+            self.store.state.note = row[0] if row else None
+        return self.store
+
+    def record(self, runs=3, logs=4):
+        for number in range(runs):
+            with self.sink.start_run(SkillRun(skill_id="s", inputs={"n": number})) as writer:
+                for step in range(logs):
+                    writer.step(f"thought {step}")
+                writer.finish(output="done")
+
+    def beat(self):
+        source = self.sink._source_here()
+        source.beat(1_800_000_000_000_000, list(source.open.values()), None)
+
+    def fresh(self):
+        items, self.sent = self.log.items[self.sent :], len(self.log.items)
+        return items
+
+    def take(self, items=None):
+        self.opened().take(self.topic, self.topic.append(self.fresh() if items is None else items))
+
+    def seal(self):
+        self.opened().seal(f"file:{self.directory / 'anchor'}")
+
+    def verify(self, policy=None, **options):
+        if self.store is not None:
+            self.store.close()
+            self.store = None
+        world = World(self.path, self.directory / "anchor", self.topic, self.path, "")
+        with contextlib.closing(Tampered(world, self.path)) as t:
+            return t.verify(policy=policy or self.policy, **options)
+
+    def ids(self):
+        with contextlib.closing(self.opened().cursor()) as cursor:
+            return [row[0] for row in cursor.execute("SELECT id FROM runs ORDER BY run_key").fetchall()]
+
+    def close(self):
+        if self.store is not None:
+            self.store.close()
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    made = Fleet(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_heartbeat_delivered_again_after_the_last_word_changes_nothing(fleet):
+    """At least once: the last heartbeat may come again behind `source.closed`, which counted more."""
+    fleet.record(1)
+    fleet.beat()
+    fleet.record(1)
+    fleet.sink.close()
+    fleet.take()
+    again = [item for item in fleet.log.items if isinstance(parse_record(item[1]), SourceHeartbeat)]
+    fleet.take(again[-1:])
+    fleet.seal()
+    report = fleet.verify()
+    assert (report.exit_code, names(report)) == (0, set()), told(report)
