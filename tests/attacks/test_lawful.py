@@ -6,10 +6,18 @@ Each record is a small one of its own, made by the product; nothing is changed b
 import contextlib
 
 import pytest
-from tests.attacks.world import SIGNER, TOPIC, Collected, Store, Tampered, Topic, World, names, told, violations
+from tests.attacks.world import (
+    SIGNER,
+    TOPIC,
+    Collected,
+    Store,
+    Tampered,
+    Topic,
+    World,
+    names,
+    told,
+)
 
-from skillaudit.consumer.acts import accept_history_loss
-from skillaudit.contract.clock import Clock
 from skillaudit.contract.records import SkillRun
 from skillaudit.contract.wire import SourceHeartbeat, parse_record
 from skillaudit.producer import Sink
@@ -103,3 +111,23 @@ def test_a_heartbeat_delivered_again_after_the_last_word_changes_nothing(fleet):
     fleet.seal()
     report = fleet.verify()
     assert (report.exit_code, names(report)) == (0, set()), told(report)
+
+
+def test_one_run_id_in_two_topics_is_two_runs(fleet):
+    """A topic is a namespace of its own: the same records, read from a mirror of it too, accuse nobody."""
+    fleet.record()
+    fleet.sink.close()
+    fleet.take()
+    mirror = [
+        record._replace(partition=record.partition.replace(TOPIC, "mirror")) for record in fleet.topic.records
+    ]
+    ends = fleet.topic.ends | {name.replace(TOPIC, "mirror"): end for name, end in fleet.topic.ends.items()}
+    materializer = fleet.opened().materializer
+    materializer.apply(mirror, ends)
+    materializer.look(ends, materializer.to_ask())
+    materializer.tick(ends)
+    fleet.seal()
+    some = fleet.ids()[0]
+    for options in ({}, {"run_ids": (some,)}):
+        report = fleet.verify(**options)
+        assert (report.exit_code, names(report)) == (0, set()), told(report)

@@ -78,6 +78,7 @@ class Kind(StrEnum):
     ANCHOR_ALTERED = "ANCHOR_ALTERED"
     # Acts.
     ACT_ALTERED = "ACT_ALTERED"
+    ACT_UNPROVEN = "ACT_UNPROVEN"
     PURGE_VIOLATES_HOLD = "PURGE_VIOLATES_HOLD"
     PURGE_VIOLATES_MINIMUM = "PURGE_VIOLATES_MINIMUM"
     REDACTION_VIOLATES_HOLD = "REDACTION_VIOLATES_HOLD"
@@ -99,6 +100,7 @@ _UNPROVEN: Final = frozenset(
         Kind.CLOCK_JUMP,
         Kind.SOURCE_TAIL_UNKNOWN,
         Kind.LEDGER_UNSEALED,
+        Kind.ACT_UNPROVEN,
         Kind.NOT_SIGNED,
         Kind.NOT_ANCHORED,
         Kind.ANCHOR_STALE,
@@ -163,6 +165,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.ANCHOR_UNREACHABLE: "an anchor could not be asked",
     Kind.ANCHOR_ALTERED: "an anchor holds something that no sealer wrote",
     Kind.ACT_ALTERED: "an act or a hold is not what the journal holds",
+    Kind.ACT_UNPROVEN: "an act that no checkpoint of the asked grade covers yet, so that anybody may have put it there",
     Kind.PURGE_VIOLATES_HOLD: "a run was purged while it was held",
     Kind.PURGE_VIOLATES_MINIMUM: "a run was purged before its minimum age",
     Kind.REDACTION_VIOLATES_HOLD: "content was taken out while the run was held",

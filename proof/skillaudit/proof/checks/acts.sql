@@ -17,6 +17,13 @@ ANTI JOIN acts AS a ON a.journal_idx = j.idx
 WHERE j.kind_said IN ('purge', 'redact', 'erase', 'hold', 'release')
 ORDER BY 1
 
+-- name: unproven
+-- Acts behind the leaves that are proven.
+SELECT a.act_id, a.kind, j.idx
+FROM journal AS j LEFT JOIN acts AS a ON a.journal_idx = j.idx
+WHERE j.kind = 'act' AND j.idx >= $size
+ORDER BY j.idx
+
 -- name: incidents
 SELECT idx, line ->> 'reason' AS reason
 FROM (SELECT idx, TRY_CAST(string_split(decode(leaf), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')

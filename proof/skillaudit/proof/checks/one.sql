@@ -19,7 +19,10 @@ SELECT {run_columns} FROM runs WHERE run_hash = $run_hash AND id = $run_id ORDER
 SELECT {run_columns} FROM runs WHERE id = $run_id ORDER BY run_key
 
 -- name: tombstones_of_hash
-SELECT run_key, id, topic, source_id, source_seq, purge_id FROM tombstones WHERE run_hash = $run_hash AND id = $run_id
+SELECT t.run_key, t.id, t.topic, t.source_id, t.source_seq, t.purge_id,
+    (SELECT any_value(p.act_id) FROM purges AS p WHERE p.id = t.purge_id)
+FROM tombstones AS t
+WHERE t.run_hash = $run_hash AND t.id = $run_id
 
 -- name: orphans_of_hash
 SELECT run_key, id, topic, completeness, missing FROM orphans WHERE run_hash = $run_hash AND id = $run_id

@@ -44,11 +44,15 @@ class _Applied:
     released: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def check_acts(engine: Engine, request: VerifyRequest, findings: Findings) -> ActTotals:
-    """In the engine's snapshot."""
+def check_acts(
+    engine: Engine, request: VerifyRequest, findings: Findings, proven: int | None = None
+) -> ActTotals:
+    """In the engine's snapshot. `proven`: leaves that are proven to the grade asked for; None: all."""
     applied = _Applied()
     findings.add_all(_recorded(engine, applied))
     findings.add_all(_holds(engine, applied))
+    if proven is not None:
+        findings.add_all(_unproven(engine, proven))
     totals = ActTotals()
     runs_of = {act_id: frozenset(act.runs) for act_id, act in applied.by_id.items()}
     for found in engine.chunks(FILE, "tombstones"):
@@ -97,6 +101,13 @@ def _recorded(engine: Engine, applied: _Applied) -> Iterator[Finding]:
         yield Finding(
             Kind.INCIDENT, f"the journal notes an incident: {str(reason)[:200]}", {"journal_idx": idx}
         )
+
+
+def _unproven(engine: Engine, proven: int) -> Iterator[Finding]:
+    """What anybody could have appended to the journal who writes the database, and then done in the name of it."""
+    for act_id, kind, idx in engine.rows(FILE, "unproven", size=proven):
+        says = f"({kind or 'not recorded here'}) no checkpoint of the grade asked for covers it"
+        yield Finding(Kind.ACT_UNPROVEN, says, {"act_id": act_id or "?", "journal_idx": idx})
 
 
 def _apply(act: Act, applied: _Applied) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from skillaudit.contract.digests import run_hash
@@ -37,14 +37,15 @@ def check_run(
     """Check it in the engine's snapshot; its words, or None where nothing of it is or was stored."""
     rows = rows_of_run(engine, run_id)
     if not rows:
-        return _absent(engine, request, findings, run_id)
+        return _absent(engine, request, findings, journal, run_id)
     facts = [read_facts(engine, row) for row in rows]
     found = [finding for fact in facts for finding in judge_run(fact)]
-    if len(rows) > 1:
+    if len(rows) > len({row["topic"] for row in rows}):  # each topic is a namespace of its own
         found.append(Finding(Kind.RUN_EQUIVOCATES, f"is stored {len(rows)} times", {"run_id": run_id}))
-    if facts[0].redactions:
-        found += _lawful(engine, request, run_id)
-    sealed = list(_seals(engine, facts[0], request, journal, found))
+    if any(fact.redactions for fact in facts):
+        acts = {it.act_id for fact in facts for it in fact.redactions}
+        found += _lawful(engine, request, journal, run_id, acts)
+    sealed = [seal for fact in facts for seal in _seals(engine, fact, request, journal, found)]
     findings.add_all(found)
     violated = any(it.severity is Severity.VIOLATION for it in found)
     totals.runs += 1
@@ -65,20 +66,29 @@ def check_run(
     }
 
 
-def _lawful(engine: Engine, request: VerifyRequest, run_id: str) -> list[Finding]:
-    """What the check of all acts says of this run."""
+def _lawful(
+    engine: Engine, request: VerifyRequest, journal: JournalState, run_id: str, act_ids: Collection[str]
+) -> list[Finding]:
+    """What the check of all acts says of this run, and of the acts that took of it."""
     acts = Findings()
-    check_acts(engine, request, acts)
-    return [finding for finding in acts.kept() if finding.subject.get("run_id") == run_id]
+    check_acts(engine, request, acts, journal.proven(request.policy.grade))
+    return [
+        finding
+        for finding in acts.kept()
+        if finding.subject.get("run_id") == run_id or finding.subject.get("act_id") in act_ids
+    ]
 
 
-def _absent(engine: Engine, request: VerifyRequest, findings: Findings, run_id: str) -> dict[str, Any] | None:
+def _absent(
+    engine: Engine, request: VerifyRequest, findings: Findings, journal: JournalState, run_id: str
+) -> dict[str, Any] | None:
     key = {"run_hash": run_hash(run_id), "run_id": run_id}
     marks = [Mark(*row) for row in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
-    if engine.rows("one.sql", "tombstones_of_hash", **key):
-        found = _lawful(engine, request, run_id)
+    tombstones = engine.rows("one.sql", "tombstones_of_hash", **key)
+    if tombstones:
+        found = _lawful(engine, request, journal, run_id, {row[-1] for row in tombstones})
         findings.add_all(found)
-        if not found:
+        if not any(finding.kind is not Kind.ACT_UNPROVEN for finding in found):
             findings.add(
                 Finding(Kind.PURGED, "was purged by an act; the ledger still lists it", {"run_id": run_id})
             )

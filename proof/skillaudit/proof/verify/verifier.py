@@ -58,7 +58,7 @@ class Verifier:
             report.sealed_to = max(check_ledger(engine, request, findings), request.sealed_from)
             self._sealed(request, journal, findings, report)
             sources = check_sources(engine, request, findings)
-            acts = check_acts(engine, request, findings)
+            acts = check_acts(engine, request, findings, journal.proven(request.policy.grade))
         report.sources, report.started, report.live = sources.sources, sources.started, sources.live
         report.never_arrived, report.purged, report.redacted = (
             sources.never_arrived,

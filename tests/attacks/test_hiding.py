@@ -1,0 +1,43 @@
+"""What somebody with the database does to make a tampering look lawful, old, lost or unreadable; and what `verify` says then."""
+
+import time
+
+from tests.attacks.test_attacks import KEY, remove_run, run_id
+from tests.attacks.world import names, told
+
+from skillaudit.proof import leaves
+from skillaudit.proof.acts import Act, ActKind, act_line
+
+
+def bury(t, purge_id):
+    """Delete the run and leave a tombstone in its place."""
+    t.sql(
+        "INSERT INTO store.tombstones BY NAME SELECT run_key, run_hash, id, topic, source_id, source_seq, liveness, events_stored,"
+        " missing, lost, conflicts, last_event_at, started_at, received_at, ?::BIGINT AS purge_id, 0::BIGINT AS records_dropped,"
+        " '' AS violates FROM store.runs WHERE run_key = ?",
+        purge_id, KEY,
+    )  # fmt: skip
+    remove_run(t)
+
+
+def test_an_act_appended_behind_what_is_anchored_proves_nothing(attacked):
+    """A purge of one's own, in the journal without seal or signature: it must not pass as lawful."""
+    gone = run_id(attacked)
+    partition = attacked.one("SELECT partition FROM store.runs WHERE run_key = ?", KEY)
+    now_us = time.time_ns() // 1000
+    act = Act(
+        act_id="own", kind=ActKind.PURGE, actor="ops", at_us=now_us, scope={"runs": [gone]}, policy={"name": "requested"},
+        positions={partition: 1 << 40},
+    )  # fmt: skip
+    line = act_line(act)
+    idx = attacked.one("SELECT count(*) FROM store.journal")
+    attacked.sql("INSERT INTO store.journal VALUES (?, ?, 'act', ?)", idx, now_us, leaves.encode_act(line))
+    attacked.sql(
+        "INSERT INTO store.acts VALUES ('local/0', 0, 'own', 'purge', ?, ?, ?)", line.decode(), idx, now_us
+    )
+    attacked.sql("INSERT INTO store.purges VALUES (77, now(), now(), 'requested', 1, 9, 'own')")
+    bury(attacked, 77)
+    report = attacked.verify()
+    assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
+    alone = attacked.verify(run_ids=(gone,))
+    assert (alone.exit_code, names(alone)) == (6, {"ACT_UNPROVEN", "PURGED"}), told(alone)
