@@ -32,6 +32,8 @@ from skillaudit.producer.writer import Writer
 
 CHILDREN = 3
 ALIVE_S_MAX = 300
+ALIVE_OFF_S_MAX = 20
+"""Without its mechanism a process may hang: what shares a segment with another waits for what never comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ def child(sink: Sink, inherited: Writer, plan: Plan, births: Births, name: str, 
     """One forked child's life; never returns."""
     notes = Notebook(f"{births.directory}/account-{name}.jsonl")
     notes.note(pid=os.getpid())
-    signal.alarm(ALIVE_S_MAX)
+    signal.alarm(ALIVE_OFF_S_MAX if births.off else ALIVE_S_MAX)
     try:
         if not births.off:
             _check_inert(inherited)
@@ -173,6 +175,7 @@ def main(plan: Plan, births: Births) -> int:
     lock = births.lock.open("wb")
     fcntl.flock(lock, fcntl.LOCK_SH)
     notes = Notebook(plan.account)
+    signal.alarm(ALIVE_OFF_S_MAX if births.off else 0)
     parent = os.getpid()
     sink = make_sink(births.off)
     inherited = sink.start_run(SkillRun(skill_id="inherited", caller_id="parent"))
