@@ -32,6 +32,10 @@ _log = logging.getLogger("skillaudit.consumer")
 FETCH_BYTES_MAX: Final = 64 * 1024 * 1024
 PARTITION_FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 """A record of the largest size a topic allows must fit."""
+FETCH_BYTES_PER_S: Final = 2 * 1024 * 1024
+"""What a connection is trusted with: an answer that is larger than the time allowed for it would be asked for for ever. A
+record that is larger comes all the same, alone.
+"""
 FETCH_WAIT_MS: Final = 50
 METADATA_AGE_MS: Final = 5_000
 """After which new partitions are noticed."""
@@ -189,14 +193,15 @@ class KafkaSource:
 
     async def _start(self, group: str | None) -> Any:
         last: Exception | None = None
+        in_time = FETCH_BYTES_PER_S * self._settings.kafka_request_timeout_ms // 1_000
         for _ in range(START_ATTEMPTS_MAX):
             consumer = AIOKafkaConsumer(
                 **connection_options(self._settings),
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
-                max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
-                fetch_max_bytes=FETCH_BYTES_MAX,
+                max_partition_fetch_bytes=min(PARTITION_FETCH_BYTES_MAX, in_time),
+                fetch_max_bytes=min(FETCH_BYTES_MAX, in_time),
                 fetch_max_wait_ms=FETCH_WAIT_MS,
                 metadata_max_age_ms=METADATA_AGE_MS,
             )
