@@ -236,7 +236,7 @@ async def partitions_added(case: Case) -> None:
                 await topics.add_partitions(settings.kafka_topic, 12)
             if case.switched_off:
                 for source_dir in list_source_dirs(settings.outbox_dir):
-                    (source_dir / PARTITIONS_NAME).unlink()
+                    (source_dir / PARTITIONS_NAME).unlink(missing_ok=True)
             async with forwarding(settings), Agents(case, settings, [plan]) as later:
                 await later.until_noted(later.noted_lines() + 50, PATIENCE_S)
                 await agents.until_noted(agents.noted_lines() + 50, PATIENCE_S)
