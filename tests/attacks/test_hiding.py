@@ -2,8 +2,9 @@
 
 import time
 
-from tests.attacks.test_attacks import KEY, remove_run, run_id
-from tests.attacks.world import names, told
+from tests.attacks.forging import forge_run
+from tests.attacks.test_attacks import KEY, edit, remove_run, run_id
+from tests.attacks.world import Depth, names, told
 
 from skillaudit.proof import leaves
 from skillaudit.proof.acts import Act, ActKind, act_line
@@ -41,3 +42,19 @@ def test_an_act_appended_behind_what_is_anchored_proves_nothing(attacked):
     assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
     alone = attacked.verify(run_ids=(gone,))
     assert (alone.exit_code, names(alone)) == (6, {"ACT_UNPROVEN", "PURGED"}), told(alone)
+
+
+def test_a_number_that_is_stored_was_not_refused(attacked):
+    """A refused record leaves a run whose head can't be computed: that must not hide a rewritten one."""
+    edit(attacked, "payload", '\'{"content":"nothing happened"}\'', 4)
+    head = attacked.one("SELECT head FROM store.runs WHERE run_key = ?", KEY)
+    forge_run(attacked, KEY)
+    refused = b'{"v":1,"type":"run.refused","run_id":"%b","seq":3}' % run_id(attacked).encode()
+    attacked.sql("INSERT INTO store.kept VALUES (1, ?, ?, 'skillaudit.events/0', 1, 0)", KEY, refused)
+    attacked.sql(
+        "UPDATE store.runs SET lost = '3', completeness = 'declared-loss', refused = TRUE, head = ? WHERE run_key = ?",
+        head, KEY,
+    )  # fmt: skip
+    for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id(attacked),)}):
+        report = attacked.verify(**options)
+        assert report.exit_code == 5, told(report)

@@ -4,22 +4,31 @@ Each record is a small one of its own, made by the product; nothing is changed b
 """
 
 import contextlib
+from dataclasses import replace
 
+import orjson
 import pytest
 from tests.attacks.world import (
+    DAY_US,
     SIGNER,
     TOPIC,
     Collected,
+    Depth,
     Store,
     Tampered,
     Topic,
     World,
     names,
     told,
+    violations,
 )
 
+from skillaudit.consumer.planning import plan_purge_of
+from skillaudit.consumer.recording import perform
+from skillaudit.contract.admin import ActOrder
+from skillaudit.contract.clock import SystemClock
 from skillaudit.contract.records import SkillRun
-from skillaudit.contract.wire import SourceHeartbeat, parse_record
+from skillaudit.contract.wire import RunFinished, RunLog, RunStarted, SourceHeartbeat, parse_record
 from skillaudit.producer import Sink
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
 
@@ -131,3 +140,58 @@ def test_one_run_id_in_two_topics_is_two_runs(fleet):
     for options in ({}, {"run_ids": (some,)}):
         report = fleet.verify(**options)
         assert (report.exit_code, names(report)) == (0, set()), told(report)
+
+
+def test_a_run_without_its_start_is_incomplete(fleet):
+    """Of a run whose start, or all but its finish, was dropped on the way, there is no row to look at: it is missed."""
+    fleet.record()
+    fleet.sink.close()
+    victim = next(key for key, value in fleet.log.items if isinstance(parse_record(value), RunStarted))
+    kept = [
+        item
+        for item in fleet.log.items
+        if item[0] != victim or isinstance(parse_record(item[1]), RunFinished)
+    ]
+    fleet.take(kept)
+    fleet.seal()
+    for depth in (Depth.FULL, Depth.QUICK):
+        report = fleet.verify(depth=depth)
+        assert (report.exit_code, names(report)) == (4, {"RUN_INCOMPLETE"}), told(report)
+        assert (report.findings[0]["run_id"], report.incomplete) == (victim.decode(), 1)
+
+
+def test_a_record_with_other_content_under_a_known_number_is_never_silent(fleet):
+    """Not only starts and finishes: a second log of one number, with another tag, is a second statement."""
+    fleet.record()
+    fleet.sink.close()
+    fleet.take()
+    key, value = next(item for item in fleet.log.items if isinstance(parse_record(item[1]), RunLog))
+    other = orjson.loads(value) | {"payload": {"content": "something else"}, "tag": "00112233aabbccdd"}
+    fleet.take([(key, orjson.dumps(other))])
+    fleet.seal()
+    for options in ({}, {"run_ids": (key.decode(),)}):
+        report = fleet.verify(**options)
+        assert (report.exit_code, violations(report)) == (5, {"RUN_EQUIVOCATES"}), told(report)
+
+
+class Later(SystemClock):
+    """A clock that is days ahead."""
+
+    def wall_us(self):
+        return super().wall_us() + 400 * DAY_US
+
+
+def test_a_purged_run_that_is_delivered_again_was_not_purged_too_early(fleet):
+    """Its age counts from its first arrival."""
+    fleet.record()
+    fleet.sink.close()
+    fleet.take()
+    gone = fleet.ids()[0]
+    materializer = fleet.opened().materializer
+    materializer.clock = Later()
+    perform(materializer, plan_purge_of(ActOrder(actor="ops"), [gone], min_days=30))
+    fleet.topic.late_us = -400 * DAY_US
+    fleet.take([item for item in fleet.log.items if item[0] == gone.encode()])
+    fleet.seal()
+    report = fleet.verify(replace(fleet.policy, min_retention_days=30))
+    assert (report.exit_code, violations(report), report.purged) == (0, set(), 1), told(report)

@@ -31,7 +31,8 @@ WHERE line ->> 'kind' = 'incident'
 ORDER BY 1
 
 -- name: tombstones
--- Purged runs, with the act that is named for each, and where their start stands in the ledger.
+-- Purged runs, with the act that is named for each, and where their start stands in the ledger: the first, for it may be
+-- delivered again after the purge.
 SELECT
     t.id, coalesce(p.act_id, '') AS act_id, epoch_us(t.started_at) AS started_us, t.violates,
     l.partition, l.record_offset, l.received_us, t.run_key < coalesce(f.run_key, 0) AS before_ledger,
@@ -40,9 +41,9 @@ SELECT
 FROM tombstones AS t
 LEFT JOIN (SELECT id, any_value(act_id) AS act_id FROM purges GROUP BY id) AS p ON t.purge_id = p.id
 LEFT JOIN (
-    SELECT run_id, regexp_replace(partition, '/[^/]*$', '') AS topic, min(partition) AS partition,
-        min(record_offset) AS record_offset, max(received_us) AS received_us,
-        arg_min(source_id, record_offset) AS source_id, arg_min(source_seq, record_offset) AS source_seq
+    SELECT run_id, regexp_replace(partition, '/[^/]*$', '') AS topic, arg_min(partition, idx) AS partition,
+        arg_min(record_offset, idx) AS record_offset, arg_min(received_us, idx) AS received_us,
+        arg_min(source_id, idx) AS source_id, arg_min(source_seq, idx) AS source_seq
     FROM ledger
     WHERE kind = 'start'
     GROUP BY ALL

@@ -45,4 +45,9 @@ SELECT
         ) > 0,
     (SELECT list([seq::VARCHAR, field, hex(digest), act_id]) FROM redactions WHERE run_key = $run_key),
     (SELECT list([seq::VARCHAR, field, salt]) FROM run_salts WHERE run_key = $run_key),
-    (SELECT list(seq) FROM refusals WHERE run_key = $run_key)
+    -- A number that is stored was not refused: whichever came first stays, and the other is a duplicate or a conflict.
+    (
+        SELECT list(seq) FROM refusals
+        WHERE run_key = $run_key AND seq NOT IN (SELECT sequence FROM events WHERE run_key = $run_key) AND seq > 0
+            AND seq NOT IN (SELECT finish_seq FROM runs WHERE run_key = $run_key AND finish_seq IS NOT NULL)
+    )

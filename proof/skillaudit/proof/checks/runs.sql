@@ -10,7 +10,7 @@ min(l.source_id) FILTER (l.kind = 'start') AS start_source_id,
 min(l.source_seq) FILTER (l.kind = 'start') AS start_source_seq,
 min(l.received_us) FILTER (l.kind = 'start') AS start_received_us,
 min(l.partition) FILTER (l.kind = 'start') AS start_partition,
-min(l.record_offset) FILTER (l.kind = 'start') AS start_offset,
+arg_min(l.record_offset, l.idx) FILTER (l.kind = 'start') AS start_offset,
 max(l.events) FILTER (l.kind = 'finish') AS finish_events,
 min(l.events) FILTER (l.kind = 'finish') AS finish_events_other,
 lower(hex(min(l.head) FILTER (l.kind = 'finish'))) AS finish_head,
@@ -51,6 +51,13 @@ DROP TABLE IF EXISTS marks
 SELECT count(*), coalesce(min(run_key), 0), coalesce(max(run_key), -1), coalesce(sum(events_stored), 0)::BIGINT
 FROM runs AS r
 WHERE {in_scope}
+
+-- name: orphans
+-- Runs of which events came and no start: how many a Writer's, how many a bare Storage's, and some of their ids.
+SELECT
+    count(*) FILTER (NOT bare), (list(id ORDER BY run_key) FILTER (NOT bare))[:$examples],
+    count(*) FILTER (bare), (list(id ORDER BY run_key) FILTER (bare))[:$examples]
+FROM (SELECT run_key, id, completeness = 'unproven' AS bare FROM orphans)
 
 -- fragment: in_scope
 ($since_us::BIGINT IS NULL OR r.started_at >= make_timestamptz($since_us::BIGINT))
@@ -286,7 +293,7 @@ OR (finish_seq IS NULL AND (
     status <> 'running' OR length_of_end > 0 OR tool_calls_count <> 0 OR runtime_us <> 0 OR total_input_tokens <> 0
     OR total_output_tokens <> 0 OR total_thinking_tokens <> 0
 ))
-OR conflicts <> stored_conflicts
+OR conflicts <> stored_conflicts OR conflicts > 0
 OR (coalesce(start_received_us, 0) > 0 AND epoch_us(received_at) <> start_received_us)
 OR (coalesce(start_rows, 0) > 0 AND (partition IS DISTINCT FROM start_partition OR record_offset IS DISTINCT FROM start_offset))
 

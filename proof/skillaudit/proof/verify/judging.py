@@ -257,13 +257,20 @@ def _equivocation(facts: RunFacts) -> Iterator[Finding]:
         kind = mark.kind if mark.kind in {"start", "finish"} else "listing"
         key = (kind, 0 if kind == "finish" else mark.events)
         said.setdefault(key, set()).add((mark.source_id, mark.events if kind == "finish" else 0, mark.head))
+    told = False
     for (kind, _), statements in sorted(said.items()):
         if len(statements) > 1:
+            told = True
             yield _of(
                 facts,
                 Kind.RUN_EQUIVOCATES,
                 f"the ledger holds {len(statements)} different statements of its {kind}",
             )
+    if facts.stored_conflicts and not told:
+        says = (
+            f"{facts.stored_conflicts} records claim a place in it that another record holds; see conflicts"
+        )
+        yield _of(facts, Kind.RUN_EQUIVOCATES, says)
 
 
 # Columns that say what can be computed.

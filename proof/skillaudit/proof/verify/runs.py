@@ -65,6 +65,7 @@ class RunsCheck:
     def check_all(self, *, content: bool) -> None:
         """Every run in the scope; `content`: tags and heads are computed anew."""
         with self._engine.snapshot():
+            self._orphans()
             runs, first, last, events = self._engine.rows(FILE, "bounds", **self._scope)[0]
             if not runs:
                 return
@@ -79,6 +80,15 @@ class RunsCheck:
                 self._engine.tell("events", self._totals.events, events)
         finally:
             self._engine.run(FILE, "drop_marks")
+
+    def _orphans(self) -> None:
+        """They have no start, and so no time: they are told whatever the scope is."""
+        missing, some, bare, some_bare = self._engine.rows(FILE, "orphans", examples=EXAMPLES)[0]
+        says = "its start never arrived; events of it are kept and can't be checked without"
+        self._plain(Kind.RUN_INCOMPLETE, says, missing, some or ())
+        self._totals.incomplete += missing
+        says = "its start was never written; a bare Storage's events of it are kept"
+        self._plain(Kind.RUN_UNPROVEN, says, bare, some_bare or ())
 
     def _chunk(self, first: int, last: int, *, content: bool) -> None:
         keys = {"first": first, "last": last, **self._scope}
