@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from docs.fault_table import fault_page
 
 from skillaudit.cli.app import COMMANDS, cli
 from skillaudit.contract.settings import PREFIX, Settings
@@ -90,7 +91,7 @@ def _meaning(name: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"settings.md": settings_page, "commands.md": command_page}
+PAGES = {"settings.md": settings_page, "commands.md": command_page, "faults.md": fault_page}
 
 
 def main() -> int:
