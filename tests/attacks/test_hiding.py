@@ -2,9 +2,10 @@
 
 import time
 
-from tests.attacks.forging import forge_run
+import pytest
+from tests.attacks.forging import forge_ledger, forge_run
 from tests.attacks.test_attacks import KEY, edit, remove_run, run_id
-from tests.attacks.world import Depth, names, told
+from tests.attacks.world import Depth, names, told, violations
 
 from skillaudit.proof import leaves
 from skillaudit.proof.acts import Act, ActKind, act_line
@@ -58,3 +59,28 @@ def test_a_number_that_is_stored_was_not_refused(attacked):
     for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id(attacked),)}):
         report = attacked.verify(**options)
         assert report.exit_code == 5, told(report)
+
+
+def test_an_incremental_check_compares_some_of_the_old_seals_again(attacked):
+    """What was changed, with its ledger rows, behind an earlier check: all seals of a short journal are compared again."""
+    before = attacked.verify()
+    edit(attacked, "payload", '\'{"content":"nothing happened"}\'')
+    forge_ledger(attacked, run_id(attacked), forge_run(attacked, KEY))
+    report = attacked.verify(sealed_from=before.sealed_to)
+    assert (report.exit_code, violations(report)) == (5, {"LEDGER_ALTERED"}), told(report)
+
+
+@pytest.mark.parametrize(
+    "change", ["leaf = 'no text \\xFF'::BLOB", "idx = 9223372036854775807", "leaf = ''::BLOB"]
+)
+def test_a_journal_that_cannot_be_read_is_altered(attacked, change):
+    """Bytes that are no text, numbers that can't be counted on from: named, not given up on."""
+    attacked.sql(f"UPDATE store.journal SET {change} WHERE idx = 1")
+    report = attacked.verify()
+    assert (report.exit_code, "JOURNAL_ALTERED" in violations(report)) == (5, True), told(report)
+
+
+def test_a_number_of_the_ledger_beyond_all_numbers_is_named(attacked):
+    attacked.sql("UPDATE store.ledger SET idx = 9223372036854775807 WHERE idx = 3")
+    report = attacked.verify()
+    assert (report.exit_code, "LEDGER_ENTRY_MISSING" in violations(report)) == (5, True), told(report)

@@ -23,6 +23,7 @@ from tests.attacks.world import (
     violations,
 )
 
+from skillaudit.consumer.acts import accept_history_loss
 from skillaudit.consumer.planning import plan_purge_of
 from skillaudit.consumer.recording import perform
 from skillaudit.contract.admin import ActOrder
@@ -195,3 +196,49 @@ def test_a_purged_run_that_is_delivered_again_was_not_purged_too_early(fleet):
     fleet.seal()
     report = fleet.verify(replace(fleet.policy, min_retention_days=30))
     assert (report.exit_code, violations(report), report.purged) == (0, set(), 1), told(report)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["the same records", "others"])
+def test_a_history_given_up_on_purpose_is_no_altered_ledger(fleet, again):
+    """The topic was made anew and that was accepted: offsets begin at 0, and the ledger's numbers go on."""
+    fleet.record()
+    fleet.sink.close()
+    fleet.take()
+    fleet.seal()
+    for partition in fleet.topic.ends:
+        accept_history_loss(fleet.opened().materializer, partition)
+        fleet.topic.ends[partition] = 0
+    report = fleet.verify(SELF)
+    assert (report.exit_code, names(report)) == (0, set()), told(report)
+    items = fleet.log.items
+    if not again:
+        fleet.log = Collected(f"{2:032x}")
+        fleet.sink = Sink(fleet.log)
+        fleet.record()
+        fleet.sink.close()
+        items = fleet.log.items
+    fleet.take(items)
+    for policy in (SELF, fleet.policy):
+        report = fleet.verify(policy)
+        assert (report.exit_code, violations(report)) == (0 if policy is SELF else 6, set()), told(report)
+    fleet.seal()
+    report = fleet.verify()
+    assert (report.exit_code, names(report)) == (0, set()), told(report)
+
+
+def test_a_run_listed_before_anything_of_it_was_read_may_be_on_its_way(fleet):
+    """Partitions are read independently: a heartbeat may be read before the runs that it lists."""
+    writer = fleet.sink.start_run(SkillRun(skill_id="s"))
+    for step in range(6):
+        writer.step(f"thought {step}")
+    fleet.beat()
+    items = fleet.fresh()
+    heartbeat = [item for item in items if isinstance(parse_record(item[1]), SourceHeartbeat)]
+    records = fleet.topic.append(heartbeat)
+    rest = fleet.topic.append([item for item in items if item not in heartbeat])
+    fleet.opened().materializer.apply(records, fleet.topic.ends)
+    report = fleet.verify(SELF)
+    assert (report.exit_code, names(report)) == (6, {"SOURCE_TAIL_UNKNOWN"}), told(report)
+    fleet.opened().materializer.apply(rest, fleet.topic.ends)
+    report = fleet.verify(SELF)
+    assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)

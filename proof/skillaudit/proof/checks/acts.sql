@@ -11,7 +11,7 @@ ORDER BY a.journal_idx, a.act_id
 SELECT j.idx, j.kind_said, j.act_id
 FROM (
     SELECT idx, line ->> 'kind' AS kind_said, line ->> 'act_id' AS act_id
-    FROM (SELECT idx, TRY_CAST(string_split(decode(leaf), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')
+    FROM (SELECT idx, TRY_CAST(string_split(TRY(decode(leaf)), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')
 ) AS j
 ANTI JOIN acts AS a ON a.journal_idx = j.idx
 WHERE j.kind_said IN ('purge', 'redact', 'erase', 'hold', 'release')
@@ -26,7 +26,7 @@ ORDER BY j.idx
 
 -- name: incidents
 SELECT idx, line ->> 'reason' AS reason
-FROM (SELECT idx, TRY_CAST(string_split(decode(leaf), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')
+FROM (SELECT idx, TRY_CAST(string_split(TRY(decode(leaf)), chr(10))[2] AS JSON) AS line FROM journal WHERE kind = 'act')
 WHERE line ->> 'kind' = 'incident'
 ORDER BY 1
 

@@ -1,9 +1,9 @@
 -- The journal: its leaves against its tiles, its checkpoints and the anchors.
 
 -- name: missing
-SELECT idx + 1, following - 1
+SELECT idx::HUGEINT + 1, following - 1
 FROM (SELECT idx, lead(idx) OVER (ORDER BY idx) AS following FROM (SELECT -1 AS idx UNION ALL SELECT idx FROM journal))
-WHERE following > idx + 1
+WHERE following > idx::HUGEINT + 1
 ORDER BY 1
 LIMIT $limit
 

@@ -10,29 +10,33 @@ sha256(
     )
 )
 
+-- fragment: given_up
+(SELECT DISTINCT subject FROM incidents WHERE kind = 'history-loss-accepted')
+
 -- name: ends
 -- Per partition: how many rows there are, how they are numbered, and where the numbering should stand.
 SELECT
     coalesce(l.partition, p.partition) AS partition, coalesce(l.rows, 0) AS rows, l.first, l.last,
-    coalesce(l.numbers, 0) AS numbers, p.ledger_next
+    coalesce(l.numbers, 0) AS numbers, p.ledger_next,
+    coalesce(l.partition, p.partition) IN {given_up} AS given_up
 FROM (
     SELECT partition, count(*) AS rows, count(DISTINCT idx) AS numbers, min(idx) AS first, max(idx) AS last
     FROM ledger
     GROUP BY partition
 ) AS l
 FULL JOIN positions AS p ON l.partition = p.partition
-WHERE l.partition IS NULL OR p.ledger_next IS DISTINCT FROM l.last + 1 OR l.rows <> l.last + 1 OR l.numbers <> l.rows
+WHERE l.partition IS NULL OR p.ledger_next IS DISTINCT FROM l.last::HUGEINT + 1 OR l.rows <> l.last::HUGEINT + 1 OR l.numbers <> l.rows
     OR l.first <> 0
 ORDER BY 1
 
 -- name: gaps
 -- Numbers that no row has, as ranges.
-SELECT idx + 1 AS low, following - 1 AS high
+SELECT idx::HUGEINT + 1 AS low, following - 1 AS high
 FROM (
     SELECT idx, lead(idx) OVER (ORDER BY idx) AS following
     FROM (SELECT -1 AS idx UNION ALL SELECT idx FROM ledger WHERE partition = $partition)
 )
-WHERE following > idx + 1
+WHERE following > idx::HUGEINT + 1
 ORDER BY 1
 LIMIT $limit
 
@@ -40,19 +44,22 @@ LIMIT $limit
 SELECT idx FROM ledger WHERE partition = $partition GROUP BY idx HAVING count(*) > 1 ORDER BY 1 LIMIT $limit
 
 -- name: out_of_order
--- Rows whose record comes before that of the row before them, or after what was consumed.
+-- Rows whose record comes before that of the row before them, or after what was consumed. Where the loss of a partition's
+-- history was accepted, offsets begin anew: there the seals alone tell.
 SELECT o.partition, o.idx
 FROM (
     SELECT partition, idx, record_offset, lag(record_offset) OVER (PARTITION BY partition ORDER BY idx) AS before
     FROM ledger
 ) AS o
 LEFT JOIN positions AS p ON o.partition = p.partition
+ANTI JOIN {given_up} AS g ON g.subject = o.partition
 WHERE o.record_offset < o.before OR p.partition IS NULL OR o.record_offset >= p.next_offset
 ORDER BY 1, 2
 LIMIT $limit
 
 -- name: unstored
--- Runs that the ledger lists and that are nowhere: neither stored, nor purged, nor waiting for their start.
+-- Runs that the ledger lists and that are nowhere: neither stored, nor purged, nor waiting for their start. One that is
+-- only listed may lie in a partition that was not read so far: it is missed when its number is due.
 SELECT
     l.run_id, min(l.source_id) AS source_id, max(l.source_seq) AS source_seq, max(l.events) AS events,
     count(*) FILTER (l.kind = 'start') AS starts, count(*) FILTER (l.kind = 'finish') AS finishes,
@@ -62,9 +69,10 @@ LEFT JOIN (SELECT DISTINCT id, topic FROM runs) AS r ON r.id = l.run_id AND r.to
 LEFT JOIN (SELECT DISTINCT id, topic FROM tombstones) AS t
     ON t.id = l.run_id AND t.topic = regexp_replace(l.partition, '/[^/]*$', '')
 LEFT JOIN orphans AS o ON o.id = l.run_id AND o.topic = regexp_replace(l.partition, '/[^/]*$', '')
+LEFT JOIN sources AS s ON s.source_id = l.source_id
 WHERE l.run_id <> '' AND r.id IS NULL AND t.id IS NULL
 GROUP BY l.run_id, regexp_replace(l.partition, '/[^/]*$', '')
-HAVING starts > 0 OR count(o.run_key) = 0
+HAVING starts > 0 OR (count(o.run_key) = 0 AND (finishes > 0 OR max(l.source_seq) <= max(coalesce(s.due, 0))))
 ORDER BY place
 
 -- name: strays
@@ -138,7 +146,7 @@ FROM (
     SELECT idx, place, line, string_split(line, ' ') AS parts
     FROM (
         SELECT idx, unnest(range(len(lines) - 3)) AS place, unnest(lines[3:-2]) AS line
-        FROM (SELECT idx, string_split(decode(leaf), chr(10)) AS lines FROM journal WHERE kind = 'seal')
+        FROM (SELECT idx, string_split(TRY(decode(leaf)), chr(10)) AS lines FROM journal WHERE kind = 'seal')
     )
 )
 ORDER BY partition, first
@@ -147,11 +155,11 @@ ORDER BY partition, first
 -- Leaves that are neither a seal nor an act of format 1, or are called by the wrong name, or stand in the wrong place.
 SELECT idx
 FROM journal
-WHERE CASE kind
-    WHEN 'seal' THEN NOT regexp_full_match(decode(leaf), 'skillaudit seal 1\nat (0|[1-9][0-9]{0,18})\n(ledger [^\n]+\n)*')
-    WHEN 'act' THEN NOT regexp_full_match(decode(leaf), 'skillaudit act 1\n\{[^\n]*\}\n')
+WHERE (CASE kind
+    WHEN 'seal' THEN NOT regexp_full_match(TRY(decode(leaf)), 'skillaudit seal 1\nat (0|[1-9][0-9]{0,18})\n(ledger [^\n]+\n)*')
+    WHEN 'act' THEN NOT regexp_full_match(TRY(decode(leaf)), 'skillaudit act 1\n\{[^\n]*\}\n')
     ELSE true
-END
+END) IS NOT FALSE
 UNION
 SELECT journal_idx FROM seals WHERE bad
 ORDER BY 1
@@ -163,7 +171,7 @@ SELECT partition, journal_idx, first, expected
 FROM (
     SELECT
         partition, journal_idx, first,
-        coalesce(lag(first + rows) OVER (PARTITION BY partition ORDER BY journal_idx, place), 0) AS expected
+        coalesce(lag(first::HUGEINT + rows) OVER (PARTITION BY partition ORDER BY journal_idx, place), 0) AS expected
     FROM seals
     WHERE NOT bad
 )
@@ -174,32 +182,37 @@ LIMIT $limit
 -- name: sealed_ends
 -- Per partition: how far it is sealed, and how many rows it has.
 SELECT l.partition, l.rows, coalesce(s.sealed, 0) AS sealed
-FROM (SELECT partition, max(idx) + 1 AS rows FROM ledger GROUP BY partition) AS l
-LEFT JOIN (SELECT partition, max(first + rows) AS sealed FROM seals WHERE NOT bad AND journal_idx < $size GROUP BY partition) AS s
+FROM (SELECT partition, max(idx)::HUGEINT + 1 AS rows FROM ledger GROUP BY partition) AS l
+LEFT JOIN (SELECT partition, max(first::HUGEINT + rows) AS sealed FROM seals WHERE NOT bad AND journal_idx < $size GROUP BY partition) AS s
     ON l.partition = s.partition
 WHERE l.rows > coalesce(s.sealed, 0)
 ORDER BY 1
 
+-- name: old_seals
+SELECT count(DISTINCT journal_idx) FROM seals WHERE NOT bad AND journal_idx < $from
+
 -- name: sealed_rows
--- The hashes of each sealed range's rows as one value, and what the seal says of it.
-WITH placed AS (
+-- The hashes of each sealed range's rows as one value, and what the seal says of it: from a leaf on, and one in so many of
+-- those before it. The position behind them goes by the last row: offsets begin anew where a lost history was accepted.
+WITH chosen AS (
+    SELECT * FROM seals WHERE NOT bad AND (journal_idx >= $from OR hash(journal_idx + $seed::BIGINT) % $one_in = 0)
+), placed AS (
     SELECT s.journal_idx, s.place, l.idx, l.record_offset, {leaf_hash} AS leaf_hash
-    FROM ledger AS l ASOF JOIN (SELECT * FROM seals WHERE NOT bad AND journal_idx >= $from) AS s
+    FROM ledger AS l ASOF JOIN chosen AS s
         ON l.partition = s.partition AND l.idx >= s.first
-    WHERE l.idx < s.first + s.rows
+    WHERE l.idx < s.first::HUGEINT + s.rows
 ), gathered AS (
     SELECT
         journal_idx, place, count(*) AS found, string_agg(leaf_hash, '' ORDER BY idx) AS hashes,
-        max(record_offset) AS last_offset
+        arg_max(record_offset, idx) AS last_offset
     FROM placed
     GROUP BY journal_idx, place
 )
 SELECT
     s.journal_idx, s.partition, s.first, s.rows, s.root, coalesce(g.found, 0) AS found, coalesce(g.hashes, '') AS hashes,
-    coalesce(g.last_offset < s.next_offset, false) AS within
-FROM seals AS s
+    coalesce(g.last_offset + 1 = s.next_offset, false) AS within
+FROM chosen AS s
 LEFT JOIN gathered AS g ON s.journal_idx = g.journal_idx AND s.place = g.place
-WHERE NOT s.bad AND s.journal_idx >= $from
 
 -- name: seals_between
 SELECT idx, leaf FROM journal WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us ORDER BY idx

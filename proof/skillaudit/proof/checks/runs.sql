@@ -267,7 +267,7 @@ OR CASE completeness
     WHEN 'complete' THEN
         top IS DISTINCT FROM finish_seq OR covered IS DISTINCT FROM finish_seq + 1
         OR squares IS DISTINCT FROM logs::HUGEINT * (logs + 1) * (2 * logs + 1) // 6 OR lost <> ''
-    WHEN 'open' THEN covered IS DISTINCT FROM top + 1 OR finish_seq IS NOT NULL
+    WHEN 'open' THEN (covered IS DISTINCT FROM top + 1 AND NOT has_refusals) OR finish_seq IS NOT NULL
     WHEN 'declared-loss' THEN (covered IS DISTINCT FROM finish_seq + 1 OR lost = '') AND NOT has_refusals
     WHEN 'incomplete' THEN false
     ELSE true

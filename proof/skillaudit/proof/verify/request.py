@@ -33,9 +33,10 @@ class VerifyRequest:
     sample: int = 0
     """With `Depth.SAMPLE`: how many runs."""
     seed: int = 0
-    """Which runs are drawn."""
+    """Which runs are drawn, and which seals that were compared before."""
     sealed_from: int = 0
-    """Journal index from which on seals are checked against the ledger; what is below was checked before."""
+    """Journal index from which on all seals are checked against the ledger; what is below was checked before, and some of
+    it is drawn and checked again."""
     policy: Policy = field(default_factory=Policy)
     anchors: tuple[AnchorReading, ...] = ()
     """What the verifier read from the anchors by itself."""
