@@ -84,3 +84,14 @@ def test_a_number_of_the_ledger_beyond_all_numbers_is_named(attacked):
     attacked.sql("UPDATE store.ledger SET idx = 9223372036854775807 WHERE idx = 3")
     report = attacked.verify()
     assert (report.exit_code, "LEDGER_ENTRY_MISSING" in violations(report)) == (5, True), told(report)
+
+
+def test_a_record_older_than_the_ledger_can_not_be_claimed_at_will(attacked):
+    """Runs of an earlier release have no rows and are unproven; so a deleted or forged run must not become one of these."""
+    partition = attacked.one("SELECT partition FROM store.runs WHERE run_key = ?", KEY)
+    attacked.sql("INSERT INTO store.ledger_from VALUES (?, 1, ?)", partition, KEY + 1)
+    bury(attacked, 77)
+    report = attacked.verify()
+    assert (report.exit_code, violations(report)) == (5, {"LEDGER_ALTERED"}), told(report)
+    attacked.sql("UPDATE store.ledger_from SET record_offset = 1000000")
+    assert violations(attacked.verify()) == {"LEDGER_ALTERED"}

@@ -29,6 +29,26 @@ WHERE l.partition IS NULL OR p.ledger_next IS DISTINCT FROM l.last::HUGEINT + 1 
     OR l.first <> 0
 ORDER BY 1
 
+-- name: from_when
+-- Where an earlier release is said to have stored without rows, and that can't be: behind records that have rows, or more
+-- runs than there were records. What is said there makes runs unproven that would be forged else.
+WITH old AS (
+    SELECT partition, regexp_replace(partition, '/[^/]*$', '') AS topic, record_offset, run_key FROM ledger_from
+), known AS (
+    SELECT topic, run_key FROM runs UNION ALL SELECT topic, run_key FROM tombstones UNION ALL SELECT topic, run_key FROM orphans
+), room AS (
+    SELECT topic, sum(record_offset::HUGEINT) AS records, max(run_key) AS run_key FROM old GROUP BY topic
+)
+SELECT o.partition
+FROM old AS o JOIN ledger AS l ON l.partition = o.partition AND l.idx = 0
+WHERE l.record_offset < o.record_offset
+UNION
+SELECT min(o.partition)
+FROM room AS r JOIN known AS k ON k.topic = r.topic AND k.run_key < r.run_key JOIN old AS o ON o.topic = r.topic
+GROUP BY r.topic, r.records
+HAVING count(DISTINCT k.run_key) > r.records
+ORDER BY 1
+
 -- name: gaps
 -- Numbers that no row has, as ranges.
 SELECT idx::HUGEINT + 1 AS low, following - 1 AS high

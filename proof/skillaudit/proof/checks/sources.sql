@@ -48,7 +48,7 @@ SELECT
 FROM (
     SELECT
         source_id, max(events) FILTER (run_id = '') AS final,
-        arg_max(events, record_offset) FILTER (run_id = '') AS last_final
+        arg_max(events, idx) FILTER (run_id = '') AS last_final
     FROM ledger
     GROUP BY source_id
 ) AS l

@@ -12,15 +12,18 @@ It honestly cannot detect:
 2. a source that was suppressed from its first event on, unless its host is on the list of those you expect
    (`expected_hosts` of the policy); and a dead source's runs after its last heartbeat;
 3. anything done before the next anchor (by default up to 60 seconds) by somebody who holds broker, database and key
-   together;
+   together; and what somebody who writes to the topic made of records before they were read, as long as digests, tags
+   and head were made anew: sources do not sign;
 4. a rewriting that the operator agreed on with every anchor; and, where no anchor is configured, any careful rewriting
-   by whoever writes the database (grade `self`), or by whoever does and holds the key (grade `signed`);
+   by whoever writes the database (grade `self`), or by whoever does and holds the key (grade `signed`); to put an
+   older copy in its place takes no key;
 5. which event was changed, when all tags and heads were recomputed and no second copy exists: the run, or the batch, is
    still named;
 6. whether an event that the run's own row calls missing never arrived, or was deleted and the row edited to say so: both
-   are incomplete, exit code 4;
-7. what a redacted or purged record said, or that it was harmless; and whether a purged run was held by its skill, for
-   the skill is gone with it;
+   are incomplete, exit code 4; or, called refused by the broker, declared lost, exit code 6. The head of such a run
+   can't be computed: what else was changed in it together with its tags is not seen;
+7. what a redacted or purged record said, or that it was harmless; whether a purged run was held by its skill, and
+   whether it was really as old as a purge by age asks for: its skill and its date are gone with it;
 8. true time: only that a run came before the first anchor that covers it, and after what its broker received before;
 9. the deletion of everything, anchors included: somebody must expect a checkpoint and miss it (the policy's
    `anchor_age_s_max` makes verify do so);
@@ -30,7 +33,7 @@ It honestly cannot detect:
 
 COLUMNS: Final = """\
 Not covered by any proof, and held against nothing: the `clock` of a run's start; a source's host, process, version,
-times and backlog; incidents and dead letters; what is kept of refused and conflicting records beside their numbers; and
+times and backlog, whether it lives, and how many runs it counted before its last word; incidents and dead letters; what is kept of refused and conflicting records beside their numbers; and
 everything that is made again from the rest.
 """
 

@@ -49,6 +49,9 @@ def _numbering(engine: Engine) -> Iterator[Finding]:
             yield Finding(Kind.LEDGER_ALTERED, "a row has a number below 0", where)
         if ledger_next is not None or not given_up:
             yield from _end(partition, -1 if last is None else last, ledger_next)
+    for (partition,) in engine.rows(FILE, "from_when"):
+        says = "is said to have begun later than its first row, or behind more runs than there were records"
+        yield Finding(Kind.LEDGER_ALTERED, says, {"partition": partition})
     for partition, idx in engine.rows(FILE, "out_of_order", limit=_LIMIT):
         says = "its record's place is not between those of its neighbours"
         yield Finding(Kind.LEDGER_ALTERED, says, {"partition": partition, "idx": idx})
