@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Each has a broker of its own where tests want one.
+WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo test faults lint format bench docs wheel clean attacks
@@ -19,8 +21,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)   ## record, materialize and read a small fleet (KAFKA=host:port: through a broker)
 	$(BIN)/skillaudit demo $(if $(KAFKA),--kafka $(KAFKA))
 
-test: $(STAMP)   ## the whole test suite (ARGS=... for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)   ## the whole test suite in two processes (WORKERS=0: in one; ARGS=... for pytest)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 faults: $(STAMP) ## inject the faults of the delivery contract, a share (FULL=1: the published counts; ROWS=...)
 	$(BIN)/python -m tests.faults $(if $(FULL),--full,--share) $(ROWS)
