@@ -4,6 +4,7 @@ Each record is a small one of its own, made by the product; nothing is changed b
 """
 
 import contextlib
+import os
 from dataclasses import replace
 
 import orjson
@@ -242,3 +243,20 @@ def test_a_run_listed_before_anything_of_it_was_read_may_be_on_its_way(fleet):
     fleet.opened().materializer.apply(rest, fleet.topic.ends)
     report = fleet.verify(SELF)
     assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)
+
+
+def test_a_copied_anchor_says_the_same(fleet):
+    """Whoever mirrors an anchor's directory writes its files in any order, seconds apart."""
+    for _ in range(3):
+        fleet.record(1)
+        fleet.take()
+        fleet.seal()
+    fleet.sink.close()
+    fleet.take()
+    fleet.seal()
+    objects = sorted(path for path in (fleet.directory / "anchor" / "objects").rglob("*") if path.is_file())
+    now_s = objects[-1].stat().st_mtime
+    for number, path in enumerate(objects):
+        os.utime(path, (now_s - number, now_s - number))
+    report = fleet.verify()
+    assert (len(objects), report.exit_code, names(report)) == (4, 0, set()), told(report)

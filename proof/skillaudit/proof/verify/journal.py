@@ -20,6 +20,8 @@ FILE: Final = "journal.sql"
 MEMORY: Final = "memory"
 """Trust of what the verifier remembers from an earlier check: it shows what changed, and proves nothing to others."""
 _US: Final = 1_000_000
+ORDER_APART_US: Final = 300_000_000
+"""An anchor's clock may be set back by so much, and the files of a copied one be written in any order."""
 
 
 @dataclass(slots=True)
@@ -226,7 +228,7 @@ def _order(reading: AnchorReading) -> Iterator[Finding]:
         if it.size < before.size:
             says = f"{it.place} holds a journal of {it.size} behind one of {before.size}"
             yield Finding(Kind.CHECKPOINT_OLDER, says, {"anchor": reading.uri})
-        elif it.at_us < before.at_us:
+        elif it.at_us < before.at_us - ORDER_APART_US:
             says = f"{it.place} was put there before the smaller {before.place}"
             yield Finding(Kind.CHECKPOINT_OLDER, says, {"anchor": reading.uri})
 
