@@ -1,7 +1,7 @@
 """verify_run_ms, verify_full_us, verify_quick_us: checking one run, and all of them.
 
 The record is made in the engine, with the format's own digests: runs of 125 events with 422 bytes of payload each, sealed
-tables, a ledger row per start and finish, seals of 1,000 rows. `SKILLAUDIT_BENCH_VERIFY_EVENTS` says how many events
+tables, ids as the product makes them, a ledger row per start and finish, seals of 1,000 rows. `SKILLAUDIT_BENCH_VERIFY_EVENTS` says how many events
 (2,000,000 unless set); figures per event are of one check of all, in wall time and in processor time.
 """
 
@@ -35,9 +35,14 @@ _BLOCK = """
 CREATE OR REPLACE TEMP TABLE block AS
 WITH runs AS (
     SELECT
-        run_key, md5('run ' || run_key) AS id, md5('salt ' || run_key) AS salt, md5('source') AS source_id,
+        run_key, format(
+            '{{:08x}}-{{:04x}}-7{{}}-8{{}}-{{}}', at_ms >> 16, at_ms & 65535, noise[:3], noise[4:6], noise[7:18]
+        ) AS id, md5('salt ' || run_key) AS salt, md5('source') AS source_id,
         run_key + 1 AS source_seq, {start_us} + run_key * 1000000 AS at_us
-    FROM range({first}, {end}) AS r(run_key)
+    FROM (
+        SELECT run_key, ({start_us} + run_key * 1000000) // 1000 AS at_ms, md5('run ' || run_key) AS noise
+        FROM range({first}, {end}) AS r(run_key)
+    )
 ),
 fields AS (
     SELECT run_key, seq, string_agg(
@@ -84,9 +89,9 @@ _HEADS = """
 CREATE OR REPLACE TEMP TABLE heads AS
 SELECT run_key, any_value(id) AS id, any_value(salt) AS salt, any_value(source_id) AS source_id,
     any_value(source_seq) AS source_seq, any_value(at_us) AS at_us,
-    unhex(sha256('skillaudit run 1' || chr(10) || '32:' || any_value(id) || chr(10)
+    unhex(sha256('skillaudit run 1' || chr(10) || '36:' || any_value(id) || chr(10)
         || string_agg(header || ' ' || digest || chr(10), '' ORDER BY seq))) AS head,
-    unhex(sha256('skillaudit run 1' || chr(10) || '32:' || any_value(id) || chr(10)
+    unhex(sha256('skillaudit run 1' || chr(10) || '36:' || any_value(id) || chr(10)
         || string_agg(header || ' ' || digest || chr(10), '' ORDER BY seq) FILTER (seq = 0))) AS start_head,
     ('0x' || left(any_value(digest) FILTER (seq = 0), 16))::UBIGINT AS start_tag,
     ('0x' || left(any_value(digest) FILTER (seq = {last}), 16))::UBIGINT AS finish_tag
@@ -152,8 +157,9 @@ def _seal(cursor: Any, rows: int) -> None:
         bounds = {"partition": "bench/0", "first": first, "rows": count}
         hashes = cursor.execute(statements("ledger.sql")["rows_of_seal"], bounds).fetchall()
         root = merkle.root_of(b"".join(bytes.fromhex(row[0]) for row in hashes))
-        seal = SealLeaf(START_US + first, (SealedRange("bench/0", first, count, root, first + count),))
-        journal.append(seal.encode(), START_US + first)
+        at_us = START_US + (first + count) // 2 * 1_000_000  # two rows a second
+        seal = SealLeaf(at_us, (SealedRange("bench/0", first, count, root, first + count),))
+        journal.append(seal.encode(), at_us)
 
 
 def check_all(database: Database, depth: Depth) -> tuple[float, float]:

@@ -8,7 +8,7 @@ nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import duckdb
@@ -96,15 +96,15 @@ class Journal:
     def root(self, size: int | None = None) -> bytes:
         """The root of the first `size` leaves; by default of all."""
         size = self.size() if size is None else size
-        return merkle.root(size, _Subtrees(self, size))
+        return merkle.root(size, Subtrees(self.tile, size))
 
     def inclusion_proof(self, index: int, size: int) -> tuple[bytes, ...]:
         """From leaf `index` to the root at `size`; see `merkle.inclusion_proof`."""
-        return merkle.inclusion_proof(index, size, _Subtrees(self, size))
+        return merkle.inclusion_proof(index, size, Subtrees(self.tile, size))
 
     def consistency_proof(self, old: int, new: int) -> tuple[bytes, ...]:
         """From the root at `old` to the root at `new`; see `merkle.consistency_proof`."""
-        return merkle.consistency_proof(old, new, _Subtrees(self, new))
+        return merkle.consistency_proof(old, new, Subtrees(self.tile, new))
 
     def tile(self, tile: Tile) -> bytes:
         """The tile's hashes, one after the other: stored where it is complete, else computed."""
@@ -137,11 +137,12 @@ class Journal:
         return b"".join(tile_root(bytes(row[1])) for row in rows)
 
 
-class _Subtrees:
+class Subtrees:
     """`merkle.SubtreeReader` of a tree of the journal's first `size` leaves; each tile is read once."""
 
-    def __init__(self, journal: Journal, size: int) -> None:
-        self._journal = journal
+    def __init__(self, read: Callable[[Tile], bytes], size: int) -> None:
+        """`read` gives a tile's hashes, as `Journal.tile` does."""
+        self._read = read
         self._size = size
         self._tiles: dict[tuple[int, int], bytes] = {}
 
@@ -157,5 +158,5 @@ class _Subtrees:
         found = self._tiles.get((level, index))
         if found is None:
             width = min(TILE_WIDTH, level_size(level, self._size) - index * TILE_WIDTH)
-            found = self._tiles[level, index] = self._journal.tile(Tile(level, index, width))
+            found = self._tiles[level, index] = self._read(Tile(level, index, width))
         return found

@@ -14,6 +14,7 @@ from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.journal import check_journal
 from skillaudit.proof.verify.request import VerifyRequest
+from skillaudit.proof.verify.tip import prove_journal
 from skillaudit.proof.verify.witness import Anchored, AnchorReading
 
 LEAVES = 300
@@ -104,3 +105,93 @@ def test_an_anchor_in_the_same_hands_raises_no_grade(database):
         names, state = check(database, VerifyRequest(policy=Policy(grade=Grade.ANCHORED), anchors=(reading,)))
         assert state.anchored_size == anchored
         assert names == (set() if anchored else {"NOT_ANCHORED"})
+
+
+# The look of one run's check: roots by tiles, single leaves by inclusion proofs.
+
+
+def prove(database, request=None):
+    """(state, and whether the journal's own and other leaves are held) of the quick look; None where it says no."""
+    findings = Findings()
+    with contextlib.closing(database.cursor()) as cursor:
+        engine = Engine(cursor)
+        with engine.snapshot():
+            state = prove_journal(engine, request or VerifyRequest(), findings, NOW_US + LEAVES)
+            if state is None:
+                return None
+            leaves = [bytes(row[0]) for row in database.read("SELECT leaf FROM journal ORDER BY idx")]
+            held = [idx for idx, leaf in enumerate(leaves) if state.holds(idx, leaf)]
+            others = [idx for idx, leaf in enumerate(leaves) if state.holds(idx, leaf + b"\n")]
+            return state, held, others
+
+
+def sign(database, size):
+    note = Checkpoint(NAME, size, merkle.root_of(b"".join(hashes(database)[:size]))).signed([signer()])
+    with database.transaction("sign") as cursor:
+        cursor.execute("INSERT INTO store.checkpoints VALUES (?, ?, 0, '{}')", [size, note])
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, LEAVES])
+def test_tiles_prove_what_all_leaves_prove(database, size):
+    """The same state as the look at all leaves, whatever was signed; every leaf is held, by its own bytes alone."""
+    sign(database, size)
+    request = VerifyRequest(policy=Policy(grade=Grade.SIGNED, keys=(signer().verifier.text,)))
+    state, held, others = prove(database, request)
+    thorough = check(database, request)[1]
+    assert (state.size, state.root, state.signed_size) == (LEAVES, thorough.root, thorough.signed_size)
+    assert (held, others) == (list(range(LEAVES)), [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "UPDATE store.journal_nodes SET hashes = hashes || '\\x00'::BLOB",
+        "UPDATE store.journal_nodes SET hashes = unhex(repeat('00', 8192))",
+        "UPDATE store.journal_nodes SET idx = 1",
+        "DELETE FROM store.journal_nodes",
+        "UPDATE store.journal SET idx = 400 WHERE idx = 299",
+        "DELETE FROM store.journal WHERE idx = 0",
+        "DELETE FROM store.journal WHERE idx = 299",
+        "UPDATE store.journal SET leaf = (SELECT leaf FROM store.journal WHERE idx = 7) WHERE idx = 270",
+        "UPDATE store.checkpoints SET note = replace(note, '300', '299')",
+    ],
+)
+def test_where_anything_is_off_the_quick_look_says_nothing(database, text):
+    """What is wrong is said by the look at all leaves alone."""
+    sign(database, LEAVES)
+    assert prove(database) is not None
+    change(database, text)
+    assert prove(database) is None
+
+
+def test_a_changed_leaf_below_an_intact_tile_is_not_held(database):
+    """The tile agrees with what was signed, the leaf does not lead to it."""
+    sign(database, LEAVES)
+    change(
+        database,
+        "UPDATE store.journal SET leaf = (SELECT leaf FROM store.journal WHERE idx = 7) WHERE idx = 70",
+    )
+    _, held, others = prove(database)
+    assert (70 in held, 71 in held, others) == (False, True, [])
+
+
+def test_of_an_anchor_the_newest_checkpoint_is_enough(database):
+    """What is below it is proven with it; one that the journal doesn't reach, or that differs, is looked at thoroughly."""
+    found = hashes(database)
+
+    def seen(size, root):
+        return Anchored(NAME, size, root, NOW_US + size, "there", (), False, size, ())
+
+    right = [seen(size, merkle.root_of(b"".join(found[:size]))) for size in (200, LEAVES)]
+    cases = [
+        (right, True),
+        ([right[0], seen(LEAVES, bytes(32))], False),
+        ([*right, seen(LEAVES + 1, bytes(32))], False),
+    ]
+    for checkpoints, proven in cases:
+        reading = AnchorReading(uri="file:/x", checkpoints=tuple(checkpoints))
+        request = VerifyRequest(policy=Policy(grade=Grade.ANCHORED), anchors=(reading,))
+        answer = prove(database, request)
+        assert (answer is not None) == proven
+        if answer:
+            assert (answer[0].anchored_size, answer[0].anchors) == (LEAVES, ["file:/x"])

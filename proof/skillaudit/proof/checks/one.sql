@@ -1,4 +1,5 @@
--- One run, read row by row: it is checked in the interpreter, which takes less time than planning the set-wise check.
+-- One run, read row by row: it is checked in the interpreter, which takes less time than planning the set-wise check. Few
+-- rows are sorted there, too.
 
 -- fragment: run_columns
 run_key, run_hash, id, topic, by_storage, skill_id, caller_id, channel_id, inputs, attributes, parent_run_id, source_id,
@@ -12,11 +13,11 @@ partition, record_offset
 SELECT {run_columns} FROM runs WHERE run_key = $run_key
 
 -- name: runs_of_hash
-SELECT {run_columns} FROM runs WHERE run_hash = $run_hash AND id = $run_id ORDER BY run_key
+SELECT {run_columns} FROM runs WHERE run_hash = $run_hash AND id = $run_id
 
 -- name: runs_of_id
 -- The slow way, for a row whose hash is not that of its id.
-SELECT {run_columns} FROM runs WHERE id = $run_id ORDER BY run_key
+SELECT {run_columns} FROM runs WHERE id = $run_id
 
 -- name: tombstones_of_hash
 SELECT t.run_key, t.id, t.topic, t.source_id, t.source_seq, t.purge_id,
@@ -30,24 +31,38 @@ SELECT run_key, id, topic, completeness, missing FROM orphans WHERE run_hash = $
 -- name: events_of_run
 SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM events WHERE run_key = $run_key ORDER BY sequence
 
+-- name: events_of_short_run
+SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM events WHERE run_key = $run_key
+
+-- name: rows_between
+SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
+FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
+
 -- name: marks_of_run
 SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
-FROM ledger WHERE run_id = $run_id ORDER BY partition, idx
+FROM ledger WHERE run_id = $run_id
 
 -- name: rest_of_run
--- What there may be of it beside its row, its events and the ledger's rows; mostly nothing.
+-- What there may be of it beside its row, its events and the ledger's rows; mostly nothing. One kind a branch.
+SELECT 'conflicts', count(*), NULL, NULL, NULL FROM conflicts WHERE run_key = $run_key
+UNION ALL
+SELECT 'redaction', seq, field, hex(digest), act_id FROM redactions WHERE run_key = $run_key
+UNION ALL
+SELECT 'salt', seq, field, salt, NULL FROM run_salts WHERE run_key = $run_key
+UNION ALL
+SELECT 'refused', seq, NULL, NULL, NULL FROM refusals WHERE run_key = $run_key
+
+-- name: refused_of_run
+-- A number that is stored was not refused: whichever came first stays, and the other is a duplicate or a conflict.
+SELECT seq FROM refusals
+WHERE run_key = $run_key AND seq NOT IN (SELECT sequence FROM events WHERE run_key = $run_key) AND seq > 0
+    AND seq NOT IN (SELECT finish_seq FROM runs WHERE run_key = $run_key AND finish_seq IS NOT NULL)
+
+-- name: before_ledger
+-- Whether it may have started without a row of the ledger.
 SELECT
-    (SELECT count(*) FROM conflicts WHERE run_key = $run_key),
     (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic) > $run_key
         OR (
             SELECT count(*) FROM dead_letters
             WHERE state = 'replayed' AND (TRY(decode(key)) = $run_id OR (partition = $partition AND record_offset = $record_offset))
-        ) > 0,
-    (SELECT list([seq::VARCHAR, field, hex(digest), act_id]) FROM redactions WHERE run_key = $run_key),
-    (SELECT list([seq::VARCHAR, field, salt]) FROM run_salts WHERE run_key = $run_key),
-    -- A number that is stored was not refused: whichever came first stays, and the other is a duplicate or a conflict.
-    (
-        SELECT list(seq) FROM refusals
-        WHERE run_key = $run_key AND seq NOT IN (SELECT sequence FROM events WHERE run_key = $run_key) AND seq > 0
-            AND seq NOT IN (SELECT finish_seq FROM runs WHERE run_key = $run_key AND finish_seq IS NOT NULL)
-    )
+        ) > 0

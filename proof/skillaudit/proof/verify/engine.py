@@ -17,6 +17,9 @@ CHUNK_ROWS: Final = 10_000
 
 Row = tuple[Any, ...]
 
+_PARSED: Final = dict[tuple[str, str], duckdb.Statement | str]()
+"""By file and name: parsing takes as long as planning, and a parsed statement belongs to no connection."""
+
 
 class VerifyStoppedError(QueryTimeoutError):
     """The check was told to stop before it was done: nothing is known about what it had not looked at."""
@@ -72,12 +75,19 @@ class Engine:
         try:
             with engine_errors("check the record"):
                 self._check()
-                self._cursor.execute(statements(file)[name], parameters)
+                self._cursor.execute(self._parsed(file, name), parameters)
                 while chunk := self._cursor.fetchmany(CHUNK_ROWS):
                     self._check()
                     yield chunk
         finally:
             self._check()
+
+    def _parsed(self, file: str, name: str) -> duckdb.Statement | str:
+        found = _PARSED.get((file, name))
+        if found is None:
+            parts = self._cursor.extract_statements(statements(file)[name])
+            found = _PARSED[file, name] = parts[0] if len(parts) == 1 else statements(file)[name]
+        return found
 
     def run(self, file: str, name: str, **parameters: Any) -> None:
         """A statement whose rows nobody wants."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from skillaudit.contract import ranges
@@ -35,6 +36,8 @@ REDACTED_JSON: Final = '{"_redacted":{"act":"%s"}}'
 REDACTED_TEXT: Final = "[redacted]"
 """What stands in the place of content that was taken out: of JSON, and of a plain text."""
 _JSON_FIELDS: Final = frozenset({"inputs", "attributes"})
+SORTED_HERE_EVENTS_MAX: Final = 5_000
+"""Of a run up to this long the engine need not sort the logs, which takes it longer to plan than to do."""
 ALTERED_MAX: Final = 100
 """Altered events of one run that are told one by one."""
 
@@ -199,29 +202,46 @@ class _Line(NamedTuple):
 
 def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     """All facts of the run of this row of `runs`, in the engine's snapshot."""
-    run_id = row["id"]
-    names = ("run_key", "topic", "partition", "record_offset")
-    found = engine.rows("one.sql", "rest_of_run", run_id=run_id, **{name: row[name] for name in names})[0]
-    conflicts, before_ledger, redactions, salts, refused = found
-    marks = [Mark(*mark) for mark in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
+    run_id, key = row["id"], {"run_key": row["run_key"]}
+    marks = marks_of_run(engine, run_id)
+    rest: dict[str, list[tuple[Any, ...]]] = {}
+    for what, *members in engine.rows("one.sql", "rest_of_run", **key):
+        rest.setdefault(what, []).append(tuple(members))
+    refused = engine.rows("one.sql", "refused_of_run", **key) if "refused" in rest else []
     facts = RunFacts(
         row=row,
         marks=[mark for mark in marks if mark.partition.rpartition("/")[0] == row["topic"]],
         redactions=[
-            Redaction(int(seq), name, bytes.fromhex(digest), act_id)
-            for seq, name, digest, act_id in redactions or ()
+            Redaction(seq, name, bytes.fromhex(digest), act_id)
+            for seq, name, digest, act_id in rest.get("redaction", ())
         ],
-        refused=ranges.of(refused or ()),
-        stored_conflicts=conflicts,
-        before_ledger=before_ledger,
+        refused=ranges.of(seq for (seq,) in refused),
+        stored_conflicts=rest["conflicts"][0][0],
     )
+    facts.before_ledger = _before_ledger(engine, facts)
     try:
         facts.declared = ranges.subtract(ranges.normalized(parse_ranges(row["lost"])), facts.refused)
     except ValueError:
         facts.lost_readable = False
-    left = [(int(seq), name, salt) for seq, name, salt in salts or ()]
+    left = [(seq, name, salt) for seq, name, salt, _ in rest.get("salt", ())]
     _compute(facts, _Salts(row["salt"], left, facts.redactions), engine)
     return facts
+
+
+def marks_of_run(engine: Engine, run_id: str) -> list[Mark]:
+    """All that the ledger says of runs of this id, by partition and index."""
+    found = [Mark(*row) for row in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
+    return sorted(found, key=lambda mark: (mark.partition, mark.idx))
+
+
+def _before_ledger(engine: Engine, facts: RunFacts) -> bool:
+    """Asked only where a row of the ledger is missed: mostly none is."""
+    kinds = {mark.kind for mark in facts.marks}
+    if "start" in kinds and ("finish" in kinds or not facts.finished):
+        return False
+    names = ("run_key", "topic", "partition", "record_offset")
+    place = {name: facts.row[name] for name in names}
+    return bool(engine.rows("one.sql", "before_ledger", run_id=facts.run_id, **place)[0][0])
 
 
 def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:
@@ -268,15 +288,29 @@ def _lines(engine: Engine, row: Mapping[str, Any], salts: _Salts, declared: Rang
     refilled = any(salts.refilled(0, name, str(row[name])) for name in START_FIELDS)
     yield _Line(0, start, body, row["start_tag"], row["started_us"], "start", is_log=False, refilled=refilled)
     finish = _finish_line(row, salts, declared)
-    for chunk in engine.chunks("one.sql", "events_of_run", run_key=row["run_key"]):
-        for seq, event_type, at_us, tag, payload in chunk:
-            if finish is not None and seq > finish.seq:
-                yield finish
-                finish = None
-            header, refilled = log_header(seq, at_us, event_type), salts.refilled(seq, None, payload)
-            yield _Line(seq, header, payload.encode(), tag, at_us, event_type, refilled=refilled)
+    for seq, event_type, at_us, tag, payload in _events(engine, row):
+        if finish is not None and seq > finish.seq:
+            yield finish
+            finish = None
+        header, refilled = log_header(seq, at_us, event_type), salts.refilled(seq, None, payload)
+        yield _Line(seq, header, payload.encode(), tag, at_us, event_type, refilled=refilled)
     if finish is not None:
         yield finish
+
+
+def _events(engine: Engine, row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The run's logs, by number. Sorted here where they are few, as its row says and it turns out."""
+    if row["events_stored"] <= SORTED_HERE_EVENTS_MAX:
+        few: list[tuple[Any, ...]] = []
+        for chunk in engine.chunks("one.sql", "events_of_short_run", run_key=row["run_key"]):
+            few += chunk
+            if len(few) > SORTED_HERE_EVENTS_MAX:
+                break
+        else:
+            yield from sorted(few, key=itemgetter(0))
+            return
+    for chunk in engine.chunks("one.sql", "events_of_run", run_key=row["run_key"]):
+        yield from chunk
 
 
 def _finish_line(row: Mapping[str, Any], salts: _Salts, declared: Ranges) -> _Line | None:

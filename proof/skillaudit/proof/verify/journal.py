@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
 from skillaudit.proof.merkle import HASH_BYTES, CompactRange
 from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.tiles import TILE_BYTES, TILE_WIDTH, tile_root
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.engine import Engine, Row
 from skillaudit.proof.verify.request import VerifyRequest
 from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers, verifiers
 
@@ -37,6 +37,8 @@ class JournalState:
     anchored_at_us: int | None = None
     anchors: list[str] = field(default_factory=list[str])
     """Those that agree."""
+    holds: Callable[[int, bytes], bool] | None = None
+    """Whether a leaf is proven to stand at that index; None: all leaves were hashed."""
 
     def proven(self, grade: Grade) -> int:
         """How many leaves are proven to this grade."""
@@ -46,7 +48,7 @@ class JournalState:
 
 
 @dataclass(frozen=True, slots=True)
-class _Signed:
+class Signed:
     """A checkpoint in the database."""
 
     size: int
@@ -56,7 +58,7 @@ class _Signed:
 
 def check_journal(engine: Engine, request: VerifyRequest, findings: Findings, now_us: int) -> JournalState:
     """In the engine's snapshot. Anchors are those of the request: read by whoever asks, not by who is asked."""
-    signed = list(_checkpoints(engine, request.policy, findings))
+    signed = list(read_checkpoints(engine.rows(FILE, "checkpoints"), request.policy, findings))
     anchored = [checkpoint for reading in request.anchors for checkpoint in reading.checkpoints]
     numbers: list[int] = []
     roots, hashes = _roots(engine, {it.size for it in signed} | {it.size for it in anchored}, numbers)
@@ -64,13 +66,26 @@ def check_journal(engine: Engine, request: VerifyRequest, findings: Findings, no
     size = max(roots, default=0)
     state = JournalState(size=size, root=roots.get(size, b"").hex())
     findings.add_all(_tiles(engine, hashes))
+    judge_journal(request, signed, roots, state, findings, now_us, hashes)
+    engine.tell("journal", size, size)
+    return state
+
+
+def judge_journal(
+    request: VerifyRequest,
+    signed: Sequence[Signed],
+    roots: Mapping[int, bytes],
+    state: JournalState,
+    findings: Findings,
+    now_us: int,
+    hashes: Sequence[bytes] = (),
+) -> None:
+    """Roots of the journal against what was signed and anchored; what agrees goes to `state`. `hashes`: of all leaves."""
     _against_checkpoints(signed, roots, state, findings)
     findings.add_all(_forks(signed, request.anchors))
     for reading in request.anchors:
         _against_anchor(reading, request.policy, roots, hashes, state, findings)
     findings.add_all(_grades(request, state, now_us))
-    engine.tell("journal", size, size)
-    return state
 
 
 def _shape(engine: Engine, numbers: Sequence[int]) -> Iterator[Finding]:
@@ -83,9 +98,10 @@ def _shape(engine: Engine, numbers: Sequence[int]) -> Iterator[Finding]:
         yield Finding(Kind.JOURNAL_ALTERED, "leaves have one number twice, or numbers below 0")
 
 
-def _checkpoints(engine: Engine, policy: Policy, findings: Findings) -> Iterator[_Signed]:
+def read_checkpoints(rows: Iterable[Row], policy: Policy, findings: Findings) -> Iterator[Signed]:
+    """The database's checkpoints, by their rows; what is wrong with their notes goes to `findings`."""
     keys = verifiers(policy)
-    for size, note, _ in engine.rows(FILE, "checkpoints"):
+    for size, note, _ in rows:
         try:
             checkpoint = read_checkpoint(note)
         except NoteError as exc:
@@ -104,7 +120,7 @@ def _checkpoints(engine: Engine, policy: Policy, findings: Findings) -> Iterator
             findings.add(
                 Finding(Kind.JOURNAL_ALTERED, f"the checkpoint stored for {size} is of {checkpoint.size}")
             )
-        yield _Signed(checkpoint.size, checkpoint.root, signed_by)
+        yield Signed(checkpoint.size, checkpoint.root, signed_by)
 
 
 def _roots(engine: Engine, sizes: Iterable[int], numbers: list[int]) -> tuple[dict[int, bytes], list[bytes]]:
@@ -147,7 +163,7 @@ def _complete_tiles(hashes: Sequence[bytes]) -> Iterator[tuple[tuple[int, int], 
 
 
 def _against_checkpoints(
-    signed: Sequence[_Signed], roots: Mapping[int, bytes], state: JournalState, findings: Findings
+    signed: Sequence[Signed], roots: Mapping[int, bytes], state: JournalState, findings: Findings
 ) -> None:
     agreed = 0
     for it in signed:
@@ -163,7 +179,7 @@ def _against_checkpoints(
                 state.signed_size = max(state.signed_size, it.size)
 
 
-def _forks(signed: Sequence[_Signed], readings: Sequence[AnchorReading]) -> Iterator[Finding]:
+def _forks(signed: Sequence[Signed], readings: Sequence[AnchorReading]) -> Iterator[Finding]:
     """Two checkpoints of one origin and one size must be one."""
     told: dict[int, tuple[bytes, str]] = {}
     places = [(it.size, it.root, "the database") for it in signed]
@@ -188,9 +204,7 @@ def _against_anchor(
         kind = Kind.ANCHOR_ALTERED if reading.altered else Kind.ANCHOR_UNREACHABLE
         findings.add(Finding(kind, reading.error, where))
         return
-    if reading.trust != MEMORY:
-        findings.add_all(_signatures(reading, policy))
-        findings.add_all(_order(reading))
+    findings.add_all(judge_reading(reading, policy))
     agreed: Anchored | None = None
     for it in reading.checkpoints:
         if it.size <= state.size and roots.get(it.size) == it.root:
@@ -206,6 +220,13 @@ def _against_anchor(
         state.anchored_at_us = max(state.anchored_at_us or 0, agreed.at_us)
         if agreed.signed_by:
             state.signed_size = max(state.signed_size, agreed.size)
+
+
+def judge_reading(reading: AnchorReading, policy: Policy) -> Iterator[Finding]:
+    """What an anchor holds, against itself and the keys."""
+    if reading.trust != MEMORY:
+        yield from _signatures(reading, policy)
+        yield from _order(reading)
 
 
 def _counts(checkpoint: Anchored, policy: Policy) -> bool:

@@ -168,4 +168,5 @@ class RunsCheck:
 def rows_of_run(engine: Engine, run_id: str) -> list[dict[str, Any]]:
     """The run's rows in `runs`: one, where nobody forged another; none where it isn't stored."""
     found = engine.records("one.sql", "runs_of_hash", run_hash=run_hash(run_id), run_id=run_id)
-    return found or engine.records("one.sql", "runs_of_id", run_id=run_id)
+    found = found or engine.records("one.sql", "runs_of_id", run_id=run_id)
+    return sorted(found, key=lambda row: row["run_key"])

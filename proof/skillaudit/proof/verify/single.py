@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from skillaudit.contract.digests import run_hash
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
-from skillaudit.proof.leaves import LedgerLeaf, SealedRange, parse_seal
+from skillaudit.proof.leaves import SealedRange, encode_ledger, parse_seal
 from skillaudit.proof.merkle import leaf_hash, root_of
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
-from skillaudit.proof.verify.engine import Engine, Row
-from skillaudit.proof.verify.facts import Mark, RunFacts, read_facts
+from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.facts import Mark, RunFacts, marks_of_run, read_facts
 from skillaudit.proof.verify.journal import JournalState
 from skillaudit.proof.verify.judging import judge_run
 from skillaudit.proof.verify.request import VerifyRequest
@@ -61,7 +62,7 @@ def check_run(
         "integrity": "altered" if violated else "unchecked" if row["by_storage"] else "verified",
         "events": facts[0].logs_stored,
         "head": row["head"].hex() if row["head"] else "",
-        "redactions": len(facts[0].redactions),
+        "redactions": sum(len(fact.redactions) for fact in facts),
         "sealed": sealed,
     }
 
@@ -83,7 +84,7 @@ def _absent(
     engine: Engine, request: VerifyRequest, findings: Findings, journal: JournalState, run_id: str
 ) -> dict[str, Any] | None:
     key = {"run_hash": run_hash(run_id), "run_id": run_id}
-    marks = [Mark(*row) for row in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
+    marks = marks_of_run(engine, run_id)
     tombstones = engine.rows("one.sql", "tombstones_of_hash", **key)
     if tombstones:
         found = _lawful(engine, request, journal, run_id, {row[-1] for row in tombstones})
@@ -110,7 +111,7 @@ def _seals(
 ) -> Iterator[dict[str, Any]]:
     """The seals over the run's own start and finish; what is wrong with them, or missing, goes to `found`."""
     marks = _ends(facts.marks, str(facts.row["source_id"]))
-    seals = _seals_of(engine, facts, marks)
+    seals = _seals_of(engine, facts, journal, marks)
     for mark in marks:
         where = {"run_id": facts.run_id, "partition": mark.partition, "idx": mark.idx}
         seal = next((it for it in seals if it.covers(mark)), None)
@@ -148,46 +149,57 @@ class _Seal(NamedTuple):
         return self.partition == mark.partition and self.first <= mark.idx < self.end
 
 
-def _seals_of(engine: Engine, facts: RunFacts, marks: Sequence[Mark]) -> list[_Seal]:
+def _seals_of(engine: Engine, facts: RunFacts, journal: JournalState, marks: Sequence[Mark]) -> list[_Seal]:
     """The seals over these rows: looked for near the time of the rows, then everywhere."""
     if not marks:
         return []
     times = [mark.received_us or facts.row["started_us"] for mark in marks]
     near = (min(times) - CLOCKS_APART_US, max(times) + SEAL_LAG_US)
+    found: list[_Covering] = []
     for low, high in (near, _EVER):
-        ranges = list(_covering(engine, marks, low, high))
-        if len({mark for mark in marks if any(_covers(found, mark) for _, found in ranges)}) == len(marks):
+        found = list(_covering(engine, marks, low, high))
+        if all(any(_covers(it.range, mark) for it in found) for mark in marks):
             break
-    return [_compared(engine, journal_idx, found) for journal_idx, found in ranges]
+    return [_compared(engine, journal, it) for it in found]
 
 
-def _covering(
-    engine: Engine, marks: Sequence[Mark], from_us: int, to_us: int
-) -> Iterator[tuple[int, SealedRange]]:
+class _Covering(NamedTuple):
+    """A sealed range as its leaf names it."""
+
+    journal_idx: int
+    leaf: bytes
+    range: SealedRange
+
+
+def _covering(engine: Engine, marks: Sequence[Mark], from_us: int, to_us: int) -> Iterator[_Covering]:
+    names = {b"\nledger %b " % mark.partition.encode() for mark in marks}
     for chunk in engine.chunks("ledger.sql", "seals_between", from_us=from_us, to_us=to_us):
         for journal_idx, leaf in chunk:
+            if not any(name in leaf for name in names):
+                continue
             with contextlib.suppress(InvalidRecordError):  # the check of the journal names it
                 for found in parse_seal(bytes(leaf)).ranges:
                     if any(_covers(found, mark) for mark in marks):
-                        yield journal_idx, found
+                        yield _Covering(journal_idx, bytes(leaf), found)
 
 
 def _covers(found: SealedRange, mark: Mark) -> bool:
     return found.partition == mark.partition and found.first <= mark.idx < found.end
 
 
-def _compared(engine: Engine, journal_idx: int, found: SealedRange) -> _Seal:
+def _compared(engine: Engine, journal: JournalState, it: _Covering) -> _Seal:
+    found = it.range
     place = {"partition": found.partition, "first": found.first, "end": found.end}
-    rows = engine.rows("ledger.sql", "rows_between", **place)
+    rows = [row for _, *row in sorted(engine.rows("one.sql", "rows_between", **place), key=itemgetter(0))]
     right = len(rows) == found.count and _root(rows) == found.root
-    return _Seal(journal_idx, found.partition, found.first, found.end, right)
+    if journal.holds is not None:
+        right = right and journal.holds(it.journal_idx, it.leaf)
+    return _Seal(it.journal_idx, found.partition, found.first, found.end, right)
 
 
-def _root(rows: Sequence[Row]) -> bytes | None:
+def _root(rows: Sequence[Sequence[Any]]) -> bytes | None:
     """The root over rows of the ledger; None where one has no leaf."""
-    names = ("kind", "run_id", "source_id", "source_seq", "events", "head", "offset", "received_us")
     try:
-        leaves = [LedgerLeaf(**dict(zip(names, row, strict=True))).encode() for row in rows]
+        return root_of(b"".join([leaf_hash(encode_ledger(*row)) for row in rows]))
     except InvalidRecordError:
         return None
-    return root_of(b"".join(map(leaf_hash, leaves)))

@@ -18,8 +18,10 @@ from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.runs import RunsCheck, RunTotals
 from skillaudit.proof.verify.single import check_run
 from skillaudit.proof.verify.sources import check_sources
+from skillaudit.proof.verify.tip import prove_journal
 
 Progress = Callable[[str, int, int], None]
+JournalLook = Callable[[Engine, VerifyRequest, Findings, int], JournalState | None]
 
 
 class Verifier:
@@ -34,10 +36,14 @@ class Verifier:
 
     def check(self, request: VerifyRequest, now_us: int) -> Report:
         """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`."""
-        self._check_schema()
-        if request.run_ids:
+        if not request.run_ids:
+            self._check_schema()
+            return self._check_all(request, now_us)
+        try:
             return self._check_runs(request, now_us)
-        return self._check_all(request, now_us)
+        except DatabaseError:
+            self._check_schema()  # says why, where it is that
+            raise
 
     def _check_schema(self) -> None:
         try:
@@ -93,15 +99,30 @@ class Verifier:
             findings.add(Finding(Kind.LEDGER_UNSEALED, says, {"partition": partition}))
 
     def _check_runs(self, request: VerifyRequest, now_us: int) -> Report:
-        engine, findings = self._engine, Findings()
+        """The quick look where that says yes, else the thorough one, in one snapshot."""
+        with self._engine.snapshot():
+            report = self._look(request, now_us, prove_journal) or self._look(request, now_us, check_journal)
+        if report is None:
+            raise RuntimeError("a thorough look ends with a report or an error")
+        return report
+
+    def _look(self, request: VerifyRequest, now_us: int, look: JournalLook) -> Report | None:
+        """None where the quick look is not enough: a run is not found, something is wrong, or acts are to be judged, whose
+        leaves it did not see.
+        """
+        engine, findings, totals = self._engine, Findings(), RunTotals()
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
-        totals = RunTotals()
-        with engine.snapshot():
-            journal = check_journal(engine, request, findings, now_us)
-            for run_id in request.run_ids:
-                report.run = check_run(engine, request, findings, totals, journal, run_id)
-                if report.run is None:
-                    raise RunNotFoundError(run_id)
+        journal = look(engine, request, findings, now_us)
+        if journal is None:
+            return None
+        for run_id in request.run_ids:
+            report.run = check_run(engine, request, findings, totals, journal, run_id)
+            if journal.holds and (report.run is None or report.run.get("redactions") != 0):
+                return None
+            if report.run is None:
+                raise RunNotFoundError(run_id)
+        if journal.holds and findings.of(Severity.VIOLATION):
+            return None
         report.runs, report.events = totals.runs, totals.events
         report.altered, report.incomplete = totals.altered, totals.incomplete
         _take_journal(report, journal)
