@@ -179,7 +179,7 @@ def test_too_many_malformed_in_a_row_stop(materializer: Materializer, database: 
     """Before the batch that crosses the limit is committed, and after a restart as before it: nothing drains away."""
     materializer.apply(records([start(), b"1", b"2", b"3", b"4"]))
     for _ in range(2):
-        with pytest.raises(PoisonLimitError, match="^5 records in a row or more"):
+        with pytest.raises(PoisonLimitError, match=r"^5 records in a row or more"):
             materializer.apply(records([b"5"], first=5))
         materializer.forget()
     assert value(database, "SELECT count(*) FROM dead_letters") == 4
