@@ -11,6 +11,7 @@ import orjson
 import pytest
 from tests.attacks.world import (
     DAY_US,
+    PARTITIONS,
     SIGNER,
     TOPIC,
     Collected,
@@ -32,6 +33,7 @@ from skillaudit.contract.clock import SystemClock
 from skillaudit.contract.records import SkillRun
 from skillaudit.contract.wire import RunFinished, RunLog, RunStarted, SourceHeartbeat, parse_record
 from skillaudit.producer import Sink
+from skillaudit.producer.publisher import partition_for
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
 
 SELF = Policy()
@@ -243,6 +245,51 @@ def test_a_run_listed_before_anything_of_it_was_read_may_be_on_its_way(fleet):
     fleet.opened().materializer.apply(rest, fleet.topic.ends)
     report = fleet.verify(SELF)
     assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)
+
+
+def listed_elsewhere(fleet):
+    """A run of 7 events listed by a heartbeat, and that in another partition: what the source sent, what the run did."""
+    for number in range(1, 100):
+        fleet.log = Collected(f"{number:032x}")
+        fleet.sink = Sink(fleet.log)
+        writer = fleet.sink.start_run(SkillRun(skill_id="s"))
+        for step in range(6):
+            writer.step(f"thought {step}")
+        fleet.beat()
+        said = [item for item in fleet.log.items if item[0] == fleet.log.source_id.encode()]
+        done = [item for item in fleet.log.items if item not in said]
+        if len({partition_for(items[0][0], PARTITIONS) for items in (said, done)}) == 2:
+            return said, done
+    raise AssertionError("one in three of them should have been in one partition")
+
+
+def test_a_run_whose_partition_is_read_behind_its_listing_is_not_cut(fleet):
+    """A heartbeat is sent after what it lists, and its partition may be read first: what follows is only on its way."""
+    said, done = listed_elsewhere(fleet)
+    rest, records = fleet.topic.append(done), fleet.topic.append(said)
+    fleet.opened().materializer.apply(records, fleet.topic.ends)
+    for part in (rest[:4], rest[4:]):
+        fleet.opened().materializer.apply(part, fleet.topic.ends)
+        run_id = fleet.ids()[0]
+        for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id,)}):
+            report = fleet.verify(SELF, **options)
+            assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)
+
+
+def test_a_run_whose_partition_is_read_past_its_listing_is_cut(fleet):
+    """What was sent before the listing would have been read by then."""
+    said, done = listed_elsewhere(fleet)
+    fleet.take(done)
+    fleet.take(said)
+    fleet.take([])
+    some = fleet.ids()[0]
+    with contextlib.closing(fleet.opened().cursor()) as cursor:
+        cursor.execute("DELETE FROM store.events_hot_a WHERE sequence > 3")
+        cursor.execute("DELETE FROM store.events_hot_b WHERE sequence > 3")
+        cursor.execute("UPDATE store.runs SET events_stored = 3")
+    for options in ({}, {"run_ids": (some,)}):
+        report = fleet.verify(SELF, **options)
+        assert (report.exit_code, "RUN_TRUNCATED" in violations(report)) == (5, True), told(report)
 
 
 def test_a_copied_anchor_says_the_same(fleet):

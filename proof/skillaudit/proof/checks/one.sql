@@ -42,6 +42,13 @@ FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
 SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
 FROM ledger WHERE run_id = $run_id
 
+-- name: read_to
+-- The broker's time up to which a partition is known to be read.
+SELECT greatest(
+    coalesce((SELECT epoch_us(max(read_to)) FROM positions WHERE partition = $partition), 0),
+    coalesce((SELECT max(received_us) FROM ledger WHERE partition = $partition), 0)
+)
+
 -- name: rest_of_run
 -- What there may be of it beside its row, its events and the ledger's rows; mostly nothing. One kind a branch.
 SELECT 'conflicts', count(*), NULL, NULL, NULL FROM conflicts WHERE run_key = $run_key

@@ -38,6 +38,7 @@ REDACTED_TEXT: Final = "[redacted]"
 _JSON_FIELDS: Final = frozenset({"inputs", "attributes"})
 SORTED_HERE_EVENTS_MAX: Final = 5_000
 """Of a run up to this long the engine need not sort the logs, which takes it longer to plan than to do."""
+_LISTINGS: Final = frozenset({"progress", "closed"})
 ALTERED_MAX: Final = 100
 """Altered events of one run that are told one by one."""
 
@@ -85,6 +86,10 @@ class RunFacts:
 
     row: Mapping[str, Any]
     marks: Sequence[Mark] = ()
+    ahead: frozenset[Mark] = frozenset()
+    """Listings in other partitions, received after all that is known to be read of the run's own: what they count may
+    still be on its way.
+    """
     redactions: Sequence[Redaction] = ()
     refused: Ranges = ()
     declared: Ranges = ()
@@ -219,6 +224,7 @@ def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
         stored_conflicts=rest["conflicts"][0][0],
     )
     facts.before_ledger = _before_ledger(engine, facts)
+    facts.ahead = _ahead(engine, facts)
     try:
         facts.declared = ranges.subtract(ranges.normalized(parse_ranges(row["lost"])), facts.refused)
     except ValueError:
@@ -242,6 +248,16 @@ def _before_ledger(engine: Engine, facts: RunFacts) -> bool:
     names = ("run_key", "topic", "partition", "record_offset")
     place = {name: facts.row[name] for name in names}
     return bool(engine.rows("one.sql", "before_ledger", run_id=facts.run_id, **place)[0][0])
+
+
+def _ahead(engine: Engine, facts: RunFacts) -> frozenset[Mark]:
+    """A source's word is sent after what it counts; partitions are read independently, so it may be read before."""
+    own = facts.row["partition"]
+    apart = [mark for mark in facts.marks if mark.kind in _LISTINGS and mark.partition != own]
+    if not apart or any(mark.kind == "finish" for mark in facts.marks):
+        return frozenset()
+    read_to_us = engine.rows("one.sql", "read_to", partition=own)[0][0]
+    return frozenset(mark for mark in apart if mark.received_us >= read_to_us > 0)
 
 
 def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:
