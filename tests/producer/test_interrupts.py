@@ -331,7 +331,9 @@ def test_calls_of_handlers_keep_their_order_wherever_they_come(settings, finishe
         with Sink(log, settings=settings) as sink:
             run = sink.start_run(SkillRun(skill_id="s"))
             steps = 3 if finishes else 6
-            calls = [lambda n=n, run=run: run.step(f"nested {n}") for n in range(steps)] + [run.finish] * finishes
+            calls = [lambda n=n, run=run: run.step(f"nested {n}") for n in range(steps)] + [
+                run.finish
+            ] * finishes
             handler = Handler(places, calls)
             before = sys.gettrace()
             sys.settrace(handler)
