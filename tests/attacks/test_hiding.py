@@ -95,3 +95,18 @@ def test_a_record_older_than_the_ledger_can_not_be_claimed_at_will(attacked):
     assert (report.exit_code, violations(report)) == (5, {"LEDGER_ALTERED"}), told(report)
     attacked.sql("UPDATE store.ledger_from SET record_offset = 1000000")
     assert violations(attacked.verify()) == {"LEDGER_ALTERED"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"\xff\x00", b"no record", b'{"type":"run.refused","seq":"first"}', b'{"type":"run.refused"}'],
+    ids=["no text", "no JSON", "no number", "none"],
+)
+def test_a_kept_record_that_cannot_be_read_hides_nothing(attacked, record):
+    """What is kept of unread or refused records is asked for numbers; what has none must not end the check."""
+    attacked.sql("INSERT INTO store.kept VALUES (1, ?, ?, 'x/0', 1, 0)", KEY, record)
+    edit(attacked, "payload", '\'{"content":"nothing happened"}\'', 4)
+    for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id(attacked),)}):
+        report = attacked.verify(**options)
+        expected = set() if options == {"depth": Depth.QUICK} else {"EVENT_ALTERED"}
+        assert violations(report) == expected, told(report)

@@ -109,6 +109,7 @@ WHERE n.source_seq < s.due AND (n.next_seq IS NULL OR n.next_seq > n.source_seq 
 
 -- Numbers that the broker refused: their record is nowhere, but it had a digest, and the run's head holds it.
 CREATE OR REPLACE VIEW main.refusals AS
-SELECT run_key, json_extract(decode(record), '$.seq')::BIGINT AS seq
+-- What is no record of that form is none of them.
+SELECT run_key, TRY_CAST(TRY(json_extract_string(decode(record), '$.seq')) AS BIGINT) AS seq
 FROM store.kept
-WHERE json_extract_string(decode(record), '$.type') = 'run.refused';
+WHERE TRY(json_extract_string(decode(record), '$.type')) = 'run.refused' AND seq IS NOT NULL;
