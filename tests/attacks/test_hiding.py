@@ -1,11 +1,12 @@
 """What somebody with the database does to make a tampering look lawful, old, lost or unreadable; and what `verify` says then."""
 
+import contextlib
 import time
 
 import pytest
 from tests.attacks.forging import forge_ledger, forge_run
 from tests.attacks.test_attacks import KEY, edit, remove_run, run_id
-from tests.attacks.world import Depth, names, told, violations
+from tests.attacks.world import Depth, Tampered, build, names, told, violations
 
 from skillaudit.proof import leaves
 from skillaudit.proof.acts import Act, ActKind, act_line
@@ -110,3 +111,15 @@ def test_a_kept_record_that_cannot_be_read_hides_nothing(attacked, record):
         report = attacked.verify(**options)
         expected = set() if options == {"depth": Depth.QUICK} else {"EVENT_ALTERED"}
         assert violations(report) == expected, told(report)
+
+
+def test_a_source_of_which_only_runs_arrived_is_unknown(tmp_path):
+    """Its own words dropped on the way, nobody knows how many runs there were: never exit code 0."""
+
+    def own_word(key, value):
+        return b'"type":"source.' in value and key == b"0" * 31 + b"2"
+
+    world = build(tmp_path / "unknown", drop=own_word)
+    with contextlib.closing(Tampered(world, world.path)) as t:
+        report = t.verify()
+        assert (report.exit_code, "SOURCE_TAIL_UNKNOWN" in names(report)) == (6, True), told(report)

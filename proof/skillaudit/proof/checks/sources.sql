@@ -70,6 +70,10 @@ ORDER BY 1
 -- Sources that went away without a last word.
 SELECT source_id, runs_started, host FROM sources WHERE state = 'silent' ORDER BY 1
 
+-- name: unknown
+-- Sources whose opening never arrived.
+SELECT source_id, host FROM sources WHERE opened_at IS NULL ORDER BY 1
+
 -- name: totals
 SELECT
     (SELECT count(*) FROM sources),

@@ -40,6 +40,9 @@ def check_sources(engine: Engine, request: VerifyRequest, findings: Findings) ->
     for source_id, started, host in engine.rows(FILE, "silent"):
         says = f"of host {host or '(unknown)'} fell silent without a last word: its runs after number {started} are unknown"
         findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
+    for source_id, host in engine.rows(FILE, "unknown"):
+        says = f"of host {host or '(unknown)'} is not known: its opening never arrived, and with it others of its words may be gone"
+        findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
     hosts = {row[0] for row in engine.rows(FILE, "hosts")}
     for host in request.policy.expected_hosts:
         if host not in hosts:
