@@ -202,3 +202,20 @@ def test_an_act_rewritten_in_the_journal_is_named_by_the_anchor(record):
     t.sql("UPDATE store.journal SET leaf = ? WHERE idx = ?", leaves.encode_act(line.encode()), idx)
     forge_checkpoints(t)
     assert violations(t.verify()) == {"JOURNAL_REWRITTEN", "CHECKPOINT_FORK"}
+
+
+def test_an_act_that_waits_for_its_place_in_the_journal_is_unproven(record):
+    """A command that only reads applies what it finds in the log and leaves the journal to the service."""
+    gone = record.run_id()
+    store = Store(record.path)
+    try:
+        store.materializer.acting.journal = False
+        perform(store.materializer, plan_purge_of(ORDER, [gone]))
+    finally:
+        store.close()
+    t = record.open()
+    report = t.verify()
+    assert report.purged == 1
+    assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
+    alone = t.verify(run_ids=(gone,))
+    assert (alone.exit_code, violations(alone)) == (6, set()), told(alone)

@@ -1,10 +1,10 @@
 -- Acts: what was done on purpose, against the journal, and against what is gone.
 
 -- name: acts
--- Every act with the journal's leaf of it, in the journal's order.
+-- Every act with the journal's leaf of it, in the journal's order; those that wait for theirs last.
 SELECT a.act_id, a.kind, a.act, a.journal_idx, j.leaf
 FROM acts AS a LEFT JOIN journal AS j ON a.journal_idx = j.idx
-ORDER BY a.journal_idx, a.act_id
+ORDER BY a.journal_idx NULLS LAST, a.control_partition, a.control_offset, a.act_id
 
 -- name: unapplied
 -- Acts that the journal holds and that were never recorded here.

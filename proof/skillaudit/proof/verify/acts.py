@@ -80,6 +80,16 @@ def _recorded(engine: Engine, applied: _Applied) -> Iterator[Finding]:
         except InvalidRecordError as exc:
             yield Finding(Kind.ACT_ALTERED, f"is none: {exc}", where)
             continue
+        if (
+            journal_idx is None
+            and act_id not in applied.by_id
+            and (act.act_id, act.kind.value) == (act_id, kind)
+        ):
+            yield Finding(
+                Kind.ACT_UNPROVEN, f"({kind}) is applied, and waits for its place in the journal", where
+            )
+            _apply(act, applied)
+            continue
         if leaf is None or bytes(leaf) != expected:
             says = (
                 f"is not what the journal holds of it (leaf {journal_idx})"
