@@ -180,6 +180,23 @@ def test_runs_beyond_the_bound_are_counted(load, monkeypatch):
     assert report.counts == {"EVENT_ALTERED": 2, "RUN_SUSPECT": 4}
 
 
+def test_refused_runs_beyond_the_bound_are_not_incomplete(load, monkeypatch):
+    """What the broker refused was declared lost, however many runs there are of it: exit code 6, not 4."""
+    import skillaudit.proof.verify.runs as module
+
+    log = Collected("7" * 32)
+    with Sink(log) as sink:
+        for _ in range(6):
+            with sink.start_run(SkillRun(skill_id="s")) as run:
+                run.step("x")
+                run.step("y")
+    values = [_replaced(value, {1}, ()) for _, value in log.items]
+    loaded = load(values)
+    monkeypatch.setattr(module, "LOOKED_AT_MAX", 2)
+    report = Verifier(loaded.cursor).check(VerifyRequest(), NOW_US)
+    assert (report.exit_code, report.incomplete, report.counts) == (6, 0, {"RUN_DECLARED_LOSS": 6})
+
+
 def test_bare_runs_and_open_runs_are_not_proven(load):
     """Exit code 6: nothing wrong, and not all is proven."""
     bare = events.encode_storage_start(SkillRun(skill_id="b", id="bare"), NOW_US, "call-1")

@@ -347,6 +347,11 @@ FROM (
     FROM judged
 )
 
+-- name: only_refused
+-- Of these runs, those that are told for what the broker refused of them and miss nothing else.
+SELECT count(*) FROM runs
+WHERE list_contains($run_keys::BIGINT[], run_key) AND missing = '' AND completeness IN ('complete', 'open', 'declared-loss')
+
 -- name: bare
 -- Runs written through a bare Storage: nothing proves them, unless they have what only a Writer's run has.
 SELECT count(*), (list(r.id ORDER BY r.run_key))[:$examples], list(r.run_key ORDER BY r.run_key) FILTER (

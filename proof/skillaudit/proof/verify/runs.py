@@ -131,12 +131,15 @@ class RunsCheck:
             rows = self._engine.records("one.sql", "run_of_key", run_key=run_key)
             for row in rows[:1]:
                 self.judge(row, unless=unless)
-        more = max(len(run_keys) - room, 0)
-        self._findings.count(beyond, more)
+        more = run_keys[room:]
         if beyond is Kind.RUN_SUSPECT:
-            self._totals.altered += more
-        else:
-            self._totals.incomplete += more
+            self._findings.count(beyond, len(more))
+            self._totals.altered += len(more)
+        elif more:
+            refused = self._engine.rows(FILE, "only_refused", run_keys=list(more))[0][0]
+            self._findings.count(Kind.RUN_DECLARED_LOSS, refused)
+            self._findings.count(beyond, len(more) - refused)
+            self._totals.incomplete += len(more) - refused
 
     def judge(self, row: dict[str, Any], *, unless: Kind | None = None) -> list[Finding]:
         """Look at one run by its row."""
