@@ -4,11 +4,11 @@ import contextlib
 import time
 
 import pytest
-from tests.attacks.forging import forge_ledger, forge_run
+from tests.attacks.forging import forge_ledger, forge_run, ledger_leaves
 from tests.attacks.test_attacks import KEY, edit, remove_run, run_id
 from tests.attacks.world import Depth, Tampered, build, names, told, violations
 
-from skillaudit.proof import leaves
+from skillaudit.proof import leaves, merkle
 from skillaudit.proof.acts import Act, ActKind, act_line
 
 
@@ -123,3 +123,19 @@ def test_a_source_of_which_only_runs_arrived_is_unknown(tmp_path):
     with contextlib.closing(Tampered(world, world.path)) as t:
         report = t.verify()
         assert (report.exit_code, "SOURCE_TAIL_UNKNOWN" in names(report)) == (6, True), told(report)
+
+
+def test_a_seal_appended_behind_what_is_anchored_stands_for_no_other(attacked):
+    """The true seal is moved away in time and one of one's own takes its place: the true one is found anyway."""
+    edit(attacked, "payload", '\'{"content":"nothing happened"}\'')
+    forge_ledger(attacked, run_id(attacked), forge_run(attacked, KEY))
+    partition = attacked.one("SELECT partition FROM store.runs WHERE run_key = ?", KEY)
+    rows = attacked.one("SELECT count(*) FROM store.ledger WHERE partition = ?", partition)
+    root = merkle.root_of(b"".join(map(merkle.leaf_hash, ledger_leaves(attacked, partition, 0, rows))))
+    idx, at_us = attacked.sql("SELECT count(*), min(at_us) FROM store.journal")[0]
+    seal = leaves.SealLeaf(at_us, (leaves.SealedRange(partition, 0, rows, root, 1 << 40),)).encode()
+    attacked.sql("UPDATE store.journal SET at_us = 1")
+    attacked.sql("INSERT INTO store.journal VALUES (?, ?, 'seal', ?)", idx, at_us, seal)
+    for options in ({}, {"run_ids": (run_id(attacked),)}):
+        report = attacked.verify(**options)
+        assert report.exit_code == 5, told(report)

@@ -111,7 +111,7 @@ def _seals(
 ) -> Iterator[dict[str, Any]]:
     """The seals over the run's own start and finish; what is wrong with them, or missing, goes to `found`."""
     marks = _ends(facts.marks, str(facts.row["source_id"]))
-    seals = _seals_of(engine, facts, journal, marks)
+    seals = _seals_of(engine, facts, journal, marks, request.policy.grade)
     for mark in marks:
         where = {"run_id": facts.run_id, "partition": mark.partition, "idx": mark.idx}
         seal = next((it for it in seals if it.covers(mark)), None)
@@ -149,8 +149,10 @@ class _Seal(NamedTuple):
         return self.partition == mark.partition and self.first <= mark.idx < self.end
 
 
-def _seals_of(engine: Engine, facts: RunFacts, journal: JournalState, marks: Sequence[Mark]) -> list[_Seal]:
-    """The seals over these rows: looked for near the time of the rows, then everywhere."""
+def _seals_of(
+    engine: Engine, facts: RunFacts, journal: JournalState, marks: Sequence[Mark], grade: Grade
+) -> list[_Seal]:
+    """The seals over these rows: looked for near the time of the rows, then everywhere unless those found are proven."""
     if not marks:
         return []
     times = [mark.received_us or facts.row["started_us"] for mark in marks]
@@ -158,7 +160,8 @@ def _seals_of(engine: Engine, facts: RunFacts, journal: JournalState, marks: Seq
     found: list[_Covering] = []
     for low, high in (near, _EVER):
         found = list(_covering(engine, marks, low, high))
-        if all(any(_covers(it.range, mark) for it in found) for mark in marks):
+        proven = [it.range for it in found if it.journal_idx < journal.proven(grade)]
+        if all(any(_covers(it, mark) for it in proven) for mark in marks):
             break
     return [_compared(engine, journal, it) for it in found]
 
