@@ -157,7 +157,7 @@ def test_every_problem_has_its_error(kind):
     """And the reason survives."""
     back = problems.error_of(problems.parse_problem(kind.status, problems.problem(kind, "why").json()))
     assert type(back) is kind.error
-    assert "why" in str(back) or kind in (problems.NOT_FOUND, problems.NO_DEAD_LETTER)
+    assert "why" in str(back) or kind in (problems.NOT_FOUND, problems.NO_DEAD_LETTER, problems.NO_HOLD)
 
 
 def test_a_run_that_is_not_there_keeps_its_id():

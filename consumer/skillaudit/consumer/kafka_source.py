@@ -372,7 +372,9 @@ class KafkaSource:
             # The client knows it from the first answer that held something of the partition. Until then it is the end
             # that was asked for at assignment: without it a partition not heard of yet would count as read.
             end = self._consumer.highwater(partition) or self._asked_ends.get(partition)
-            if end is not None:
+            # One that holds nothing, and of which nothing is stored, has no position that could ever reach its end.
+            holds = end is not None and end > self._begins.get(partition, 0)
+            if end is not None and (holds or _name(partition) in self._positions):
                 ends[_name(partition)] = int(end)
         return ends
 

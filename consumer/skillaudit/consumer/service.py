@@ -275,7 +275,7 @@ class ConsumerService:
             async with asyncio.timeout(timeout_s), self._moved:
                 await self._moved.wait_for(lambda: self._closed or self._reached(positions))
         except TimeoutError as exc:
-            behind = [p for p, offset in positions.items() if self._positions.get(p, 0) < offset]
+            behind = [p for p, offset in positions.items() if self._position_of(p) < offset]
             raise NotYetMaterializedError(
                 f"not consumed so far within {timeout_s:g} s: {', '.join(sorted(behind))}; see the consumer's lag"
             ) from exc
@@ -788,7 +788,12 @@ class ConsumerService:
             raise
 
     def _reached(self, positions: Positions) -> bool:
-        return all(self._positions.get(p, 0) >= offset for p, offset in positions.items())
+        return all(self._position_of(p) >= offset for p, offset in positions.items())
+
+    def _position_of(self, partition: str) -> int:
+        """As committed; the control log is followed beside the loop, and its position is the follower's."""
+        followed = self._control.position if partition == self._control.log.partition else 0
+        return max(self._positions.get(partition, 0), followed)
 
     def _measure(self, records: int) -> None:
         now_s = time.monotonic()

@@ -6,8 +6,21 @@ it finds. Nothing is written. Keys, anchors and rules come with the request, fro
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from skillaudit.proof.verify.report import Report, parse_report, sentence
 from skillaudit.proof.verify.request import Depth, VerifyRequest
-from skillaudit.proof.verify.verifier import Verifier
+
+if TYPE_CHECKING:
+    from skillaudit.proof.verify.verifier import Verifier
 
 __all__ = ["Depth", "Report", "Verifier", "VerifyRequest", "parse_report", "sentence"]
+
+
+def __getattr__(name: str) -> object:
+    """`Verifier` when it is asked for: it loads the engine, and a command's help needs only the words."""
+    if name == "Verifier":
+        from skillaudit.proof.verify.verifier import Verifier
+
+        return Verifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
