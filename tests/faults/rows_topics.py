@@ -174,7 +174,6 @@ def _skipping_silently(settings: Settings, **options: Any) -> ConsumerService:
     about="records deleted below the position (nothing is lost), and beyond it while the consumer is down, then more records",
     full=20,
     share=1,
-    test=0,  # on a fresh broker it now and then waits for its end in vain: see ROADMAP.md
     off={"no-reset": "the consumer begins where there is something, as clients do that reset offsets"},
     off_cases_max=1,
     resource=shared_broker,
