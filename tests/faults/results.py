@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PASSED, FAILED = "passed", "failed"
+_PLACES = (
+    (re.escape(f"{Path(__file__).parents[2]}/"), ""),
+    (rf"{re.escape(tempfile.gettempdir())}/skillaudit-[a-z0-9-]+-[a-z0-9_]{{8}}", "CASE"),
+    (re.escape(f"{sys.base_prefix}/"), "PYTHON/"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +51,27 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "linux": platform.release()} | {n: version(n) for n in names}
 
 
+def without_places(text: str) -> str:
+    """The text without where this machine keeps the project, the interpreter and the cases' directories: it is published."""
+    for place, name in _PLACES:
+        text = re.sub(place, name, text)
+    return text
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    """A command that was killed while it wrote left a line without its end: the next takes its place."""
+    file.seek(0)
+    content = file.read()
+    file.truncate(content.rfind(b"\n") + 1)
+
+
 def append(path: Path, result: Result) -> None:
     """One more line, in the file for good."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(json.dumps(asdict(result), ensure_ascii=False).encode() + b"\n")
+    with path.open("a+b") as file:
+        _cut_torn_line(file)
+        told = replace(result, error=without_places(result.error))
+        file.write(json.dumps(asdict(told), ensure_ascii=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
