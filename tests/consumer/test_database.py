@@ -12,8 +12,9 @@ import duckdb
 import pytest
 from tests.consumer.support import rows, value
 
-from skillaudit.consumer.database import engine_errors, open_database
+from skillaudit.consumer.database import open_database
 from skillaudit.consumer.statements import migrations, statements
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import (
     DatabaseError,
     DiskFullError,

@@ -11,7 +11,8 @@ from typing import Final
 
 import duckdb
 
-from skillaudit.consumer.database import STORAGE_VERSION, Database, engine_errors
+from skillaudit.consumer.database import STORAGE_VERSION, Database
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import DatabaseError, RejectedError
 
 CHECKPOINT_ATTEMPTS: Final = 300

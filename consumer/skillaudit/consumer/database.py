@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Generator
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -21,13 +20,11 @@ from weakref import WeakSet
 import duckdb
 
 from skillaudit.consumer.statements import migrations, sql_text
+from skillaudit.contract.engine import engine_errors, first_line, translate
 from skillaudit.contract.errors import (
     DatabaseError,
-    DiskFullError,
-    FencedError,
     LockedError,
     SchemaVersionError,
-    SkillauditError,
     UnsupportedPlatformError,
 )
 from skillaudit.contract.owner import read_owner
@@ -37,35 +34,11 @@ STORAGE_VERSION: Final = "v1.5.0"
 WAL_AUTOCHECKPOINT: Final = "1TB"
 """Out of reach: an automatic checkpoint compresses hot rows for nothing and stops the writer for seconds."""
 
-FULL_WORDS: Final = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-"""How the engine passes on that a file system is full, in whatever exception: it gives the system's words."""
-
 _NO_LOCKS_WORDS: Final = tuple(os.strerror(number) for number in (errno.ENOLCK, errno.ENOTSUP))
 
 _HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 _open_here: set[Path] = set()
 _open_guard = Lock()
-
-
-@contextlib.contextmanager
-def engine_errors(doing: str) -> Generator[None]:
-    """Map DuckDB's exceptions to ours; `doing` completes "can't ..."."""
-    try:
-        yield
-    except duckdb.Error as exc:
-        raise _translate(doing, exc) from exc
-
-
-def _translate(doing: str, exc: duckdb.Error) -> SkillauditError:
-    if any(words in str(exc) for words in FULL_WORDS):
-        return DiskFullError(
-            f"can't {doing}: the database's disk is full ({_first_line(exc)}); free some space"
-        )
-    # Our keys are taken by nobody else in this process: one that is there already came with another writer's commit.
-    twice = isinstance(exc, duckdb.ConstraintException) and "Duplicate key" in str(exc)
-    if twice or isinstance(exc, duckdb.TransactionException):
-        return FencedError(f"can't {doing}: another writer was faster ({_first_line(exc)})")
-    return DatabaseError(f"can't {doing}: {_first_line(exc)}")
 
 
 class Database:
@@ -164,13 +137,13 @@ def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConn
     except duckdb.IOException as exc:
         if any(words in str(exc) for words in _NO_LOCKS_WORDS):
             raise UnsupportedPlatformError(
-                f"the file system of {path} has no working locks ({_first_line(exc)}); put the directory on a local one"
+                f"the file system of {path} has no working locks ({first_line(exc)}); put the directory on a local one"
             ) from exc
         if "lock" in str(exc):
             raise LockedError(locked_text(path, str(exc))) from exc
-        raise _translate(f"open {path}", exc) from exc
+        raise translate(f"open {path}", exc) from exc
     except duckdb.Error as exc:
-        raise _translate(f"open {path}", exc) from exc
+        raise translate(f"open {path}", exc) from exc
 
 
 def locked_text(path: Path, words: str = "") -> str:
@@ -235,7 +208,3 @@ def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str, *, last: bo
     except BaseException:
         cursor.execute("ROLLBACK")
         raise
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).partition("\n")[0]

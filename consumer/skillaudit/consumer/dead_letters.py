@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import duckdb
 
-from skillaudit.consumer.database import Database, engine_errors
+from skillaudit.consumer.database import Database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.staging import Parse
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.admin import DeadLetter, DeadLetterState, ReplayReport
 from skillaudit.contract.clock import from_us
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import DeadLetterNotFoundError, InvalidRecordError
 from skillaudit.contract.records import list_limit
 from skillaudit.contract.sources import SourceRecord

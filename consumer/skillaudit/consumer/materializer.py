@@ -27,7 +27,7 @@ import duckdb
 from skillaudit.consumer.acting import Acting, ActResult
 from skillaudit.consumer.changes import Changes
 from skillaudit.consumer.claims import Claim
-from skillaudit.consumer.database import Database, engine_errors
+from skillaudit.consumer.database import Database
 from skillaudit.consumer.poison import PoisonPolicy, exceeded
 from skillaudit.consumer.positions import (
     BrokerClock,
@@ -46,6 +46,7 @@ from skillaudit.consumer.staging import SMALL_BATCH_RECORDS, Parse, parse_value
 from skillaudit.consumer.statements import statements
 from skillaudit.consumer.taking import Tally, Terms, TopicTaker, turn_source
 from skillaudit.contract.clock import Clock, SystemClock
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import PoisonLimitError
 from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord, StoredPosition

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from skillaudit.consumer.database import engine_errors
 from skillaudit.consumer.notary import NotaryState, NotaryStatus
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.clock import Clock, SystemClock
-from skillaudit.contract.errors import StopError
+from skillaudit.contract.engine import engine_errors
+from skillaudit.contract.errors import RetryableError, StopError
 
 if TYPE_CHECKING:
     from skillaudit.consumer.service import ConsumerService
@@ -94,7 +94,7 @@ class ServiceCollector(Collector):
             if now_s - self._cache.read_s > READ_INTERVAL_S:
                 try:
                     self._cache = _Cache(now_s, _read(self._service))
-                except StopError:
+                except (RetryableError, StopError):
                     return None
             return self._cache.figures
 

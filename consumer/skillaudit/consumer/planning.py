@@ -14,13 +14,13 @@ from typing import Any, Final, TypeAlias
 import duckdb
 
 from skillaudit.consumer import purging
-from skillaudit.consumer.database import engine_errors
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.redaction import RunRow, find_runs
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.admin import ActOrder, ActReport, HoldScope
 from skillaudit.contract.clock import uuid7
 from skillaudit.contract.digests import FINISH_FIELDS, START_FIELDS
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import HeldError, HoldNotFoundError, RejectedError, RunNotFoundError
 from skillaudit.proof.acts import Act, ActKind
 

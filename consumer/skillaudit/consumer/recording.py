@@ -9,13 +9,14 @@ from typing import Any, Final
 import orjson
 
 from skillaudit.consumer.acting import Acting, ActResult, Origin
-from skillaudit.consumer.database import Database, engine_errors
+from skillaudit.consumer.database import Database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import Plan, Planner
 from skillaudit.consumer.positions import advance, confirm, write_positions
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.admin import ActReport, HoldScope, StoredAct, StoredHold
 from skillaudit.contract.clock import from_us, uuid7
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.records import list_limit
 from skillaudit.contract.sources import SourceRecord

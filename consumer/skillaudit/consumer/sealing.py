@@ -19,8 +19,9 @@ from typing import Final
 
 import duckdb
 
-from skillaudit.consumer.database import Database, engine_errors
+from skillaudit.consumer.database import Database
 from skillaudit.consumer.statements import statements
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import FencedError, RetryableError
 
 _SQL: Final = statements("sealing.sql")

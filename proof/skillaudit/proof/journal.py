@@ -13,9 +13,9 @@ from typing import Final
 
 import duckdb
 
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import DatabaseError
 from skillaudit.proof import merkle
-from skillaudit.proof.engine import engine_errors
 from skillaudit.proof.leaves import LEAF_BYTES_MAX, leaf_kind
 from skillaudit.proof.merkle import HASH_BYTES
 from skillaudit.proof.statements import statements

@@ -15,8 +15,8 @@ from typing import Final
 
 import duckdb
 
+from skillaudit.contract.engine import engine_errors
 from skillaudit.proof.acts import Act, ActKind, act_line
-from skillaudit.proof.engine import engine_errors
 from skillaudit.proof.leaves import SealedRange
 from skillaudit.proof.statements import statements
 

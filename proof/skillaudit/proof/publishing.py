@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import orjson
 
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import SettingsError, UnreachableError
 from skillaudit.proof.anchors.base import Anchor, AnchorObject, Receipt
-from skillaudit.proof.engine import ProofDatabase, engine_errors
+from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import AnchorConflictError, AnchorContentError
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.sealer import OBJECT_BYTES_MAX, OBJECT_LEAVES_MAX

@@ -13,9 +13,10 @@ from typing import Final
 
 import duckdb
 
+from skillaudit.contract.engine import engine_errors
 from skillaudit.proof.anchors.base import StoredObject
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
-from skillaudit.proof.engine import ProofDatabase, engine_errors
+from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import AnchorConflictError, AnchorContentError
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import SealedRange, leaf_kind, parse_seal

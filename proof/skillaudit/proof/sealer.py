@@ -21,11 +21,12 @@ from typing import Final, Protocol
 
 import duckdb
 
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import DatabaseError, RetryableError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
 from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
-from skillaudit.proof.engine import ProofDatabase, engine_errors
+from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import NoteError, SigningRefusedError
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import SealedRange, encode_act, split_seal

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import duckdb
 
+from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import QueryTimeoutError
-from skillaudit.proof.engine import engine_errors
 from skillaudit.proof.verify.checks import statements
 
 CHUNK_ROWS: Final = 10_000
