@@ -118,6 +118,14 @@ _TWICE = "SELECT id, count(*) FROM main.runs GROUP BY id HAVING count(*) > 1"
 TROUBLES = ("orphans", "conflicts", "dead_letters", "incidents")
 
 
+def troubles(cursor: duckdb.DuckDBPyConnection) -> dict[str, list[Any]]:
+    """What a person would have to look at, as text; nothing, where all is well."""
+    found = {
+        name: cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall() for name in TROUBLES
+    }
+    return {name: rows for name, rows in found.items() if rows}
+
+
 def judge(
     cursor: duckdb.DuckDBPyConnection,
     accounts: Mapping[str, Account],
@@ -141,14 +149,7 @@ def judge(
             _judge_run(verdict, account, *stored[run_id], unnoted_max)
     if not foreign_allowed:
         verdict.foreign += sorted(stored.keys() - accounts.keys())
-    for name in TROUBLES:
-        rows = (
-            cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()
-            if name not in set(expected)
-            else []
-        )
-        if rows:
-            verdict.troubles[name] = rows
+    verdict.troubles = {name: rows for name, rows in troubles(cursor).items() if name not in set(expected)}
     return verdict
 
 

@@ -2,21 +2,24 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from tests.pipeline.account import read_accounts, read_positions
+from tests.faults.agent import Plan
+from tests.faults.oracle import Account, read_accounts, read_positions
 from tests.support.waiting import until
 
 from skillaudit.contract import Settings
 from skillaudit.contract.outbox.directory import list_sources
 from skillaudit.contract.owner import read_owner
 
-WORKER = Path(__file__).with_name("fleet_worker.py")
 JOIN_S = 150
+FLUSH_S = 120.0
 START_S = 60
 
 
@@ -116,7 +119,7 @@ class ConsumeCommand(Command):
 
 
 class Fleet:
-    """Agents of `fleet_worker.py` that share one outbox directory."""
+    """Agents of `tests.faults.agent` that share one outbox directory."""
 
     def __init__(
         self,
@@ -131,11 +134,17 @@ class Fleet:
         directory.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.accounts = [directory / f"account-{first + n}.jsonl" for n in range(processes)]
+
+        def plan(account: Path, seed: int) -> Plan:
+            return Plan(
+                account=str(account), seed=seed, runs=runs, open_at_once=open_at_once, flush_s=FLUSH_S
+            )
+
         self.agents = [
             Process(
                 f"agent {first + n}",
                 settings,
-                [str(WORKER), str(account), str(runs), str(open_at_once), str(first + n)],
+                ["-m", "tests.faults.agent", json.dumps(asdict(plan(account, first + n)))],
                 account.with_suffix(".log"),
             )
             for n, account in enumerate(self.accounts)
@@ -156,7 +165,7 @@ class Fleet:
         for agent in self.agents:
             await agent.succeeded()
 
-    def noted(self) -> dict[str, dict]:
+    def noted(self) -> dict[str, Account]:
         return read_accounts(self.accounts)
 
     def positions(self) -> dict[str, int]:

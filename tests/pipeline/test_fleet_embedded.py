@@ -1,7 +1,8 @@
 """Fleets of processes, interleaved, into one outbox directory: every run complete, in order, once."""
 
 from tests.conformance.compositions import settings_at
-from tests.pipeline.account import assert_stored, troubles
+from tests.faults.oracle import troubles
+from tests.pipeline.account import assert_stored
 from tests.pipeline.support import Fleet, drained
 
 from skillaudit.contract import RunFilter

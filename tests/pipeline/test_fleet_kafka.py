@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from tests.conformance.compositions import kafka_settings
-from tests.pipeline.account import assert_rows, assert_stored, content, troubles
+from tests.faults.oracle import assert_kept, troubles
+from tests.pipeline.account import assert_stored, content
 from tests.pipeline.support import Fleet, drained
 from tests.support.waiting import until
 
@@ -28,7 +29,7 @@ async def test_eight_processes(tmp_path, kafka_bootstrap):
         noted = fleet.noted()
         assert len(noted) == 8 * 200
         await hosted.reader.wait_for(fleet.positions(), WAIT_S)
-        assert_rows(hosted.service.cursor(), noted)
+        assert_kept(hosted.service.cursor(), noted)
         assert troubles(hosted.service.cursor()) == {}
         partitions = {
             name for name in await hosted.reader.positions() if name.startswith(settings.kafka_topic)
@@ -82,7 +83,7 @@ async def test_a_host_forwarder_and_a_killed_agent(tmp_path, kafka_bootstrap):
         await fleet.join()
         await hosted.reader.wait_for(fleet.positions(), WAIT_S)
         noted = endless.noted()
-        unfinished = [run_id for run_id, run in noted.items() if run["end"] is None]
+        unfinished = [run_id for run_id, run in noted.items() if run.end is None]
         assert unfinished
 
         async def abandoned():

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from tests.conformance.compositions import kafka_settings, settings_at
-from tests.pipeline.account import troubles
+from tests.faults.oracle import troubles
 from tests.pipeline.support import Process, drained
 from tests.support.waiting import until
 

@@ -3,7 +3,7 @@
 import duckdb
 import pytest
 from tests.conformance.compositions import kafka_settings, settings_at
-from tests.pipeline.account import assert_rows, troubles
+from tests.faults.oracle import assert_kept, troubles
 from tests.pipeline.support import ConsumeCommand, Fleet
 from tests.support.waiting import until
 
@@ -53,7 +53,7 @@ async def test_killed_and_started_again(settings, tmp_path):
     noted = fleet.noted()
     assert len(noted) == 3 * RUNS
     with duckdb.connect(str(settings.database), read_only=True) as database:
-        assert_rows(database, noted)
+        assert_kept(database, noted)
         assert troubles(database) == {}
 
 

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 from tests.conformance.compositions import kafka_settings, settings_at
-from tests.pipeline.account import assert_stored, troubles
+from tests.faults.oracle import troubles
+from tests.pipeline.account import assert_stored
 from tests.pipeline.support import Command, ConsumeCommand, Fleet, Process, drained
 from tests.support.waiting import until
 
