@@ -1,4 +1,4 @@
-# One command per action; CI runs the same ones. Needs Python 3.11+, make and a package index, nothing else.
+# One command per action; CI runs install, test, lint and wheel. Needs Python 3.11+, make and a package index, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -53,7 +53,7 @@ def test_no_part_makes_the_namespace_its_own():
     assert not list(ROOT.glob("*/skillaudit/__init__.py"))
 
 
-def test_aiokafka_is_imported_by_one_adapter_module_per_side():
+def test_aiokafka_is_imported_by_adapter_modules_alone():
     """The rest of the project speaks to Protocols of its own."""
     users = {
         path.relative_to(ROOT).as_posix()

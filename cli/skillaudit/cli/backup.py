@@ -18,8 +18,8 @@ from skillaudit.contract.settings import Settings
 def backup(settings: Settings, file: Path) -> None:
     """Write a consistent copy of the database to FILE while it runs.
 
-    The copy is as of one moment; batches go on meanwhile. FILE must not exist. Put it in the database's place to go back
-    to it: the consumer catches up from where the copy stands.
+    The copy is as of one moment; batches go on meanwhile. FILE must not exist. `skillaudit restore FILE` goes back to
+    it: the consumer catches up from where the copy stands.
     """
     size = asyncio.run(_back_up(settings, file))
     stderr().print(f"{file}: {size} bytes")

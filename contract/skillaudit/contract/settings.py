@@ -98,7 +98,7 @@ class Settings:
     batch_records_max: int = field(default=20_000, metadata=_bounds(1, 1_000_000))
     batch_interval_ms: int = field(default=100, metadata=_bounds(1, 60_000))
     seal_rows: int = field(default=400_000, metadata=_bounds(1_000, 100_000_000))
-    """Rows in the hot table at which it is sealed."""
+    """Rows in the hot table at which it is sealed; 256 MiB of payload seal it, too."""
     abandon_after_ms: int = field(default=300_000, metadata=_bounds(1_000, 86_400_000))
     """Silence of a source, in broker time, after which its open runs read `abandoned`."""
     poison_in_a_row_max: int = field(default=1_000, metadata=_bounds(1, 1_000_000_000))

@@ -1,7 +1,7 @@
 """The checks behind `skillaudit verify`: everything the proof says of a database, asked of the database and its anchors.
 
 `Verifier(cursor).check(request, now_us)` gives a `Report`. The set-wise part is SQL (`checks/*.sql`); Python judges what
-it finds. Nothing is written. Keys, anchors and rules come with the request, from the verifier's own policy.
+it finds. Nothing is written but temporary tables of the cursor. Keys, anchors and rules come with the request, from the verifier's own policy.
 """
 
 from __future__ import annotations

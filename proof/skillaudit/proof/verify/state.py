@@ -1,6 +1,6 @@
 """What a verifier remembers on his own side: how far he checked, of which database, and what he saw of its journal.
 
-The next check then leaves out the seals it has compared before; runs, numbering and anchors are looked at each time.
+The next check then compares of the seals it knows only some, drawn anew each time; runs, numbering and anchors are looked at each time.
 And a journal that is shorter than, or other than, what was seen then is found without any anchor.
 """
 
@@ -32,7 +32,7 @@ class VerifierState:
     sealed_to: int
 
     def apply(self, request: VerifyRequest) -> VerifyRequest:
-        """The request with what is known: seals below are not compared again, and the journal must contain what was seen."""
+        """The request with what is known: of the seals below only a share is compared again, and the journal must contain what was seen."""
         if not self.journal:
             return request
         seen = Anchored(
