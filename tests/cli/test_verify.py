@@ -140,3 +140,12 @@ def test_the_embedded_default_reads_in_what_waits(command):
 def test_no_database_is_unreachable(command, recorded, tmp_path):
     said = command("verify", "--all", settings=replace(recorded.settings, db_file=tmp_path / "none.duckdb"))
     assert said.code == 7
+
+
+def test_a_file_that_can_not_be_read_is_no_violation(verify):
+    """Nothing was looked at: 7, with the reason; 5 is for what was found."""
+    verify.path.write_bytes(b"no database" * 1000)
+    said = verify("--all")
+    assert said.code == 7
+    assert "could not check" in said.err
+    assert "not a valid DuckDB database" in said.err

@@ -15,6 +15,7 @@ from skillaudit.cli.options import MOMENT, json_option, with_settings
 from skillaudit.cli.output import print_json, stderr
 from skillaudit.cli.running import ProgressLine
 from skillaudit.contract.clock import to_us
+from skillaudit.contract.errors import DatabaseError
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy, read_policy
 from skillaudit.proof.verify.explain import explanation
@@ -112,7 +113,11 @@ def verify(  # noqa: PLR0913  what there is to choose
         seed=secrets.randbits(32),
         policy=_policy(policy_file, anchors),
     )
-    report = asyncio.run(_check(settings, request, state_file, ProgressLine()))
+    try:
+        report = asyncio.run(_check(settings, request, state_file, ProgressLine()))
+    except DatabaseError as exc:  # elsewhere it means a violation; here, that nothing could be looked at
+        stderr().print(f"skillaudit: could not check: {exc}")
+        raise click.exceptions.Exit(7) from exc
     if as_json:
         print_json(report.json())
     else:
