@@ -7,7 +7,7 @@ not everything is proven; or that a check could not be made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, Final
@@ -226,15 +226,23 @@ FINDINGS_MAX: Final = 1_000
 
 
 class Findings:
-    """What was found so far: counts of all, and the first `FINDINGS_MAX` of each kind."""
+    """What was found so far: counts of all, and the first `FINDINGS_MAX` of each kind.
 
-    def __init__(self, *, findings_max: int = FINDINGS_MAX) -> None:
+    `wanted`: only such findings are taken in, and only they count; what is passed over takes no room.
+    """
+
+    def __init__(
+        self, *, findings_max: int = FINDINGS_MAX, wanted: Callable[[Finding], bool] = lambda _: True
+    ) -> None:
         self._max = findings_max
+        self._wanted = wanted
         self._kept: dict[Kind, list[Finding]] = {}
         self.counts: dict[Kind, int] = {}
 
     def add(self, finding: Finding) -> None:
         """One more."""
+        if not self._wanted(finding):
+            return
         self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
         kept = self._kept.setdefault(finding.kind, [])
         if len(kept) < self._max:

@@ -45,7 +45,7 @@ def check_run(
         found.append(Finding(Kind.RUN_EQUIVOCATES, f"is stored {len(rows)} times", {"run_id": run_id}))
     if any(fact.redactions for fact in facts):
         acts = {it.act_id for fact in facts for it in fact.redactions}
-        found += _lawful(engine, request, journal, run_id, acts)
+        found += _lawful(engine, request, journal, run_id, acts).kept()
     sealed = [seal for fact in facts for seal in _seals(engine, fact, request, journal, found)]
     findings.add_all(found)
     violated = any(it.severity is Severity.VIOLATION for it in found)
@@ -69,15 +69,16 @@ def check_run(
 
 def _lawful(
     engine: Engine, request: VerifyRequest, journal: JournalState, run_id: str, act_ids: Collection[str]
-) -> list[Finding]:
-    """What the check of all acts says of this run, and of the acts that took of it."""
-    acts = Findings()
+) -> Findings:
+    """What the check of all acts says of this run, and of the acts that took of it; whatever it says of others."""
+
+    def ours(finding: Finding) -> bool:
+        return finding.subject.get("run_id") == run_id or finding.subject.get("act_id") in named
+
+    named = {*act_ids}
+    acts = Findings(wanted=ours)
     check_acts(engine, request, acts, journal.proven(request.policy.grade))
-    return [
-        finding
-        for finding in acts.kept()
-        if finding.subject.get("run_id") == run_id or finding.subject.get("act_id") in act_ids
-    ]
+    return acts
 
 
 def _absent(
@@ -87,13 +88,7 @@ def _absent(
     marks = marks_of_run(engine, run_id)
     tombstones = engine.rows("one.sql", "tombstones_of_hash", **key)
     if tombstones:
-        found = _lawful(engine, request, journal, run_id, {row[-1] for row in tombstones})
-        findings.add_all(found)
-        if not any(finding.kind is not Kind.ACT_UNPROVEN for finding in found):
-            findings.add(
-                Finding(Kind.PURGED, "was purged by an act; the ledger still lists it", {"run_id": run_id})
-            )
-        return {"run_id": run_id, "completeness": "purged", "integrity": "unchecked"}
+        return _purged(engine, request, findings, journal, run_id, {row[-1] for row in tombstones})
     orphans = engine.rows("one.sql", "orphans_of_hash", **key)
     if any(mark.kind == "start" for mark in marks) or (marks and not orphans):
         says = f"the ledger lists it ({marks[0].place}), and it is not stored"
@@ -104,6 +99,27 @@ def _absent(
         findings.add(Finding(Kind.RUN_INCOMPLETE, says, {"run_id": run_id}))
         return {"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}
     return None
+
+
+def _purged(
+    engine: Engine,
+    request: VerifyRequest,
+    findings: Findings,
+    journal: JournalState,
+    run_id: str,
+    act_ids: Collection[str | None],
+) -> dict[str, Any]:
+    """Of a run that a tombstone stands for. `act_ids`: the acts that it names; None where it names none."""
+    found = _lawful(engine, request, journal, run_id, {it for it in act_ids if it is not None})
+    findings.add_all(found.kept())
+    if not found.counts.keys() - {Kind.ACT_UNPROVEN}:
+        says = "was purged by an act; the ledger still lists it"
+        findings.add(Finding(Kind.PURGED, says, {"run_id": run_id}))
+    return {
+        "run_id": run_id,
+        "completeness": "incomplete" if Kind.RUN_MISSING in found.counts else "purged",
+        "integrity": "altered" if found.of(Severity.VIOLATION) else "unchecked",
+    }
 
 
 def _seals(
