@@ -1,7 +1,8 @@
 """A database whose owner kills itself at an exact statement: before it, while the engine runs it, or after it.
 
 Behind the product's own interface: `Database.cursor()` gives cursors that count. What a statement belongs to (a batch, a
-seal, a checkpoint, a purge, a backup, a migration) is told by its text, a COMMIT by what its transaction did.
+seal, a checkpoint, a purge, a backup, a migration) is told by the product's own texts, a COMMIT by what its transaction
+did.
 """
 
 from __future__ import annotations
@@ -17,27 +18,43 @@ from typing import Any
 import duckdb
 
 from skillaudit.consumer.database import STORAGE_VERSION, WAL_AUTOCHECKPOINT, Database, migrate
+from skillaudit.consumer.sealing import HOT_TABLES
+from skillaudit.consumer.statements import migrations, sql_text, statements
 
 BEFORE, DURING, AFTER = "before", "during", "after"
 MOMENTS = (BEFORE, DURING, AFTER)
-_PHASES = (
-    ("backup", re.compile(r"backup_copy_")),
-    ("checkpoint", re.compile(r"^\s*CHECKPOINT\s*$", re.IGNORECASE)),
-    (
-        "seal",
-        re.compile(
-            r"^\s*(--.*\s+)*(INSERT INTO store\.events_sealed|DELETE FROM store\.events_hot_[ab]\s*$)"
-        ),
-    ),
-    ("purge", re.compile(r"\bpurged\b|INSERT INTO store\.(tombstones|purges)")),
-    ("migration", re.compile(r"^\s*(--.*\s+)*(CREATE|ALTER)\b(?!.*TEMP)|store\.meta|ledger_from")),
-)
 OTHER = "batch"
+PURGE_STATEMENTS = frozenset(statements("purging.sql").values())
+SEAL_STATEMENTS = frozenset(
+    text.format(table=table)
+    for name, text in statements("sealing.sql").items()
+    if name != "count"  # a start counts what is hot; nothing is moved by that
+    for table in HOT_TABLES
+)
+_BACKUP = re.compile(r"\bbackup_copy_")
+_SCHEMA = re.compile(r"CREATE (SCHEMA|TABLE)|INSERT INTO store\.meta VALUES \('schema|UPDATE store\.meta")
+"""What a migration executes that stands in the code."""
+
+
+def _migration_statements() -> frozenset[str]:
+    texts = [text for _, _, text in migrations()] + [sql_text("schema/views.sql")]
+    return frozenset(one.query for text in texts for one in duckdb.extract_statements(text))
+
+
+MIGRATION_STATEMENTS = _migration_statements()
 
 
 def phase_of(statement: str) -> str:
-    """What a statement is part of."""
-    return next((name for name, pattern in _PHASES if pattern.search(statement)), OTHER)
+    """What a statement is part of, told by the texts that the product itself reads."""
+    if statement in PURGE_STATEMENTS:
+        return "purge"
+    if statement in SEAL_STATEMENTS:
+        return "seal"
+    if statement == "CHECKPOINT":
+        return "checkpoint"
+    if statement in MIGRATION_STATEMENTS or _SCHEMA.match(statement):
+        return "migration"
+    return "backup" if _BACKUP.search(statement) else OTHER
 
 
 @dataclass(slots=True)
@@ -85,10 +102,7 @@ class FusedCursor:
         return self._execute(query, *parameters)
 
     def _execute(self, query: str, *parameters: Any) -> Any:
-        if query in ("BEGIN", "COMMIT", "ROLLBACK"):
-            phase, self._phase = self._phase, (self._phase if query == "COMMIT" else OTHER)
-        else:
-            phase = self._phase = phase_of(query)
+        phase = self._phase_of(query)
         if not self._fuse.meets(phase):
             return self._cursor.execute(query, *parameters)
         if self._fuse.moment == BEFORE:
@@ -98,6 +112,18 @@ class FusedCursor:
         found = self._cursor.execute(query, *parameters)
         die()
         return found
+
+    def _phase_of(self, query: str) -> str:
+        """A transaction is what its first statement is that is not just a batch's; so is its end."""
+        if query == "BEGIN":
+            self._phase = OTHER
+            return OTHER
+        if query in ("COMMIT", "ROLLBACK"):
+            return self._phase
+        phase = phase_of(query)
+        if self._phase == OTHER:
+            self._phase = phase
+        return phase
 
 
 class FusedDatabase(Database):

@@ -167,8 +167,10 @@ async def killed_at_random(case: Case) -> None:
     await _finish(case, life, position)
 
 
-PHASES = (("batch", 100), ("seal", 3), ("checkpoint", 1), ("purge", 12), ("backup", 5), ("", 150))
+PHASES = (("batch", 100), ("seal", 3), ("checkpoint", 1), ("purge", 20), ("backup", 5), ("", 150))
 """Phase and how many of its statements are aimed at."""
+FUSED_BATCHES = 200
+"""Batches within which every phase comes, and so often that each of these statements is reached."""
 
 
 def _fuse(chance: random.Random) -> dict[str, Any]:
@@ -195,19 +197,16 @@ def _fuse(chance: random.Random) -> dict[str, Any]:
 async def killed_at_a_statement(case: Case) -> None:
     """Every statement is a place to die at."""
     life, chance = _life(case), case.random
-    position = kills = 0
-    phases: dict[str, int] = {}
-    while kills < KILLS_IN_CASE:
-        fuse = _fuse(chance)
-        seed = chance.getrandbits(32)
-        code = await _work(case, life, seed, batches=10, fuse=fuse, purges=True, backups=str(life.backups))
-        if code == KILLED:
-            kills += 1
-            name = f"killed_in_{fuse['phase'] or 'any'}"
-            phases[name] = phases.get(name, 0) + 1
+    position = 0
+    for _ in range(KILLS_IN_CASE):
+        fuse, seed = _fuse(chance), chance.getrandbits(32)
+        plan = {"batches": FUSED_BATCHES, "purges": True, "backups": str(life.backups)}
+        code = await _work(case, life, seed, fuse=fuse, **plan)
+        phase = fuse["phase"] or "any"
+        assert code == KILLED, f"{FUSED_BATCHES} batches, and statement {fuse['at']} of a {phase} never came"
+        case.note(**{f"killed_in_{phase}": 1})
         position = await asyncio.to_thread(life.check)
-    case.injections = kills
-    case.note(**phases)
+    case.injections = KILLS_IN_CASE
     await _finish(case, life, position)
 
 
