@@ -176,9 +176,7 @@ class Bench:
     def verify_alone(self, run_id: str) -> bool:
         """Whether `verify RUN` finds something."""
         with contextlib.closing(self.connection.cursor()) as cursor:
-            request = VerifyRequest(
-                run_ids=(run_id,), policy=self.request.policy, anchors=self.request.anchors
-            )
+            request = VerifyRequest(run_id=run_id, policy=self.request.policy, anchors=self.request.anchors)
             return bool(Verifier(cursor).check(request, time.time_ns() // 1000).exit_code)
 
     def flip(self, outcome: Outcome) -> None:

@@ -68,8 +68,9 @@ def test_a_purge_by_an_act_is_lawful_and_counted(record):
     t = record.open()
     report = t.verify()
     assert (report.exit_code, report.purged, report.runs) == (0, 1, 35), told(report)
-    alone = t.verify(run_ids=(gone,))
+    alone = t.verify(run_id=gone)
     assert (alone.exit_code, alone.run["completeness"], names(alone)) == (0, "purged", {"PURGED"})
+    assert alone.grade == "anchored"
 
 
 def test_a_redaction_by_an_act_is_lawful_and_counted(record):
@@ -83,7 +84,7 @@ def test_a_redaction_by_an_act_is_lawful_and_counted(record):
         True,
         {"REDACTED", "RUN_ABANDONED"},
     ), told(report)
-    alone = t.verify(run_ids=(run,))
+    alone = t.verify(run_id=run)
     assert (alone.exit_code, alone.run["integrity"], alone.run["redactions"]) == (0, "verified", 2)
 
 
@@ -167,7 +168,7 @@ def test_a_tombstone_without_an_act_is_no_purge(record):
     t.sql("DELETE FROM store.runs WHERE run_key = ?", KEY)
     report = t.verify()
     assert (report.exit_code, violations(report)) == (5, {"RUN_MISSING"}), told(report)
-    alone = t.verify(run_ids=(row[2],))
+    alone = t.verify(run_id=row[2])
     assert (alone.exit_code, violations(alone)) == (5, {"RUN_MISSING"})
 
 
@@ -217,5 +218,5 @@ def test_an_act_that_waits_for_its_place_in_the_journal_is_unproven(record):
     report = t.verify()
     assert report.purged == 1
     assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
-    alone = t.verify(run_ids=(gone,))
+    alone = t.verify(run_id=gone)
     assert (alone.exit_code, violations(alone)) == (6, set()), told(alone)

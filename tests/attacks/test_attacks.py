@@ -42,7 +42,7 @@ def test_the_untampered_record_is_proven(world, attacked):
         report = attacked.verify(depth=depth, sample=5)
         assert (report.exit_code, names(report)) == (0, {"RUN_ABANDONED"}), told(report)
         assert (report.grade, report.runs, report.sources, report.started) == ("anchored", 36, SOURCES, 36)
-    alone = attacked.verify(run_ids=(run_id(attacked),))
+    alone = attacked.verify(run_id=run_id(attacked))
     assert (alone.exit_code, alone.run["integrity"], alone.run["completeness"]) == (0, "verified", "complete")
 
 
@@ -70,7 +70,7 @@ def test_an_event_edited_in_place_is_named(attacked, column, value):
     assert [(f["run_id"], f["sequence"]) for f in report.findings if f["kind"] == "EVENT_ALTERED"] == [
         (run_id(attacked), 3)
     ]
-    alone = found(attacked, "EVENT_ALTERED", run_ids=(run_id(attacked),))
+    alone = found(attacked, "EVENT_ALTERED", run_id=run_id(attacked))
     assert alone.run["integrity"] == "altered"
 
 
@@ -84,7 +84,7 @@ def test_a_run_rewritten_with_its_tags_is_named_by_the_ledger(attacked):
     rewrite(attacked)
     report = found(attacked, "RUN_REWRITTEN")
     assert report.findings[0]["run_id"] == run_id(attacked)
-    found(attacked, "RUN_REWRITTEN", run_ids=(run_id(attacked),))
+    found(attacked, "RUN_REWRITTEN", run_id=run_id(attacked))
     found(attacked, "RUN_REWRITTEN", depth=Depth.QUICK)
 
 
@@ -93,7 +93,7 @@ def test_a_run_rewritten_with_its_ledger_rows_is_named_by_the_seal(attacked):
     forge_ledger(attacked, run_id(attacked), rewrite(attacked))
     report = found(attacked, "LEDGER_ALTERED")
     assert "journal_idx" in report.findings[0]
-    found(attacked, "LEDGER_ALTERED", run_ids=(run_id(attacked),))
+    found(attacked, "LEDGER_ALTERED", run_id=run_id(attacked))
 
 
 def rewrite_everything(t):
@@ -131,7 +131,7 @@ def test_a_deleted_event_is_missing(attacked):
     report = found(attacked, "EVENT_MISSING")
     assert (report.findings[0]["run_id"], report.findings[0]["sequence"]) == (run_id(attacked), 3)
     found(attacked, "EVENT_MISSING", depth=Depth.QUICK)
-    found(attacked, "EVENT_MISSING", run_ids=(run_id(attacked),))
+    found(attacked, "EVENT_MISSING", run_id=run_id(attacked))
 
 
 def test_a_deleted_event_that_the_run_admits_is_incomplete_and_altered(attacked):
@@ -167,7 +167,7 @@ def test_a_truncated_run_is_named_with_what_the_ledger_says(attacked):
     assert violations(report) == {"RUN_TRUNCATED"}, told(report)
     assert report.exit_code == 5
     assert next(f["sequence"] for f in report.findings if f["kind"] == "RUN_TRUNCATED") == 4
-    assert violations(attacked.verify(run_ids=(run_id(attacked),))) == {"RUN_TRUNCATED"}
+    assert violations(attacked.verify(run_id=run_id(attacked))) == {"RUN_TRUNCATED"}
     assert violations(attacked.verify(depth=Depth.QUICK)) == {"RUN_TRUNCATED"}
 
 
@@ -242,7 +242,7 @@ def test_a_deleted_run_is_missing(attacked):
     remove_run(attacked)
     report = found(attacked, "RUN_MISSING")
     assert report.findings[0]["run_id"] == gone
-    found(attacked, "RUN_MISSING", run_ids=(gone,))
+    found(attacked, "RUN_MISSING", run_id=gone)
 
 
 def test_a_deleted_run_row_leaves_events_without_a_run(attacked):
@@ -327,7 +327,7 @@ def test_a_forged_run_is_in_no_ledger(attacked):
     """19: a run that came by no record."""
     forge_new_run(attacked, source_seq=99)
     found(attacked, "RUN_UNLISTED")
-    found(attacked, "RUN_UNLISTED", run_ids=("forged",))
+    found(attacked, "RUN_UNLISTED", run_id="forged")
 
 
 def test_a_forged_run_in_the_ledger_takes_a_number_twice(attacked):
@@ -372,7 +372,7 @@ def test_content_taken_out_without_an_act_is_named(attacked):
     forge_redaction(attacked, "no-such-act")
     report = found(attacked, "REDACTED_WITHOUT_ACT")
     assert report.findings[0]["sequence"] == 3
-    found(attacked, "REDACTED_WITHOUT_ACT", run_ids=(run_id(attacked),))
+    found(attacked, "REDACTED_WITHOUT_ACT", run_id=run_id(attacked))
 
 
 def forge_redaction(t, act_id, seq=3):

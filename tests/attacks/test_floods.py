@@ -36,7 +36,7 @@ def test_a_run_deleted_without_an_act_is_missing_among_any_number_of_forged_tomb
         " FROM store.tombstones AS s, flood AS f WHERE s.run_key = 0"
     )
     gone = forge_purge(t)
-    alone = t.verify(run_ids=(gone,))
+    alone = t.verify(run_id=gone)
     assert (alone.exit_code, violations(alone)) == (5, {"RUN_MISSING"}), told(alone)
 
 
@@ -46,7 +46,7 @@ def test_a_redaction_without_an_act_is_named_among_any_number_of_forged_ones(att
     attacked.sql(
         "INSERT INTO store.redactions SELECT -n, 1, NULL, ''::BLOB, 'x' FROM range(1, ?) AS r(n)", FLOOD
     )
-    alone = attacked.verify(run_ids=(run_id(attacked),))
+    alone = attacked.verify(run_id=run_id(attacked))
     assert alone.exit_code == 5
     assert "REDACTED_WITHOUT_ACT" in violations(alone), told(alone)
 
@@ -55,12 +55,12 @@ def test_only_its_own_findings_are_told_of_a_run_whose_tombstone_names_no_purge(
     """A finding that is about no act is not about the act that is not named."""
     gone = forge_purge(attacked)
     other = forge_purge(attacked, KEY + 1)
-    alone = attacked.verify(run_ids=(gone,))
+    alone = attacked.verify(run_id=gone)
     assert (names(alone), [it["run_id"] for it in alone.findings]) == ({"RUN_MISSING"}, [gone]), told(alone)
     assert other not in told(alone)
 
 
 def test_what_is_missing_is_not_called_unchecked(attacked):
     """The lines for people and the exit code say the same."""
-    alone = attacked.verify(run_ids=(forge_purge(attacked),))
+    alone = attacked.verify(run_id=forge_purge(attacked))
     assert (alone.run["integrity"], alone.run["completeness"]) == ("altered", "incomplete")

@@ -42,7 +42,7 @@ def test_an_act_appended_behind_what_is_anchored_proves_nothing(attacked):
     bury(attacked, 77)
     report = attacked.verify()
     assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
-    alone = attacked.verify(run_ids=(gone,))
+    alone = attacked.verify(run_id=gone)
     assert (alone.exit_code, names(alone)) == (6, {"ACT_UNPROVEN", "PURGED"}), told(alone)
 
 
@@ -57,7 +57,7 @@ def test_a_number_that_is_stored_was_not_refused(attacked):
         "UPDATE store.runs SET lost = '3', completeness = 'declared-loss', refused = TRUE, head = ? WHERE run_key = ?",
         head, KEY,
     )  # fmt: skip
-    for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id(attacked),)}):
+    for options in ({}, {"depth": Depth.QUICK}, {"run_id": run_id(attacked)}):
         report = attacked.verify(**options)
         assert report.exit_code == 5, told(report)
 
@@ -107,7 +107,7 @@ def test_a_kept_record_that_cannot_be_read_hides_nothing(attacked, record):
     """What is kept of unread or refused records is asked for numbers; what has none must not end the check."""
     attacked.sql("INSERT INTO store.kept VALUES (1, ?, ?, 'x/0', 1, 0)", KEY, record)
     edit(attacked, "payload", '\'{"content":"nothing happened"}\'', 4)
-    for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id(attacked),)}):
+    for options in ({}, {"depth": Depth.QUICK}, {"run_id": run_id(attacked)}):
         report = attacked.verify(**options)
         expected = set() if options == {"depth": Depth.QUICK} else {"EVENT_ALTERED"}
         assert violations(report) == expected, told(report)
@@ -136,6 +136,6 @@ def test_a_seal_appended_behind_what_is_anchored_stands_for_no_other(attacked):
     seal = leaves.SealLeaf(at_us, (leaves.SealedRange(partition, 0, rows, root, 1 << 40),)).encode()
     attacked.sql("UPDATE store.journal SET at_us = 1")
     attacked.sql("INSERT INTO store.journal VALUES (?, ?, 'seal', ?)", idx, at_us, seal)
-    for options in ({}, {"run_ids": (run_id(attacked),)}):
+    for options in ({}, {"run_id": run_id(attacked)}):
         report = attacked.verify(**options)
         assert report.exit_code == 5, told(report)

@@ -141,7 +141,7 @@ def test_one_run_id_in_two_topics_is_two_runs(fleet):
     materializer.tick(ends)
     fleet.seal()
     some = fleet.ids()[0]
-    for options in ({}, {"run_ids": (some,)}):
+    for options in ({}, {"run_id": some}):
         report = fleet.verify(**options)
         assert (report.exit_code, names(report)) == (0, set()), told(report)
 
@@ -173,7 +173,7 @@ def test_a_record_with_other_content_under_a_known_number_is_never_silent(fleet)
     other = orjson.loads(value) | {"payload": {"content": "something else"}, "tag": "00112233aabbccdd"}
     fleet.take([(key, orjson.dumps(other))])
     fleet.seal()
-    for options in ({}, {"run_ids": (key.decode(),)}):
+    for options in ({}, {"run_id": key.decode()}):
         report = fleet.verify(**options)
         assert (report.exit_code, violations(report)) == (5, {"RUN_EQUIVOCATES"}), told(report)
 
@@ -271,7 +271,7 @@ def test_a_run_whose_partition_is_read_behind_its_listing_is_not_cut(fleet):
     for part in (rest[:4], rest[4:]):
         fleet.opened().materializer.apply(part, fleet.topic.ends)
         run_id = fleet.ids()[0]
-        for options in ({}, {"depth": Depth.QUICK}, {"run_ids": (run_id,)}):
+        for options in ({}, {"depth": Depth.QUICK}, {"run_id": run_id}):
             report = fleet.verify(SELF, **options)
             assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)
 
@@ -287,7 +287,7 @@ def test_a_run_whose_partition_is_read_past_its_listing_is_cut(fleet):
         cursor.execute("DELETE FROM store.events_hot_a WHERE sequence > 3")
         cursor.execute("DELETE FROM store.events_hot_b WHERE sequence > 3")
         cursor.execute("UPDATE store.runs SET events_stored = 3")
-    for options in ({}, {"run_ids": (some,)}):
+    for options in ({}, {"run_id": some}):
         report = fleet.verify(SELF, **options)
         assert (report.exit_code, "RUN_TRUNCATED" in violations(report)) == (5, True), told(report)
 
@@ -307,3 +307,21 @@ def test_a_copied_anchor_says_the_same(fleet):
         os.utime(path, (now_s - number, now_s - number))
     report = fleet.verify()
     assert (len(objects), report.exit_code, names(report)) == (4, 0, set()), told(report)
+
+
+def test_a_runs_grade_is_that_of_its_own_seals(fleet):
+    """What an anchor holds of older runs says nothing of one that came later: each is proven as far as its seals are."""
+    by_self = replace(fleet.policy, grade=Grade.SELF)
+    fleet.record(1)
+    fleet.take()
+    fleet.seal()
+    fleet.record(1)
+    fleet.take()
+    fleet.opened().seal()  # signed, and published nowhere
+    fleet.record(1)
+    fleet.take()
+    anchored, signed, unsealed = fleet.ids()
+    for run_id, grade in ((anchored, "anchored"), (signed, "signed"), (unsealed, "self")):
+        report = fleet.verify(by_self, run_id=run_id)
+        assert (report.exit_code, report.grade) == (0, grade), told(report)
+        assert f"grade {grade}" in list(report.lines())[2]

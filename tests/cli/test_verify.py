@@ -113,6 +113,7 @@ def test_explain_needs_no_database(verify):
     [
         (),
         ("RUN", "--all"),
+        ("RUN", "RUN-2"),
         ("RUN", "--quick"),
         ("--all", "--quick", "--full"),
         ("--all", "--sample", "0"),

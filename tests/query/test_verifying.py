@@ -63,7 +63,7 @@ async def test_an_unknown_run_is_not_found(copy):
     """As for any other reader: the error is the one a local check raises."""
     async with served(copy) as http:
         with pytest.raises(RunNotFoundError):
-            await http.verify(VerifyRequest(run_ids=("nowhere",)))
+            await http.verify(VerifyRequest(run_id="nowhere"))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"depth":"full"}'])
@@ -140,7 +140,7 @@ def test_the_request_is_plain_json(world):
     """Whatever language asks."""
     members = request_members(VerifyRequest(policy=world.policy, anchors=read_anchors(world.policy)))
     assert set(members) == {
-        "run_ids",
+        "run_id",
         "since_us",
         "until_us",
         "depth",

@@ -28,7 +28,7 @@ _LATER = "is not there yet: this release checks a database against its anchors"
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]")
 @click.option("--all", "everything", is_flag=True, help="All runs.")
 @click.option(
     "--since", type=MOMENT, help="With --all: runs started at or after: a time, or an age such as 24h."
@@ -100,12 +100,14 @@ def verify(  # noqa: PLR0913  what there is to choose
     for given, name in ((against_kafka, "--against-kafka"), (source_dir, "--source"), (bundle, "--bundle")):
         if given:
             raise click.UsageError(f"{name} {_LATER}")
+    if len(run_ids) > 1:
+        raise click.UsageError("a check is of one run, or of all with --all; call it once for each run")
     if bool(run_ids) == everything:
-        raise click.UsageError("name runs by their ids, or give --all")
+        raise click.UsageError("name a run by its id, or give --all")
     if (since or until or state_file or quick or full or sample) and run_ids:
         raise click.UsageError("--since, --until, --quick, --full, --sample and --incremental go with --all")
     request = VerifyRequest(
-        run_ids=run_ids,
+        run_id=run_ids[0] if run_ids else None,
         since_us=to_us(since) if since else None,
         until_us=to_us(until) if until else None,
         depth=_depth(quick=quick, full=full, sample=sample),

@@ -111,7 +111,7 @@ def test_a_request_travels_unchanged():
     """Policy and what the anchors said go along: the server is told, not asked."""
     seen = Anchored("o", 4, bytes(32), 5, "there", ("k",), False, 3, (b"\x01" * 32,))
     request = VerifyRequest(
-        run_ids=("a", "b"),
+        run_id="a",
         since_us=1,
         depth=Depth.SAMPLE,
         sample=3,

@@ -222,7 +222,7 @@ def test_a_run_of_a_replayed_dead_letter_is_unproven(load):
     report = Verifier(loaded.cursor).check(VerifyRequest(), NOW_US)
     assert "RUN_UNLISTED" not in report.counts
     assert report.counts["RUN_UNPROVEN"] == 1
-    alone = Verifier(loaded.cursor).check(VerifyRequest(run_ids=(run_id,)), NOW_US)
+    alone = Verifier(loaded.cursor).check(VerifyRequest(run_id=run_id), NOW_US)
     assert (alone.exit_code, alone.counts["RUN_UNPROVEN"]) == (6, 1)
 
 

@@ -25,6 +25,10 @@ SELECT t.run_key, t.id, t.topic, t.source_id, t.source_seq, t.purge_id,
 FROM tombstones AS t
 WHERE t.run_hash = $run_hash AND t.id = $run_id
 
+-- name: leaves_of_acts
+-- Where the journal holds these acts.
+SELECT act_id, min(journal_idx) FROM acts WHERE list_contains($act_ids, act_id) GROUP BY act_id
+
 -- name: orphans_of_hash
 SELECT run_key, id, topic, completeness, missing FROM orphans WHERE run_hash = $run_hash AND id = $run_id
 

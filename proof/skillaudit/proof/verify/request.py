@@ -24,8 +24,8 @@ class Depth(StrEnum):
 class VerifyRequest:
     """One check."""
 
-    run_ids: tuple[str, ...] = ()
-    """Only these; empty: all in the scope."""
+    run_id: str | None = None
+    """Only this one; None: all in the scope."""
     since_us: int | None = None
     """Runs started at or after; None: no limit."""
     until_us: int | None = None

@@ -27,6 +27,14 @@ CLOCKS_APART_US: Final = 120_000_000
 _EVER: Final = (-(1 << 63), (1 << 63) - 1)
 
 
+class CheckedRun(NamedTuple):
+    """One run's own words, and what they rest on."""
+
+    words: dict[str, Any]
+    proven_by: tuple[int, ...]
+    """The journal's leaves that prove it: its seals, and the acts that took of it. Empty: there is one missing, or none."""
+
+
 def check_run(
     engine: Engine,
     request: VerifyRequest,
@@ -34,8 +42,8 @@ def check_run(
     totals: RunTotals,
     journal: JournalState,
     run_id: str,
-) -> dict[str, Any] | None:
-    """Check it in the engine's snapshot; its words, or None where nothing of it is or was stored."""
+) -> CheckedRun | None:
+    """Check it in the engine's snapshot; None where nothing of it is or was stored."""
     rows = rows_of_run(engine, run_id)
     if not rows:
         return _absent(engine, request, findings, journal, run_id)
@@ -43,10 +51,10 @@ def check_run(
     found = [finding for fact in facts for finding in judge_run(fact)]
     if len(rows) > len({row["topic"] for row in rows}):  # each topic is a namespace of its own
         found.append(Finding(Kind.RUN_EQUIVOCATES, f"is stored {len(rows)} times", {"run_id": run_id}))
-    if any(fact.redactions for fact in facts):
-        acts = {it.act_id for fact in facts for it in fact.redactions}
+    acts = {it.act_id for fact in facts for it in fact.redactions}
+    if acts:
         found += _lawful(engine, request, journal, run_id, acts).kept()
-    sealed = [seal for fact in facts for seal in _seals(engine, fact, request, journal, found)]
+    seals = [seal for fact in facts for seal in _seals(engine, fact, request, journal, found)]
     findings.add_all(found)
     violated = any(it.severity is Severity.VIOLATION for it in found)
     totals.runs += 1
@@ -54,7 +62,7 @@ def check_run(
     totals.altered += violated
     totals.incomplete += any(it.severity is Severity.INCOMPLETE for it in found)
     row = rows[0]
-    return {
+    words = {
         "run_id": run_id,
         "status": row["status"],
         "completeness": row["completeness"],
@@ -63,8 +71,27 @@ def check_run(
         "events": facts[0].logs_stored,
         "head": row["head"].hex() if row["head"] else "",
         "redactions": sum(len(fact.redactions) for fact in facts),
-        "sealed": sealed,
+        "sealed": [
+            {"kind": mark.kind, "ledger": mark.place, "journal_idx": seal.journal_idx}
+            for mark, seal in seals
+            if seal is not None
+        ],
     }
+    leaves = [None if seal is None else seal.journal_idx for _, seal in seals]
+    return CheckedRun(words, _all_of([*leaves, *_leaves_of_acts(engine, acts)]))
+
+
+def _all_of(leaves: Collection[int | None]) -> tuple[int, ...]:
+    """None where one is missing: what lacks a part of its proof has none."""
+    found = tuple(leaf for leaf in leaves if leaf is not None)
+    return found if len(found) == len(leaves) else ()
+
+
+def _leaves_of_acts(engine: Engine, act_ids: Collection[str]) -> list[int | None]:
+    if not act_ids:
+        return []
+    found: dict[str, int | None] = dict(engine.rows("one.sql", "leaves_of_acts", act_ids=sorted(act_ids)))
+    return [found.get(act_id) for act_id in sorted(act_ids)]
 
 
 def _lawful(
@@ -83,7 +110,7 @@ def _lawful(
 
 def _absent(
     engine: Engine, request: VerifyRequest, findings: Findings, journal: JournalState, run_id: str
-) -> dict[str, Any] | None:
+) -> CheckedRun | None:
     key = {"run_hash": run_hash(run_id), "run_id": run_id}
     marks = marks_of_run(engine, run_id)
     tombstones = engine.rows("one.sql", "tombstones_of_hash", **key)
@@ -93,11 +120,11 @@ def _absent(
     if any(mark.kind == "start" for mark in marks) or (marks and not orphans):
         says = f"the ledger lists it ({marks[0].place}), and it is not stored"
         findings.add(Finding(Kind.RUN_MISSING, says, {"run_id": run_id}))
-        return {"run_id": run_id, "completeness": "incomplete", "integrity": "altered"}
+        return CheckedRun({"run_id": run_id, "completeness": "incomplete", "integrity": "altered"}, ())
     if orphans:
         says = "its start never arrived; events of it are kept and can't be checked without"
         findings.add(Finding(Kind.RUN_INCOMPLETE, says, {"run_id": run_id}))
-        return {"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}
+        return CheckedRun({"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}, ())
     return None
 
 
@@ -108,29 +135,32 @@ def _purged(
     journal: JournalState,
     run_id: str,
     act_ids: Collection[str | None],
-) -> dict[str, Any]:
+) -> CheckedRun:
     """Of a run that a tombstone stands for. `act_ids`: the acts that it names; None where it names none."""
-    found = _lawful(engine, request, journal, run_id, {it for it in act_ids if it is not None})
+    acts = {it for it in act_ids if it is not None}
+    found = _lawful(engine, request, journal, run_id, acts)
     findings.add_all(found.kept())
     if not found.counts.keys() - {Kind.ACT_UNPROVEN}:
         says = "was purged by an act; the ledger still lists it"
         findings.add(Finding(Kind.PURGED, says, {"run_id": run_id}))
-    return {
+    words = {
         "run_id": run_id,
         "completeness": "incomplete" if Kind.RUN_MISSING in found.counts else "purged",
         "integrity": "altered" if found.of(Severity.VIOLATION) else "unchecked",
     }
+    return CheckedRun(words, _all_of(_leaves_of_acts(engine, acts)))
 
 
 def _seals(
     engine: Engine, facts: RunFacts, request: VerifyRequest, journal: JournalState, found: list[Finding]
-) -> Iterator[dict[str, Any]]:
-    """The seals over the run's own start and finish; what is wrong with them, or missing, goes to `found`."""
+) -> Iterator[tuple[Mark, _Seal | None]]:
+    """The run's own start and finish with the seals over them; what is wrong with these, or missing, goes to `found`."""
     marks = _ends(facts.marks, str(facts.row["source_id"]))
     seals = _seals_of(engine, facts, journal, marks, request.policy.grade)
     for mark in marks:
         where = {"run_id": facts.run_id, "partition": mark.partition, "idx": mark.idx}
         seal = next((it for it in seals if it.covers(mark)), None)
+        yield mark, seal
         if seal is None:
             if request.policy.grade is not Grade.SELF:
                 found.append(Finding(Kind.LEDGER_UNSEALED, f"its {mark.kind} is not sealed yet", where))
@@ -141,7 +171,6 @@ def _seals(
         elif seal.journal_idx >= journal.proven(request.policy.grade):
             says = f"its {mark.kind} is sealed, and the seal is not {request.policy.grade.value} yet"
             found.append(Finding(Kind.LEDGER_UNSEALED, says, {**where, "journal_idx": seal.journal_idx}))
-        yield {"kind": mark.kind, "ledger": mark.place, "journal_idx": seal.journal_idx}
 
 
 def _ends(marks: Sequence[Mark], source_id: str) -> list[Mark]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import duckdb
 
@@ -36,11 +36,11 @@ class Verifier:
 
     def check(self, request: VerifyRequest, now_us: int) -> Report:
         """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`."""
-        if not request.run_ids:
+        if request.run_id is None:
             self._check_schema()
             return self._check_all(request, now_us)
         try:
-            return self._check_runs(request, now_us)
+            return self._check_run(request, request.run_id, now_us)
         except DatabaseError:
             self._check_schema()  # says why, where it is that
             raise
@@ -79,7 +79,7 @@ class Verifier:
         report.runs, report.events = totals.runs, totals.events
         report.altered, report.incomplete = totals.altered, totals.incomplete
         _take_journal(report, journal)
-        report.grade = _grade(journal, report, findings).value
+        report.grade = _grade(journal, findings, [journal.size - 1] if journal.size else []).value
         report.take(findings)
         return report
 
@@ -98,16 +98,18 @@ class Verifier:
             says = f"rows {sealed} to {rows - 1} are not under a seal that is {request.policy.grade.value}"
             findings.add(Finding(Kind.LEDGER_UNSEALED, says, {"partition": partition}))
 
-    def _check_runs(self, request: VerifyRequest, now_us: int) -> Report:
+    def _check_run(self, request: VerifyRequest, run_id: str, now_us: int) -> Report:
         """The quick look where that says yes, else the thorough one, in one snapshot."""
         with self._engine.snapshot():
-            report = self._look(request, now_us, prove_journal) or self._look(request, now_us, check_journal)
+            report = self._look(request, run_id, now_us, prove_journal) or self._look(
+                request, run_id, now_us, check_journal
+            )
         if report is None:
             raise RuntimeError("a thorough look ends with a report or an error")
         return report
 
-    def _look(self, request: VerifyRequest, now_us: int, look: JournalLook) -> Report | None:
-        """None where the quick look is not enough: a run is not found, something is wrong, or acts are to be judged, whose
+    def _look(self, request: VerifyRequest, run_id: str, now_us: int, look: JournalLook) -> Report | None:
+        """None where the quick look is not enough: the run is not found, something is wrong, or acts are to be judged, whose
         leaves it did not see.
         """
         engine, findings, totals = self._engine, Findings(), RunTotals()
@@ -115,18 +117,18 @@ class Verifier:
         journal = look(engine, request, findings, now_us)
         if journal is None:
             return None
-        for run_id in request.run_ids:
-            report.run = check_run(engine, request, findings, totals, journal, run_id)
-            if journal.holds and (report.run is None or report.run.get("redactions") != 0):
-                return None
-            if report.run is None:
-                raise RunNotFoundError(run_id)
+        checked = check_run(engine, request, findings, totals, journal, run_id)
+        if journal.holds and (checked is None or checked.words.get("redactions") != 0):
+            return None
+        if checked is None:
+            raise RunNotFoundError(run_id)
         if journal.holds and findings.of(Severity.VIOLATION):
             return None
         report.runs, report.events = totals.runs, totals.events
         report.altered, report.incomplete = totals.altered, totals.incomplete
+        report.run = checked.words
         _take_journal(report, journal)
-        report.grade = _grade(journal, report, findings).value
+        report.grade = _grade(journal, findings, checked.proven_by).value
         report.take(findings)
         return report
 
@@ -137,19 +139,21 @@ def _take_journal(report: Report, journal: JournalState) -> None:
     report.anchored_at_us, report.anchors = journal.anchored_at_us, journal.anchors
 
 
-def _grade(journal: JournalState, report: Report, findings: Findings) -> Grade:
-    """The strongest grade that holds for all of the journal; what is not sealed yet is told by a finding."""
-    if findings.of(Severity.VIOLATION):
+def _grade(journal: JournalState, findings: Findings, leaves: Sequence[int]) -> Grade:
+    """The strongest grade to which all of these leaves of the journal are proven, `self` where there are none. What is not
+    sealed yet is told by a finding.
+    """
+    if findings.of(Severity.VIOLATION) or not leaves:
         return Grade.SELF
     for grade in (Grade.ANCHORED, Grade.SIGNED):
-        if journal.proven(grade) and (journal.proven(grade) == journal.size or report.run is not None):
+        if max(leaves) < journal.proven(grade):
             return grade
     return Grade.SELF
 
 
 def _scope(request: VerifyRequest) -> str:
-    if request.run_ids:
-        return f"run {request.run_ids[0]}" if len(request.run_ids) == 1 else f"{len(request.run_ids)} runs"
+    if request.run_id is not None:
+        return f"run {request.run_id}"
     bounds = "" if request.since_us is None and request.until_us is None else " started in the given time"
     how: dict[Depth, str] = {
         Depth.QUICK: "numbers and heads only",

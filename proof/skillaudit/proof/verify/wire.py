@@ -14,7 +14,7 @@ from skillaudit.proof.verify.witness import parse_reading, reading_members
 def request_members(request: VerifyRequest) -> dict[str, Any]:
     """The request as JSON values."""
     return {
-        "run_ids": list(request.run_ids),
+        "run_id": request.run_id,
         "since_us": request.since_us,
         "until_us": request.until_us,
         "depth": request.depth.value,
@@ -30,7 +30,7 @@ def parse_request(members: Mapping[str, Any]) -> VerifyRequest:
     """The inverse; `InvalidRecordError` for anything else."""
     try:
         return VerifyRequest(
-            run_ids=tuple(str(run_id) for run_id in members["run_ids"]),
+            run_id=None if members["run_id"] is None else str(members["run_id"]),
             since_us=_optional(members["since_us"]),
             until_us=_optional(members["until_us"]),
             depth=Depth(members["depth"]),
