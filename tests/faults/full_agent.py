@@ -65,6 +65,13 @@ def log(sink: Sink, run: Writer, notes: Notebook, chance: random.Random, size_by
     return False
 
 
+def end(run: Writer, notes: Notebook) -> None:
+    """A finish is never dropped either; it tells how many events there were, those that were dropped included."""
+    logs = run.sequence
+    run.finish(output="done")
+    notes.note(run=run.run_id, end=logs)
+
+
 def main(plan: Plan, fullness: Fullness) -> int:
     """Lap after lap."""
     notes, chance = Notebook(plan.account), random.Random(f"{plan.seed} {fullness.seed}")
@@ -79,15 +86,13 @@ def main(plan: Plan, fullness: Fullness) -> int:
                 dropped += not log(sink, run, notes, chance, plan.payload_bytes)
             for _ in range(3):  # starts and finishes find room all the same
                 run = running.pop(chance.randrange(len(running)))
-                run.finish(output="done")
-                notes.note(run=run.run_id, end=0)
+                end(run, notes)
                 running.append(begin(sink, notes, lap))
             _wait_for_room(Path(plan.account).with_suffix(f".lap-{lap}"))
         for run in running:
             for _ in range(chance.randrange(3)):
                 log(sink, run, notes, chance, 100)
-            run.finish(output="done")
-            notes.note(run=run.run_id, end=0)
+            end(run, notes)
         report = sink.flush(0)
         notes.note(lost_in_all=report.lost)
     return 0

@@ -102,7 +102,9 @@ def check_deaths(
     off in the middle may be an incident, one a death, and nothing else may be one. `alive`: runs whose sources live.
     """
     with database(settings) as cursor:
-        verdict = judge(cursor, accounts, expected=("incidents",), foreign_allowed=True)
+        verdict = judge(
+            cursor, accounts, expected=("incidents",), deaths_allowed=deaths > 0, foreign_allowed=True
+        )
         kinds = [row[0] for row in cursor.execute("SELECT kind FROM main.incidents").fetchall()]
         stored = dict(cursor.execute("SELECT id, liveness FROM main.runs").fetchall())
     assert verdict, str(verdict)

@@ -9,7 +9,7 @@ An agent process appends one JSON line to its own account file after a call retu
     {"positions": {...}}                             what its last flush reported
 
 A process that is killed between a call's return and its line has stored one event more than it noted, per thread: the
-only difference that is allowed, and only at the end of what it noted.
+only difference that is allowed, only at the end of what it noted, and only in a row in which agents die.
 """
 
 from __future__ import annotations
@@ -131,12 +131,13 @@ def judge(
     accounts: Mapping[str, Account],
     *,
     expected: Iterable[str] = (),
-    unnoted_max: int = UNNOTED_EVENTS_MAX,
+    deaths_allowed: bool = False,
     foreign_allowed: bool = False,
 ) -> Verdict:
     """Compare. `expected`: names of `TROUBLES` that this fault explains, which the caller looks at itself.
 
-    `foreign_allowed`: other agents write, too; or a run may have begun whose line was cut off (one a thread).
+    `deaths_allowed`: agents are killed here, so that the last line of an account may be cut off. `foreign_allowed`:
+    other agents write, too; or a run may have begun whose line was cut off (one a thread).
     """
     verdict = Verdict(runs=len(accounts))
     verdict.duplicated += [str(row) for row in cursor.execute(_TWICE).fetchall()]
@@ -146,7 +147,7 @@ def judge(
         if run_id not in stored:
             verdict.lost.append(f"run {run_id}")
         else:
-            _judge_run(verdict, account, *stored[run_id], unnoted_max)
+            _judge_run(verdict, account, *stored[run_id], deaths_allowed)
     if not foreign_allowed:
         verdict.foreign += sorted(stored.keys() - accounts.keys())
     verdict.troubles = {name: rows for name, rows in troubles(cursor).items() if name not in set(expected)}
@@ -159,7 +160,7 @@ def _judge_run(
     completeness: str,
     liveness: str,
     logs: list[dict[str, Any]] | None,
-    unnoted_max: int,
+    deaths_allowed: bool,
 ) -> None:
     found: dict[int, str] = {}
     for log in logs or ():
@@ -174,20 +175,29 @@ def _judge_run(
     ]
     noted_to = max(account.logs, default=0)
     unnoted = sorted(found.keys() - account.logs.keys())
-    if len(unnoted) > unnoted_max or any(seq <= noted_to for seq in unnoted):
+    # Behind the finish of a run whose end was noted there is nothing to be cut off.
+    allowed = UNNOTED_EVENTS_MAX if account.end is None and deaths_allowed else 0
+    if len(unnoted) > allowed or any(seq <= noted_to for seq in unnoted):
         verdict.foreign.append(f"{account.run_id}#{unnoted}")
-    reads = f"{account.run_id} reads {completeness}, {liveness}"
+    if account.end is not None and len(found) != account.end - account.lost:
+        verdict.unnamed.append(
+            f"{account.run_id} holds {len(found)} of {account.end} logs, {account.lost} declared lost"
+        )
+    wrong = _reads_wrong(account, completeness, liveness, cut=deaths_allowed and not unnoted)
+    if wrong:
+        verdict.unnamed.append(f"{account.run_id} reads {completeness}, {liveness}{wrong}")
+
+
+def _reads_wrong(account: Account, completeness: str, liveness: str, *, cut: bool) -> str:
+    """Why a run may not read so; empty where it may. `cut`: its finish may be what was cut off from its account."""
     if account.end is None:
-        # Not finished, as far as it could tell; if its finish was cut off from its line, it has all its events.
-        if liveness == "finished" and unnoted:
-            verdict.unnamed.append(f"{reads}, and was never finished")
-        elif liveness != "finished" and completeness == "complete":
-            verdict.unnamed.append(reads)
-    elif account.lost:
-        if completeness != "declared-loss":
-            verdict.unnamed.append(f"{reads} with {account.lost} events declared lost")
-    elif (completeness, liveness) != ("complete", "finished"):
-        verdict.unnamed.append(f"{reads}, and was finished after {account.end} logs")
+        if liveness == "finished" and not cut:
+            return ", and was never finished"
+        return ", and is not finished" if liveness != "finished" and completeness == "complete" else ""
+    if account.lost:
+        return "" if completeness == "declared-loss" else f" with {account.lost} events declared lost"
+    whole = (completeness, liveness) == ("complete", "finished")
+    return "" if whole else f", and was finished after {account.end} logs"
 
 
 def assert_kept(

@@ -48,7 +48,13 @@ def make_service(
     """A consumer of the outbox, whose source is of that kind."""
 
     def make(database: Database) -> OutboxSource:
-        return kind(settings.outbox_dir, settings.archive_dir, database_id=database.database_id, keep_days=30)
+        return kind(
+            settings.outbox_dir,
+            settings.archive_dir,
+            database_id=database.database_id,
+            keep_days=30,
+            clock=clock or SystemClock(),
+        )
 
     return ConsumerService(settings, source=make, clock=service_clock)
 

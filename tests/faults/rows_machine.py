@@ -8,10 +8,12 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from tests.faults.agent import Notebook, Plan, digest, payload, record
-from tests.faults.oracle import read_accounts
+import duckdb
+from tests.faults.agent import Notebook, Plan, record
+from tests.faults.oracle import Account, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.rows_damage import make_service
 from tests.faults.stage import (
@@ -28,6 +30,7 @@ from tests.faults.stage import (
     through_kafka,
     wake_process,
 )
+from tests.faults.stage_kafka import consume_with
 from tests.faults.switches_consumer import WithHighWaterMark, WithoutDuplicateDetection
 from tests.pipeline.support import Process
 from tests.support.waiting import until
@@ -38,7 +41,7 @@ from skillaudit.contract.clock import SystemClock, uuid7
 from skillaudit.contract.errors import OutboxMismatchError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import RecordBatch
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 from skillaudit.producer.forwarder_files import read_incidents
 
 HOUR_US = 3_600_000_000
@@ -212,72 +215,50 @@ async def _naps(agents: Agents, chance: random.Random) -> None:
 )
 async def same_run_id(case: Case) -> None:
     """The first stored start wins; every event of the other is kept as a conflict, and an incident says so."""
-    settings, chance = embedded(case), case.random
-    account = case.directory / "account.jsonl"
-    run_id, notes = uuid7(), Notebook(str(account))
-    with Sink.from_settings(settings) as first, Sink.from_settings(settings) as second:
-        runs = {}
-        for number, sink in enumerate((first, second)):
-            runs[number] = sink.start_run(SkillRun(skill_id=f"skill-{number}", id=run_id))
-        left = {0: chance.randint(3, 30), 1: chance.randint(3, 30)}
-        logs: dict[int, dict[int, str]] = {0: {}, 1: {}}
-        while any(left.values()):
-            number = chance.choice([n for n in left if left[n]])
-            content = payload(chance, 200, left[number])
-            runs[number].log("step", content)
-            logs[number][runs[number].sequence] = digest(content)
-            left[number] -= 1
-        for run in runs.values():
-            run.finish(output="done")
-        sources = {n: sink.log.source_id for n, sink in enumerate((first, second)) if sink.log}
-    await _consume_with((WithHighWaterMark if case.switched_off else ConsumerService)(settings))
+    settings, run_id, go = embedded(case), uuid7(), case.directory / "go"
+    plans = [{"logs_min": 3, "logs_max": 30}] * 2
+    twins = Agents(case, settings, plans, module="tests.faults.twin_agent", words=(run_id, str(go)))
+    async with twins:
+        await until(lambda: all(path.exists() for path in twins.account_files), DRAIN_S)
+        go.touch()
+        await twins.join()
+    await consume_with(settings, WithHighWaterMark if case.switched_off else ConsumerService)
+    accounts = {_source_of(path): read_accounts([path])[run_id] for path in twins.account_files}
     with database(settings) as cursor:
-        found = cursor.execute(
-            "SELECT skill_id, source_id, conflicts FROM main.runs WHERE id = ?", [run_id]
-        ).fetchall()
-        assert len(found) == 1, f"{len(found)} runs under one id"
-        winner = int(found[0][0][-1])
-        assert found[0][1] == sources[winner], "the run is not its start's source's"
-        kept = cursor.execute(
-            "SELECT count(*), count(DISTINCT (partition, record_offset)) FROM main.conflicts"
-        ).fetchall()[0]
-        stored = {n for (n,) in cursor.execute("SELECT sequence FROM main.events").fetchall()}
-        told = cursor.execute("SELECT count(*) FROM main.incidents WHERE kind LIKE 'conflict%'").fetchall()[
-            0
-        ][0]
-    loser, end = 1 - winner, len(logs[winner])
+        winner, behind = _judge_twins(case, cursor, accounts)
+    check(case, settings, {run_id: winner}, expected=("conflicts", "incidents"))
+    case.note(behind_the_finish=behind)
+
+
+def _source_of(account: Path) -> str:
+    entries = map(json.loads, account.read_bytes().splitlines())
+    return next(str(entry["source"]) for entry in entries if "source" in entry)
+
+
+def _judge_twins(
+    case: Case, cursor: duckdb.DuckDBPyConnection, accounts: Mapping[str, Account]
+) -> tuple[Account, int]:
+    """The account of the run as it must be stored, and how many of its events are the other's, behind its finish."""
+    found = cursor.execute("SELECT source_id, caller_id FROM main.runs").fetchall()
+    assert len(found) == 1, f"{len(found)} runs under one id"
+    assert found[0][0] == found[0][1], "the run is not its start's source's"
+    winner = accounts[found[0][0]]
+    (loser,) = (account for source, account in accounts.items() if source != found[0][0])
+    assert winner.end is not None
     # A number that the winner does not have is nobody's place: such an event is stored behind the finish, for `verify`.
-    behind = {seq for seq in logs[loser] if seq > end}
-    assert stored - set(logs[winner]) <= behind, (
-        "an event of the other process stands in the middle of the run"
-    )
-    wanted = len(logs[loser]) + 2
-    assert kept[0] == kept[1], "a conflict is kept twice"
-    assert kept[0] + len(stored & behind) >= wanted, (
-        f"{kept[0]} of the other's {wanted} records are kept as conflicts"
-    )
-    assert told, "no incident says that two processes used one run id"
-    notes.note(run=run_id, begin=0)
-    for seq, sha in logs[winner].items():
-        notes.note(run=run_id, seq=seq, sha256=sha)
-    notes.note(run=run_id, end=len(logs[winner]))
-    check(
-        case, settings, read_accounts([account]), expected=("conflicts", "incidents"), unnoted_max=len(behind)
-    )
-    case.note(conflicts=kept[0], behind_the_finish=len(stored & behind))
-
-
-def _is_up(service: ConsumerService) -> bool:
-    return service.caught_up.is_set() and (service.settings.uses_kafka or is_drained(service.settings))
-
-
-async def _consume_with(service: ConsumerService) -> None:
-    stop = asyncio.Event()
-    await service.start()
-    running = asyncio.create_task(service.run(stop))
-    await until(lambda: running.done() or _is_up(service), DRAIN_S)
-    stop.set()
-    await running
+    stored = {n for (n,) in cursor.execute("SELECT sequence FROM main.events").fetchall()}
+    behind = {n: loser.logs[n] for n in loser.logs if n > winner.end and n in stored}
+    kept, places = cursor.execute(
+        "SELECT count(*), count(DISTINCT (partition, record_offset)) FROM main.conflicts"
+    ).fetchall()[0]
+    wanted = len(loser.logs) + 2
+    assert kept == places, "a conflict is kept twice"
+    assert kept + len(behind) >= wanted, f"{kept} of the other's {wanted} records are kept as conflicts"
+    told = cursor.execute("SELECT count(*) FROM main.incidents WHERE kind LIKE 'conflict%'").fetchall()
+    assert told[0][0], "no incident says that two processes used one run id"
+    case.note(conflicts=kept)
+    logs = winner.logs | behind
+    return dataclasses.replace(winner, logs=logs, end=len(logs)), len(behind)
 
 
 @row(
@@ -399,7 +380,7 @@ async def machine_cloned_kafka(case: Case) -> None:
         shutil.copytree(settings.data, clone.data)
         for sender in chance.sample([settings, clone], 2):
             await forward_all(sender)
-            await _consume_with(consumer(settings))
+            await consume_with(settings, consumer)
         plan = dataclasses.replace(plan, seed=case.seed + 1, leave_unfinished=0)
         record(sink, plan, notes, 0)
         source_id = sink.log.source_id if sink.log else ""
@@ -407,7 +388,7 @@ async def machine_cloned_kafka(case: Case) -> None:
         assert "copied" in kinds, f"the copy is named {kinds}"
         sink.close(0)
     await forward_all(settings)
-    await _consume_with(consumer(settings))
+    await consume_with(settings, consumer)
     check(case, settings, read_accounts([account]))
     with database(settings) as cursor:
         ended = cursor.execute("SELECT closed_by FROM main.sources").fetchall()

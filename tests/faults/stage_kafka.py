@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from aiokafka.errors import KafkaError
 from tests.conformance.compositions import settings_at
 from tests.faults.rows import Case
+from tests.faults.stage import is_drained
 from tests.support.mock_cluster import MockCluster
 from tests.support.waiting import until
 
@@ -97,9 +98,13 @@ async def consume_with(
 ) -> None:
     """As `stage.consume_all`, with a consumer of the row's own."""
     async with consuming(settings, make, **options) as (service, running):
-        await until(lambda: running.done() or service.caught_up.is_set(), PATIENCE_S)
-        if running.done():
-            running.result()
+        await until(lambda: running.done() or has_everything(service), PATIENCE_S)
+    running.result()
+
+
+def has_everything(service: ConsumerService) -> bool:
+    """Whether it has read all there was; embedded, whether it has acknowledged that, too."""
+    return service.caught_up.is_set() and (service.settings.uses_kafka or is_drained(service.settings))
 
 
 class NeverRebuilt(KafkaPublisher):

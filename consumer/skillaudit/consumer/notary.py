@@ -261,6 +261,6 @@ def open_anchors(settings: Settings, signing: Signing | None) -> list[Anchor]:
     uris = [uri.strip() for uri in settings.anchors.split(",") if uri.strip()]
     if uris and signing is None:
         raise SettingsError(
-            "anchors keep signed checkpoints: set seal_key_file, too; `skillaudit key generate` makes a key"
+            "anchors keep signed checkpoints: set seal_key_file, too; `skillaudit keys new` makes a key"
         )
     return [open_anchor(uri, settings) for uri in uris]

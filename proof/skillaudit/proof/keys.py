@@ -122,14 +122,14 @@ def read_key(path: Path) -> Signer:
             content = file.read(KEY_FILE_BYTES_MAX) if stat.S_ISREG(mode) else b""
     except OSError as exc:
         raise SettingsError(
-            f"can't read the key file {path}: {exc}; `skillaudit key generate` makes one"
+            f"can't read the key file {path}: {exc}; `skillaudit keys new` makes one"
         ) from exc
     if stat.S_ISREG(mode) and mode & 0o077:
         raise SettingsError(f"others may read the key in {path} ({mode & 0o777:o}); chmod 600 {path}")
     try:
         return _parse_private(content.decode().strip())
     except (NoteError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{path} holds no private key as `skillaudit key generate` writes it") from exc
+        raise SettingsError(f"{path} holds no private key as `skillaudit keys new` writes it") from exc
 
 
 def _parse_private(text: str) -> Signer:

@@ -2,7 +2,7 @@
 
     grade = "anchored"                       # self, signed or anchored: what must be proven for exit code 0
     anchor_age_s_max = 7200                  # an anchor older than this proves too little
-    keys = ["audit.example.org/fleet-1+9ee50152+AeoB..."]      # verifier keys, as `skillaudit key` prints them
+    keys = ["audit.example.org/fleet-1+9ee50152+AeoB..."]      # verifier keys, as `skillaudit keys show` prints them
     min_retention_days = 183                 # a purge of younger runs breaks the rules
     expected_hosts = ["agent-1", "agent-2"]  # hosts of which a source must be there
 
@@ -135,7 +135,9 @@ def _check_keys(keys: tuple[str, ...], where: str) -> None:
         try:
             parse_verifier(key)
         except NoteError as exc:
-            raise SettingsError(f"{where}: not a verifier key, as `skillaudit key` prints it: {exc}") from exc
+            raise SettingsError(
+                f"{where}: not a verifier key, as `skillaudit keys show` prints it: {exc}"
+            ) from exc
 
 
 def _list(found: dict[str, Any], name: str, kind: type, where: str) -> list[Any]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from skillaudit.contract.errors import RetryableError, SkillauditError
+from skillaudit.contract.errors import SettingsError, SkillauditError
 from skillaudit.contract.settings import Settings
-from skillaudit.proof.errors import NoteError
+from skillaudit.proof.errors import AnchorContentError, NoteError
 from skillaudit.proof.merkle import leaf_hash
 from skillaudit.proof.policy import AnchorPolicy, Policy
 
@@ -52,7 +52,10 @@ class AnchorReading:
 
 
 def read_anchors(policy: Policy, settings: Settings | None = None) -> tuple[AnchorReading, ...]:
-    """Ask every anchor of the policy. Blocking; what fails is told in the reading. `settings`: for Kafka's."""
+    """Ask every anchor of the policy. Blocking; what fails is told in the reading. `settings`: for Kafka's.
+
+    Raises `SettingsError` for an anchor that can't be one, such as a topic of several partitions.
+    """
     return tuple(_read(entry, policy, settings) for entry in policy.anchors)
 
 
@@ -63,10 +66,11 @@ def _read(entry: AnchorPolicy, policy: Policy, settings: Settings | None) -> Anc
     with contextlib.closing(anchor):
         try:
             return AnchorReading(uri=entry.uri, trust=entry.trust, checkpoints=tuple(_window(anchor, policy)))
-        except RetryableError as exc:
-            return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc))
+        except SettingsError:
+            raise
         except SkillauditError as exc:
-            return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc), altered=True)
+            altered = isinstance(exc, (AnchorContentError, NoteError))
+            return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc), altered=altered)
 
 
 def _window(anchor: Anchor, policy: Policy) -> list[Anchored]:
