@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -46,9 +47,24 @@ class Result:
 
 @cache
 def versions() -> dict[str, str]:
-    """What took part, as far as it can be asked here."""
+    """What took part, as far as it can be asked here: of the project the commit, with `+` where files differ from it."""
     names = ("skillaudit", "aiokafka", "duckdb", "orjson")
-    return {"python": platform.python_version(), "linux": platform.release()} | {n: version(n) for n in names}
+    found = {"python": platform.python_version(), "linux": platform.release().partition("-")[0]}
+    return found | {name: version(name) for name in names} | {"commit": _commit()}
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parents[2])]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "*.py", "*.sql"], capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def without_places(text: str) -> str:
