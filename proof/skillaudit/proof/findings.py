@@ -195,8 +195,7 @@ class Finding:
 
     def sentence(self) -> str:
         """One line: the name, where, and what."""
-        places = (words.format(self.subject[name]) for name, words in _PLACES if name in self.subject)
-        return f"{self.kind} {' '.join(places)}: {self.says}".replace(" :", ":")
+        return finding_line(str(self.kind), self.subject, self.says)
 
     def json(self) -> dict[str, Any]:
         """As it travels."""
@@ -220,6 +219,13 @@ _PLACES: Final = (
     ("anchor", "anchor {}"),
     ("key", "key {}"),
 )
+
+
+def finding_line(kind: str, subject: Mapping[str, Any], says: str) -> str:
+    """A finding's line for people. `kind` may be a newer release's, which this one doesn't know."""
+    places = (words.format(subject[name]) for name, words in _PLACES if name in subject)
+    return f"{kind} {' '.join(places)}: {says}".replace(" :", ":")
+
 
 FINDINGS_MAX: Final = 1_000
 """Findings of one kind that are told one by one; of more there is the count."""

@@ -136,6 +136,26 @@ def test_a_report_travels_unchanged_and_newer_members_are_passed_over():
     assert parse_report({**report.json(), "something": "newer"}) == report
 
 
+def test_a_newer_releases_finding_is_told_as_it_says():
+    """A live owner may be newer than who asks: a name that is not known counts with the severity that comes with it."""
+    newer = {"kind": "MOON_ALTERED", "severity": "violation", "run_id": "r", "says": "it is another"}
+    members = {
+        "format": 1,
+        "scope": "all",
+        "findings": [newer],
+        "counts": {"MOON_ALTERED": 3},
+        "exit_code": 5,
+    }
+    report = parse_report(members)
+    assert not report.verdict(Severity.VIOLATION)
+    assert report.verdict(Severity.INCOMPLETE)
+    assert next(report.lines()).endswith("3 findings")
+    assert sentence(newer) == "MOON_ALTERED run r: it is another"
+    only_counted = parse_report({**members, "findings": [], "exit_code": 4})
+    assert not only_counted.verdict(Severity.INCOMPLETE)
+    assert only_counted.verdict(Severity.VIOLATION)
+
+
 def test_the_state_is_the_verifiers_own(tmp_path):
     """Written after a check, read before the next: it makes a journal that forgot what was seen show."""
     path = tmp_path / "deep" / "state.json"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from skillaudit.contract.clock import from_us
-from skillaudit.proof.findings import Finding, Findings, Severity
+from skillaudit.proof.findings import SEVERITIES, Findings, Kind, Severity, finding_line
 from skillaudit.proof.policy import Grade
 
 FORMAT: Final = 1
@@ -61,9 +61,21 @@ class Report:
 
     def verdict(self, severity: Severity) -> bool:
         """Whether nothing of this severity was found."""
-        return not any(finding["severity"] == severity.name.lower() for finding in self.findings) and not any(
-            number for kind, number in self.counts.items() if _severity(kind) is severity
-        )
+        return not any(self._found(severity))
+
+    def _found(self, severity: Severity) -> Iterator[int]:
+        """How many of each kind of this severity."""
+        told = {finding["kind"]: str(finding["severity"]) for finding in self.findings}
+        counted = {**dict.fromkeys(told, 1), **self.counts}
+        for kind, number in counted.items():
+            if self._severity(kind, told) == severity.name.lower():
+                yield number
+
+    def _severity(self, kind: str, told: Mapping[str, str]) -> str:
+        """By the name; of one that a newer release gave, as its findings say, else as grave as the exit code."""
+        if kind in Kind.__members__:
+            return SEVERITIES[Kind(kind)].name.lower()
+        return told.get(kind, Severity(self.exit_code).name.lower())
 
     def lines(self) -> Iterator[str]:
         """The first lines for people; findings follow."""
@@ -97,7 +109,7 @@ class Report:
             parts.append(f"{self.redacted:,} redacted by acts")
         if self.verdict(Severity.VIOLATION):
             return "ok    " + "; ".join(parts)
-        found = sum(number for kind, number in self.counts.items() if _severity(kind) is Severity.VIOLATION)
+        found = sum(self._found(Severity.VIOLATION))
         return f"FAIL  {self.altered:,} of {'; '.join(parts)}; {found:,} {_plural('finding', found)}"
 
     def _completeness(self) -> str:
@@ -128,17 +140,9 @@ def parse_report(found: Mapping[str, Any]) -> Report:
 
 
 def sentence(finding: Mapping[str, Any]) -> str:
-    """A finding's line for people."""
-    from skillaudit.proof.findings import Kind
-
+    """A finding's line for people; of a newer release's finding, too."""
     subject = {name: value for name, value in finding.items() if name not in {"kind", "severity", "says"}}
-    return Finding(Kind(finding["kind"]), finding["says"], subject).sentence()
-
-
-def _severity(kind: str) -> Severity:
-    from skillaudit.proof.findings import SEVERITIES, Kind
-
-    return SEVERITIES[Kind(kind)]
+    return finding_line(finding["kind"], subject, finding["says"])
 
 
 def _plural(noun: str, number: int) -> str:
