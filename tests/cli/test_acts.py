@@ -109,3 +109,11 @@ def test_keys(command, act, settings, tmp_path):
     act("keys", "record", str(file))
     (recorded,) = act("acts", "--kind", "key")
     assert recorded["scope"] == {"origin": "audit.example.org/fleet-1", "key": made.out.strip()}
+
+
+@pytest.mark.parametrize("words", [("hold",), ("release",), ("restore",), ("keys", "record")])
+def test_what_nothing_can_forbid_takes_no_force(command, words):
+    """`--force` goes over holds and the minimum age; where neither can be in the way it is no option."""
+    said = command(*words, "--force")
+    assert said.code == 2
+    assert "No such option" in said.err

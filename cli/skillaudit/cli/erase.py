@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from skillaudit.cli.ordering import confirm, operate, print_report, with_order, yes_option
+from skillaudit.cli.ordering import confirm, operate, print_report, with_forcible_order, yes_option
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.records import LIST_LIMIT_MAX, RunFilter
 from skillaudit.contract.settings import Settings
@@ -14,7 +14,7 @@ from skillaudit.contract.settings import Settings
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...")
 @click.option("--caller", help="All runs of this caller.")
 @yes_option
-@with_order
+@with_forcible_order
 def erase(
     settings: Settings,
     as_json: bool,

@@ -24,9 +24,9 @@ yes_option = click.option("--yes", is_flag=True, help="Do it without asking.")
 _ORDER = (
     click.option("--actor", help="Who wants it; your user name by default. Kept for ever."),
     click.option("--reason", default="", help="Why. Kept for ever: name no persons."),
-    click.option(
-        "--force", is_flag=True, help="Go over holds and the minimum age. Recorded, and shown for ever."
-    ),
+)
+_FORCE = click.option(
+    "--force", is_flag=True, help="Go over holds and the minimum age. Recorded, and shown for ever."
 )
 
 
@@ -34,7 +34,7 @@ def with_order(command: F) -> F:
     """Add the connection options, `--json` and the options of an order; the command gets `settings`, `as_json`, `order`."""
 
     @functools.wraps(command)
-    def wrapper(*args: Any, actor: str | None, reason: str, force: bool, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, actor: str | None, reason: str, force: bool = False, **kwargs: Any) -> Any:
         order = ActOrder(actor=actor or getpass.getuser(), reason=reason, force=force)
         return command(*args, order=order, **kwargs)
 
@@ -42,6 +42,11 @@ def with_order(command: F) -> F:
     for option in reversed(_ORDER):
         decorated = option(decorated)
     return with_settings(json_option(decorated))  # type: ignore[no-any-return]
+
+
+def with_forcible_order(command: F) -> F:
+    """As `with_order`, and with `--force`: for what a hold or the minimum age may keep from happening."""
+    return _FORCE(with_order(command))
 
 
 def confirm(question: str, *, yes: bool) -> None:

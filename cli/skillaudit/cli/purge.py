@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from skillaudit.cli.options import MOMENT
-from skillaudit.cli.ordering import confirm, operate, print_report, with_order, yes_option
+from skillaudit.cli.ordering import confirm, operate, print_report, with_forcible_order, yes_option
 from skillaudit.cli.output import time_text
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.settings import Settings
@@ -17,7 +17,7 @@ from skillaudit.contract.settings import Settings
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...")
 @click.option("--before", type=MOMENT, help="Runs that started before: a time, or an age such as 180d.")
 @yes_option
-@with_order
+@with_forcible_order
 def purge(
     settings: Settings,
     as_json: bool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from skillaudit.cli.ordering import confirm, operate, print_report, with_order, yes_option
+from skillaudit.cli.ordering import confirm, operate, print_report, with_forcible_order, yes_option
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.digests import FINISH_FIELDS, START_FIELDS
 from skillaudit.contract.settings import Settings
@@ -19,7 +19,7 @@ from skillaudit.contract.settings import Settings
     help="Only this field of the start (event 0) or of the finish.",
 )
 @yes_option
-@with_order
+@with_forcible_order
 def redact(
     settings: Settings,
     as_json: bool,
