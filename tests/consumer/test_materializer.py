@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.consumer.support import (
     whole_run,
 )
 
+from skillaudit.consumer.acts import accept_history_loss, record_stop
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.dead_letters import (
     discard_dead_letters,
@@ -196,6 +197,51 @@ def test_too_large_a_share_stops(materializer: Materializer, database: Database)
     with pytest.raises(PoisonLimitError, match="of the last 10000"):
         materializer.apply(records([item for seq in range(81, 111) for item in (log(seq), b"x")], first=161))
     assert value(database, "SELECT count(*) FROM dead_letters") == 80
+
+
+POISON = [b"1", b"2", b"3", b"4", b"5"]
+
+
+def stop_at(materializer: Materializer, batch: Sequence[SourceRecord]) -> None:
+    """As the service does it."""
+    with pytest.raises(PoisonLimitError) as stopped:
+        materializer.apply(batch)
+    record_stop(materializer, stopped.value)
+
+
+STOPS = "SELECT subject FROM incidents WHERE kind = 'PoisonLimit' ORDER BY id"
+
+
+def test_a_stop_is_told_once_until_it_is_got_past(materializer: Materializer, database: Database) -> None:
+    """However the records come the next time, and whatever else was told in between; the next stop says the same in words,
+    and is another one.
+    """
+    materializer.apply(records([start(), *POISON[:2]]))
+    stop_at(materializer, records(POISON, first=3))
+    materializer.record_incident("conflict", "r", "something else")
+    stop_at(materializer, records(POISON[:3], first=3))
+    materializer.apply(records(POISON[:1], first=3))
+    stop_at(materializer, records(POISON[1:], first=4))
+    stop_at(materializer, records(POISON, partition="t/1"))
+    assert rows(database, STOPS) == [("t/0#3",)]
+    materializer.policy = replace(POLICY, poison=PoisonPolicy(10**9, 101))
+    materializer.apply(records([*POISON[1:], log(1)], first=4))
+    materializer.policy = POLICY
+    stop_at(materializer, records(POISON, first=9))
+    assert rows(database, STOPS) == [("t/0#3",), ("t/0#9",)]
+    stop_at(materializer, records(POISON, partition="other/0"))
+    assert rows(database, STOPS)[2:] == [("other/0#0",)]
+
+
+def test_a_stop_after_a_loss_that_was_accepted_is_another_one(
+    materializer: Materializer, database: Database
+) -> None:
+    """The topic was made anew: the offsets of before say nothing."""
+    materializer.apply(records([start()], first=100))
+    stop_at(materializer, records(POISON, first=101))
+    assert accept_history_loss(materializer, "t/0")
+    stop_at(materializer, records(POISON))
+    assert rows(database, STOPS) == [("t/0#101",), ("t/0#0",)]
 
 
 # Dead letters.

@@ -160,7 +160,7 @@ def test_what_stopped_it_is_kept_again_after_something_else(settings: Settings) 
     with open_database(settings.database) as database:
         materializer = Materializer(database)
         for detail in ("x", "x", "y", "x"):
-            record_stop(materializer, "HistoryLost", detail)
+            record_stop(materializer, HistoryLostError(detail))
         materializer.close()
     assert [row[0] for row in rows(settings, "SELECT detail FROM store.incidents ORDER BY id")] == [
         "x",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import orjson
 
 from skillaudit.consumer.changes import Changes
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.sources import SourceState
+from skillaudit.consumer.statements import statements
 from skillaudit.consumer.taking import turn_source
+from skillaudit.contract.errors import PoisonLimitError, StopError
 from skillaudit.contract.sources import OUTBOX_TOPIC, Finding
+
+_STATE: Final = statements("state.sql")
 
 
 def close_sources(materializer: Materializer, partitions: Sequence[str]) -> int:
@@ -44,14 +51,43 @@ def record_findings(materializer: Materializer, findings: Sequence[Finding]) -> 
         materializer.record_incident(finding.kind, f"{finding.partition}#{finding.offset}", finding.detail)
 
 
-def record_stop(materializer: Materializer, kind: str, detail: str) -> None:
+def record_stop(materializer: Materializer, exc: StopError) -> None:
     """Keep why the consumer stopped; said once, however often a supervisor starts it into the same trouble again."""
+    kind, detail = type(exc).__name__.removesuffix("Error"), str(exc)
+    if isinstance(exc, PoisonLimitError) and exc.refused:
+        if not _waits_before_poison(materializer, exc.refused):
+            parameters = {"value": orjson.dumps(dict(exc.refused)).decode()}
+            materializer.record_incident(
+                kind, exc.place, detail, lambda cursor: cursor.execute(_STATE["set_poison_stop"], parameters)
+            )
+        return
     with materializer.transaction("read the newest incident") as cursor:
-        newest = cursor.execute(
-            "SELECT kind, detail FROM store.incidents ORDER BY id DESC LIMIT 1"
-        ).fetchone()
+        newest = cursor.execute(_STATE["newest_incident"]).fetchone()
     if newest != (kind, detail):
         materializer.record_incident(kind, "consumer", detail)
+
+
+def _waits_before_poison(materializer: Materializer, refused: Collection[str]) -> bool:
+    """Whether this is the stop that was recorded last: something that was not taken then is not taken still.
+
+    By positions and not by the text, which the next bad deployment has in common with this one; and not by what is
+    refused now, for after every start the records come in other batches.
+    """
+    with materializer.transaction("read the newest stop") as cursor:
+        row = cursor.execute(_STATE["poison_stop"]).fetchone()
+    then: dict[str, int] = orjson.loads(row[0]) if row else {}
+    positions, together = materializer.positions(), set(map(_read_together, refused))
+    for partition, end in then.items():
+        position = positions.get(partition)
+        if _read_together(partition) in together and (position is None or position.next_offset < end):
+            return True
+    return False
+
+
+def _read_together(partition: str) -> str:
+    """The topic, whose partitions come in any order; embedded, the source."""
+    topic = partition.rpartition("/")[0]
+    return partition if topic == OUTBOX_TOPIC else topic
 
 
 def is_accepted(partition: str, patterns: Sequence[str]) -> bool:
@@ -74,5 +110,6 @@ def accept_history_loss(materializer: Materializer, partition: str) -> bool:
     materializer.record_incident("history-loss-accepted", partition, detail)
     with materializer.transaction("forget a position") as cursor:
         cursor.execute("DELETE FROM store.positions WHERE partition = ?", [partition])
+        cursor.execute(_STATE["forget_poison_stop"])  # its offsets say nothing of what is read from now on
     materializer.forget()
     return True

@@ -252,9 +252,16 @@ class Materializer:
                     cursor.execute(_STATE["read_to"], parameters)
             return self._judge_silence(cursor)
 
-    def record_incident(self, kind: str, subject: str, detail: str) -> None:
-        """Keep what a person has to know, in a transaction of its own."""
+    def record_incident(
+        self,
+        kind: str,
+        subject: str,
+        detail: str,
+        settle: Callable[[duckdb.DuckDBPyConnection], object] = lambda _: None,
+    ) -> None:
+        """Keep what a person has to know, in a transaction of its own; `settle` is in it."""
         with self.transaction("record an incident") as cursor:
+            settle(cursor)
             changes = Changes()
             number = self.remembered.take_incident_id()
             changes.add("incidents", number, self.clock.wall_us(), kind, subject, detail)
@@ -294,7 +301,7 @@ class Materializer:
             self.remembered.known.prepare(self._cursor, self.remembered.next_run_key)
         with self.transaction(f"apply {len(fresh)} records") as cursor:
             rows = self._take(cursor, fresh, changes, tally, ledger=True)
-            self._judge_poison(cursor, len(fresh), sorted(tally.malformed))
+            self._judge_poison(cursor, fresh, sorted(tally.malformed))
             moved = self._move(parts, ends)
             changes.write_rest(cursor, self.remembered.gone)
             rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
@@ -356,16 +363,19 @@ class Materializer:
         return rows
 
     def _judge_poison(
-        self, cursor: duckdb.DuckDBPyConnection, records: int, malformed: Sequence[int]
+        self, cursor: duckdb.DuckDBPyConnection, records: Sequence[SourceRecord], malformed: Sequence[int]
     ) -> None:
         before = self.remembered.poison
-        reason = exceeded(self.policy.poison, before, records, malformed)
+        reason = exceeded(self.policy.poison, before, len(records), malformed)
         if reason:
+            first = records[malformed[0]]
             raise PoisonLimitError(
                 f"{reason}: a deployment that sends something else, rather than single bad records. This batch was "
-                "not taken. Mend the sender and raise the limit to get past, or upgrade the consumer"
+                "not taken. Mend the sender and raise the limit to get past, or upgrade the consumer",
+                f"{first.partition}#{first.offset}",
+                {record.partition: record.next_offset for record in records},
             )
-        self.remembered.poison = before.after(records, malformed)
+        self.remembered.poison = before.after(len(records), malformed)
         if malformed or before.in_a_row:
             cursor.execute(_STATE["set_poison"], {"value": self.remembered.poison.dump()})
 

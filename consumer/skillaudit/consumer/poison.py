@@ -65,8 +65,8 @@ def load_state(text: str) -> PoisonState:
 def exceeded(policy: PoisonPolicy, before: PoisonState, records: int, malformed: Sequence[int]) -> str:
     """Why the consumer must stop before it commits this batch; empty where it need not.
 
-    The text is the same however the records were put into batches: a supervisor that starts the consumer into the same
-    trouble again and again must not make a new incident each time.
+    The text is the same however the records were put into batches, so that it says the same after every start. Whether a
+    stop is one that was told before is not judged by it (`acts.record_stop`).
     """
     if not malformed:
         return ""

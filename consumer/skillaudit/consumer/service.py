@@ -761,9 +761,8 @@ class ConsumerService:
     async def _keep_incident(self, exc: StopError) -> None:
         if self._materializer is None or isinstance(exc, DatabaseError | FencedError):
             return  # the database itself is what failed
-        kind, detail = type(exc).__name__.removesuffix("Error"), str(exc)
         with contextlib.suppress(StopError):  # the first error is the one to tell
-            await self.write(lambda materializer: record_stop(materializer, kind, detail))
+            await self.write(lambda materializer: record_stop(materializer, exc))
 
     def _not_open(self) -> DatabaseError:
         if self.status.state is ServiceState.FAILED:

@@ -10,6 +10,7 @@ Texts name cause and remedy and never contain payloads. `exit_code` is what the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -160,6 +161,13 @@ class HistoryLostError(StopError):
 
 class PoisonLimitError(StopError):
     """Too many records in a row or in share are malformed: a bad deployment, not single bad records."""
+
+    def __init__(self, text: str, place: str = "", refused: Mapping[str, int] | None = None) -> None:
+        super().__init__(text)
+        self.place = place
+        """`partition#offset` of the first malformed record of the batch that was not taken."""
+        self.refused: Mapping[str, int] = refused or {}
+        """Partition -> offset behind what was not taken of it. Whoever is past all of these has got past the trouble."""
 
 
 class FencedError(StopError):

@@ -4,6 +4,19 @@ SELECT value FROM store.meta WHERE name = 'poison'
 -- name: set_poison
 INSERT INTO store.meta VALUES ('poison', $value) ON CONFLICT DO UPDATE SET value = excluded.value
 
+-- name: poison_stop
+SELECT value FROM store.meta WHERE name = 'poison_stop'
+
+-- name: set_poison_stop
+-- What the newest recorded stop by the poison limit did not take: partition -> offset behind it, as JSON.
+INSERT INTO store.meta VALUES ('poison_stop', $value) ON CONFLICT DO UPDATE SET value = excluded.value
+
+-- name: forget_poison_stop
+DELETE FROM store.meta WHERE name = 'poison_stop'
+
+-- name: newest_incident
+SELECT kind, detail FROM store.incidents ORDER BY id DESC LIMIT 1
+
 -- name: newest_received
 SELECT coalesce(max(received_us), 0) FROM store.positions
 
