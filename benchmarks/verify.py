@@ -149,13 +149,13 @@ def make(path: Path, events: int) -> Database:
 
 
 def _seal(cursor: Any, rows: int) -> None:
-    from skillaudit.proof.verify.checks import statements
+    from skillaudit.proof.statements import statements
 
     journal = Journal(cursor)
     for first in range(0, rows, SEAL_ROWS):
         count = min(SEAL_ROWS, rows - first)
         bounds = {"partition": "bench/0", "first": first, "rows": count}
-        hashes = cursor.execute(statements("ledger.sql")["rows_of_seal"], bounds).fetchall()
+        hashes = cursor.execute(statements("checks/ledger.sql")["rows_of_seal"], bounds).fetchall()
         root = merkle.root_of(b"".join(bytes.fromhex(row[0]) for row in hashes))
         at_us = START_US + (first + count) // 2 * 1_000_000  # two rows a second
         seal = SealLeaf(at_us, (SealedRange("bench/0", first, count, root, first + count),))

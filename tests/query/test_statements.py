@@ -1,27 +1,9 @@
-"""The named statements: how files are read, and that every one is valid on the consumer's real schema."""
+"""The named statements: every one is valid on the consumer's real schema."""
 
 import duckdb
 import pytest
 
-from skillaudit.query.statements import parse, sql, statements
-
-
-def test_a_file_is_sections_with_fragments_put_in():
-    """Comments before the first section belong to nobody; those inside travel with their statement."""
-    text = "-- about\n-- fragment: c\na, b\n-- name: one\n-- why\nSELECT {c} FROM t\n-- name: two\nSELECT 2\n"
-    assert parse(text) == {"one": "-- why\nSELECT a, b FROM t", "two": "SELECT 2"}
-
-
-def test_an_unknown_fragment_is_an_error():
-    """Not text that reaches the database."""
-    with pytest.raises(KeyError, match="c"):
-        parse("-- name: one\nSELECT {c} FROM t\n")
-
-
-def test_a_name_is_given_once():
-    """Else the later one would win silently."""
-    with pytest.raises(ValueError, match="twice"):
-        parse("-- name: one\nSELECT 1\n-- name: one\nSELECT 2\n")
+from skillaudit.query.statements import sql, statements
 
 
 @pytest.mark.parametrize("name", sorted(statements()))

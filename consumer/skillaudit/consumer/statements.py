@@ -9,6 +9,8 @@ from typing import Final
 from skillaudit.contract import statements as named
 
 _PACKAGE: Final = "skillaudit.consumer"
+_SLOTS: Final = frozenset({"table", "field", "logs"})
+"""Filled in where a statement is used, with names of this part's own."""
 
 
 def sql_text(path: str) -> str:
@@ -18,7 +20,7 @@ def sql_text(path: str) -> str:
 
 def statements(path: str) -> Mapping[str, str]:
     """The named statements of a file below `sql/`; `ValueError` where it names one twice."""
-    return named.named_statements(_PACKAGE, f"sql/{path}")
+    return named.named_statements(_PACKAGE, f"sql/{path}", _SLOTS)
 
 
 def migrations() -> list[tuple[int, str, str]]:

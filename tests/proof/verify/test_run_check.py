@@ -21,7 +21,6 @@ from skillaudit.contract.wire import RunLog, parse_record
 from skillaudit.producer import Sink
 from skillaudit.proof.findings import Findings, Kind
 from skillaudit.proof.verify import Depth, Verifier, VerifyRequest
-from skillaudit.proof.verify.checks import parse, statements
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.facts import read_facts
 from skillaudit.proof.verify.judging import judge_run
@@ -248,13 +247,3 @@ def test_nothing_is_written(tmp_path, load):
     loaded.close()
     with contextlib.closing(duckdb.connect(str(path), read_only=True)) as connection:
         assert Verifier(connection).check(VerifyRequest(), NOW_US).runs == 1
-
-
-def test_statements_are_parsed_strictly():
-    """A name twice, or an unknown fragment, is a mistake of ours and shows at once."""
-    with pytest.raises(ValueError, match="twice"):
-        parse("-- name: a\nSELECT 1\n-- name: a\nSELECT 2\n")
-    with pytest.raises(KeyError):
-        parse("-- name: a\nSELECT {nothing}\n")
-    for file in ("runs.sql", "one.sql", "ledger.sql", "journal.sql", "acts.sql", "sources.sql", "schema.sql"):
-        assert statements(file)

@@ -11,7 +11,7 @@ import duckdb
 
 from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import QueryTimeoutError
-from skillaudit.proof.verify.checks import statements
+from skillaudit.proof.statements import statements
 
 CHUNK_ROWS: Final = 10_000
 
@@ -85,8 +85,9 @@ class Engine:
     def _parsed(self, file: str, name: str) -> duckdb.Statement | str:
         found = _PARSED.get((file, name))
         if found is None:
-            parts = self._cursor.extract_statements(statements(file)[name])
-            found = _PARSED[file, name] = parts[0] if len(parts) == 1 else statements(file)[name]
+            text = statements(f"checks/{file}")[name]
+            parts = self._cursor.extract_statements(text)
+            found = _PARSED[file, name] = parts[0] if len(parts) == 1 else text
         return found
 
     def run(self, file: str, name: str, **parameters: Any) -> None:
