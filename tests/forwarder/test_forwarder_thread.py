@@ -179,6 +179,32 @@ def test_what_is_no_exception_ends_no_thread(
     caplog.clear()
 
 
+class UnspeakableError(Exception):
+    """Telling of it fails, too."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError("no words for it")
+
+
+def test_what_hits_the_supervisor_itself_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """With what it followed from; and it waits before it begins again, as after anything else."""
+    agent = AgentWithForwarder(
+        tmp_path, TopicThatRaises(UnspeakableError(), sending=False, times=1_000), restart_wait_s=3_600
+    )
+    agent.thread.start()
+    agent.append(0)
+    wait_until(lambda: bool(caplog.records))
+    assert agent.log.flush(0.2).pending == 1
+    assert agent.topic.times == 999, "it began again without a wait"
+    (told,) = caplog.records
+    assert "ZeroDivisionError: no words for it" in told.getMessage()
+    assert told.exc_info is not None
+    assert isinstance(told.exc_info[1].__context__, UnspeakableError)
+    assert "no words" in repr(agent.thread)
+    agent.end()
+    caplog.clear()
+
+
 def test_a_source_that_closed_itself_is_removed_with_its_thread(tmp_path: Path):
     """Closed, acknowledged and let go by its log: nothing is left behind."""
     agent = AgentWithForwarder(tmp_path)

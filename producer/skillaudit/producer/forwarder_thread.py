@@ -147,13 +147,19 @@ class ForwarderThread:
         return self.report
 
     def _run(self) -> None:
-        """The thread. What is raised in it from outside may hit it anywhere, also while it tells of the last one."""
+        """The thread. What is raised in it from outside may hit it anywhere, also while it tells of the last one: so that
+        is done where the next one is caught, too.
+        """
+        untold: BaseException | None = None
         while not self._stopping.is_set():
             try:
+                if untold is not None:
+                    self._failed(untold)
+                    untold = None
+                    self._stopping.wait(self._restart_wait_s)
                 self._supervise()
-            except BaseException as exc:  # noqa: BLE001  as below
-                self.restarts += 1
-                self.failure = type(exc).__name__
+            except BaseException as exc:  # noqa: BLE001  told above
+                untold = exc
         self.state = ThreadState.STOPPED
 
     def _supervise(self) -> None:
