@@ -469,6 +469,13 @@ def test_a_column_that_can_be_computed_is(attacked, change):
         assert attacked.verify(depth=depth).exit_code == 5
 
 
+def test_a_state_that_is_none_is_no_abandoned_run(world, attacked):
+    """A word that no release writes passed as `abandoned`, which is proven where the source closed with the run listed."""
+    attacked.sql("UPDATE store.runs SET liveness = 'abando~ed' WHERE id = ?", world.abandoned)
+    for options in ({}, {"depth": Depth.QUICK}, {"run_id": world.abandoned}):
+        found(attacked, "COLUMN_ALTERED", **options)
+
+
 # Journal, checkpoints, anchors
 
 

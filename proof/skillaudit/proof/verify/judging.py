@@ -299,7 +299,7 @@ def _altered_columns(facts: RunFacts) -> Iterator[str]:
         yield "events_stored"
     if not facts.lost_readable or (facts.refused and ranges.subtract(facts.refused, _parsed(row["lost"]))):
         yield "lost"
-    if (row["liveness"] == "finished") != facts.finished:
+    if row["liveness"] not in ({"finished"} if facts.finished else {"open", "abandoned"}):
         yield "liveness"
     for name in ("finished_us", "finish_tag", "head"):
         if (row[name] is not None) != facts.finished:
