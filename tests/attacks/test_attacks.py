@@ -298,6 +298,38 @@ def test_a_run_dropped_before_the_ledger_is_named_by_its_source(tmp_path):
     assert [(f["source_id"], f["source_seq"]) for f in missing] == [(f"{1:032x}", 5)]
 
 
+def test_a_run_that_is_listed_and_never_came_is_told_once(tmp_path):
+    """Its source numbered it, and lists it: one run, one finding, with its number, its id and how many events it had."""
+    lost = []
+
+    def drop(key, value):
+        record = parse_record(value)
+        if isinstance(record, RunStarted) and record.skill_id == "abandoned":
+            lost.append(key)
+        return key in lost
+
+    lossy = build(tmp_path / "w", drop=drop)
+    t = Tampered(lossy, lossy.path)
+    report = t.verify()
+    t.close()
+    [missing] = [f for f in report.findings if f["kind"] == "RUN_NEVER_ARRIVED"]
+    assert (report.exit_code, report.counts["RUN_NEVER_ARRIVED"], report.never_arrived) == (4, 1, 1)
+    assert (missing["source_id"], missing["source_seq"], missing["run_id"]) == (f"{1:032x}", 1, lost[0].decode())
+    assert "7 events" in missing["says"]
+
+
+def test_a_run_that_is_drawn_is_counted_once(attacked):
+    """`--sample` looks at numbers of all runs and at the content of some: what both see is one finding."""
+    edit(attacked, "payload", "replace(payload, 'thought', 'thouhgt')")
+    attacked.events("DELETE FROM {events} WHERE run_key = ? AND sequence = 2", 8)
+    attacked.sql("UPDATE store.runs SET missing = '3', completeness = 'incomplete' WHERE run_key = 11")
+    attacked.events("DELETE FROM {events} WHERE run_key = ? AND sequence = 3", 11)
+    whole, drawn = attacked.verify(), attacked.verify(depth=Depth.SAMPLE, sample=1_000)
+    assert {"EVENT_ALTERED", "EVENT_MISSING", "RUN_INCOMPLETE", "RUN_ABANDONED"} <= names(whole)
+    assert drawn.counts == whole.counts
+    assert (drawn.altered, drawn.incomplete) == (whole.altered, whole.incomplete)
+
+
 def test_a_sources_last_runs_dropped_are_its_missing_tail(tmp_path):
     """18: the source's last word counts 12."""
     lossy = build(tmp_path / "w", drop=dropped(2, 12))

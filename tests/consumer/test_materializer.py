@@ -35,8 +35,11 @@ from skillaudit.consumer.dead_letters import (
     replay_dead_letters,
 )
 from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
+from skillaudit.consumer.planning import plan_purge
 from skillaudit.consumer.poison import PoisonPolicy
-from skillaudit.consumer.purge import apply_retention, purge_older_than
+from skillaudit.consumer.purge import purge_older_than
+from skillaudit.consumer.recording import perform
+from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.clock import ManualClock, from_us
 from skillaudit.contract.errors import FencedError, PoisonLimitError
 from skillaudit.contract.runrecord import Outcome
@@ -303,8 +306,10 @@ def test_retention_counts_from_receipt_too(
 ) -> None:
     """A host's wrong clock must not delete its evidence."""
     materializer.apply(records([start()], received_us=streams.BASE_US + 10 * MINUTE_US))
-    assert apply_retention(materializer, from_us(streams.BASE_US + MINUTE_US)) == 0
-    assert apply_retention(materializer, from_us(streams.BASE_US + 11 * MINUTE_US)) == 1
+    for minutes, deleted in ((1, 0), (11, 1)):
+        before_us = streams.BASE_US + minutes * MINUTE_US
+        plan = plan_purge(ActOrder(actor="retention"), before_us, name="retention", received=True)
+        assert perform(materializer, plan).runs == deleted
 
 
 # Liveness.

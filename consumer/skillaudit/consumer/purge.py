@@ -13,16 +13,8 @@ from skillaudit.contract.clock import to_us
 
 ANONYMOUS: Final = ActOrder(actor="storage")
 """Of a purge through `StorageAdmin`, which says nothing of who wants it."""
-RETENTION: Final = ActOrder(actor="retention")
-"""Of a purge that the settings' retention wants."""
 
 
 def purge_older_than(materializer: Materializer, t: datetime, *, min_days: int = 0) -> int:
     """As `StorageAdmin.purge_older_than`; waits for a seal in flight, then holds the writer's lock."""
     return perform(materializer, plan_purge(ANONYMOUS, to_us(t), min_days=min_days)).runs
-
-
-def apply_retention(materializer: Materializer, t: datetime, *, min_days: int = 0) -> int:
-    """Delete the runs that both started and arrived before `t`: a host's wrong clock must not delete its evidence."""
-    plan = plan_purge(RETENTION, to_us(t), min_days=min_days, name="retention", received=True)
-    return perform(materializer, plan).runs

@@ -17,9 +17,6 @@ DELETE FROM store.meta WHERE name = 'poison_stop'
 -- name: newest_incident
 SELECT kind, detail FROM store.incidents ORDER BY id DESC LIMIT 1
 
--- name: newest_received
-SELECT coalesce(max(received_us), 0) FROM store.positions
-
 -- name: gone_sources
 SELECT source_id FROM store.sources WHERE state IN ('silent', 'closed')
 

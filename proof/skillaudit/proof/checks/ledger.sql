@@ -78,21 +78,19 @@ ORDER BY 1, 2
 LIMIT $limit
 
 -- name: unstored
--- Runs that the ledger lists and that are nowhere: neither stored, nor purged, nor waiting for their start. One that is
--- only listed may lie in a partition that was not read so far: it is missed when its number is due.
+-- Runs of which the ledger has a start or a finish and that are nowhere: neither stored, nor purged, nor waiting for their
+-- start. One that is only listed is missed by its number, when that is due.
 SELECT
-    l.run_id, min(l.source_id) AS source_id, max(l.source_seq) AS source_seq, max(l.events) AS events,
-    count(*) FILTER (l.kind = 'start') AS starts, count(*) FILTER (l.kind = 'finish') AS finishes,
-    arg_min(l.partition || '#' || l.idx, l.idx) AS place, count(o.run_key) > 0 AS orphaned
+    l.run_id, count(*) FILTER (l.kind = 'start') AS starts, arg_min(l.partition || '#' || l.idx, l.idx) AS place,
+    count(o.run_key) > 0 AS orphaned
 FROM ledger AS l
 LEFT JOIN (SELECT DISTINCT id, topic FROM runs) AS r ON r.id = l.run_id AND r.topic = regexp_replace(l.partition, '/[^/]*$', '')
 LEFT JOIN (SELECT DISTINCT id, topic FROM tombstones) AS t
     ON t.id = l.run_id AND t.topic = regexp_replace(l.partition, '/[^/]*$', '')
 LEFT JOIN orphans AS o ON o.id = l.run_id AND o.topic = regexp_replace(l.partition, '/[^/]*$', '')
-LEFT JOIN sources AS s ON s.source_id = l.source_id
 WHERE l.run_id <> '' AND r.id IS NULL AND t.id IS NULL
 GROUP BY l.run_id, regexp_replace(l.partition, '/[^/]*$', '')
-HAVING starts > 0 OR (count(o.run_key) = 0 AND (finishes > 0 OR max(l.source_seq) <= max(coalesce(s.due, 0))))
+HAVING starts > 0 OR (count(o.run_key) = 0 AND count(*) FILTER (l.kind = 'finish') > 0)
 ORDER BY place
 
 -- name: strays
@@ -236,12 +234,6 @@ LEFT JOIN gathered AS g ON s.journal_idx = g.journal_idx AND s.place = g.place
 
 -- name: seals_between
 SELECT idx, leaf FROM journal WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us ORDER BY idx
-
--- name: rows_between
-SELECT kind, run_id, source_id, source_seq, events, head, record_offset, received_us
-FROM ledger
-WHERE partition = $partition AND idx >= $first AND idx < $end
-ORDER BY idx
 
 -- name: rows_of_seal
 SELECT

@@ -40,6 +40,17 @@ FROM spans AS p JOIN ends AS e ON p.source_id = e.source_id
 WHERE p.high >= p.low AND p.low <= e.claimed
 ORDER BY 1, 2
 
+-- name: listed
+-- Runs that a heartbeat or a last word lists and of which neither start nor finish ever came.
+SELECT l.source_id, l.source_seq, min(l.run_id), max(l.events), arg_min(l.partition || '#' || l.idx, l.idx)
+FROM ledger AS l
+ANTI JOIN (SELECT source_id, source_seq FROM ledger WHERE kind IN ('start', 'finish') AND run_id <> '') AS a
+    ON l.source_id = a.source_id AND l.source_seq = a.source_seq
+WHERE l.kind IN ('progress', 'closed') AND l.run_id <> ''
+GROUP BY l.source_id, l.source_seq
+ORDER BY 1, 2
+LIMIT $limit
+
 -- name: altered
 -- Sources whose row contradicts what the ledger proves of them.
 SELECT

@@ -105,22 +105,16 @@ def _sealed_ranges(engine: Engine, request: VerifyRequest) -> Iterator[tuple[int
 def _listed(engine: Engine) -> Iterator[Finding]:
     """Runs that the ledger lists and that are not stored; runs and events that nothing lists."""
     for chunk in engine.chunks(FILE, "unstored"):
-        for run_id, source_id, source_seq, events, starts, finishes, place, orphaned in chunk:
+        for run_id, starts, place, orphaned in chunk:
             where: dict[str, Any] = {"run_id": run_id}
             if starts:
                 says = f"its start was received ({place}), and it is not stored" + (
                     " any more: its events wait for one" if orphaned else ""
                 )
                 yield Finding(Kind.RUN_MISSING, says, where)
-            elif finishes:
-                yield Finding(
-                    Kind.RUN_MISSING, f"its finish was received ({place}), and nothing of it is stored", where
-                )
             else:
-                says = f"its source lists it with {events} events ({place}), and nothing of it ever arrived"
-                yield Finding(
-                    Kind.RUN_NEVER_ARRIVED, says, {**where, "source_id": source_id, "source_seq": source_seq}
-                )
+                says = f"its finish was received ({place}), and nothing of it is stored"
+                yield Finding(Kind.RUN_MISSING, says, where)
     for run_key, events in engine.rows(FILE, "strays", limit=_LIMIT):
         yield Finding(Kind.EVENT_EXTRA, f"{events} events belong to run key {run_key}, which no run has")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from skillaudit.contract.digests import run_hash
-from skillaudit.proof.findings import Finding, Findings, Kind
+from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.facts import read_facts
 from skillaudit.proof.verify.judging import CLOCK_AHEAD_US_MAX, judge_run
@@ -38,6 +38,10 @@ _PLAIN: Final = (
     ("redacted", Kind.REDACTED, "has redactions; what is left is proven"),
 )
 """What is no fault, by the columns of the chunk's answer."""
+_COUNTED: Final = frozenset(kind for _, kind, _ in _PLAIN)
+"""What the chunk says of a run in which nothing is off."""
+_ADMITTED: Final = frozenset({*_COUNTED, Kind.RUN_INCOMPLETE})
+"""And of one that says itself that something is missing."""
 
 
 @dataclass(slots=True)
@@ -60,6 +64,9 @@ class RunsCheck:
         self._findings = findings
         self._totals = totals
         self._looked_at = 0
+        self._drawn: frozenset[int] = frozenset()
+        self._known: dict[int, frozenset[Kind]] = {}
+        """Of the runs drawn: what of them is told or counted already."""
         self._scope = {"since_us": request.since_us, "until_us": request.until_us}
 
     def check_all(self, *, content: bool) -> None:
@@ -127,6 +134,8 @@ class RunsCheck:
         """Look at runs one by one, within the bound; those beyond it count as `beyond`."""
         room = max(LOOKED_AT_MAX - self._looked_at, 0)
         self._looked_at += min(len(run_keys), room)
+        self._know(run_keys[:room], frozenset(Kind))
+        self._know(run_keys[room:], frozenset(Kind) if beyond is Kind.RUN_SUSPECT else _ADMITTED)
         for run_key in run_keys[:room]:
             rows = self._engine.records("one.sql", "run_of_key", run_key=run_key)
             for row in rows[:1]:
@@ -143,29 +152,42 @@ class RunsCheck:
 
     def judge(self, row: dict[str, Any], *, unless: Kind | None = None) -> list[Finding]:
         """Look at one run by its row."""
-        found = [it for it in judge_run(read_facts(self._engine, row)) if it.kind is not unless]
-        self._findings.add_all(found)
-        self._totals.altered += any(it.severity.name == "VIOLATION" for it in found)
-        self._totals.incomplete += any(it.severity.name == "INCOMPLETE" for it in found)
+        found = [it for it in self._judged(row) if it.kind is not unless]
+        self._take(found)
         return found
 
+    def _judged(self, row: dict[str, Any]) -> list[Finding]:
+        return judge_run(read_facts(self._engine, row))
+
+    def _take(self, found: Sequence[Finding]) -> None:
+        self._findings.add_all(found)
+        self._totals.altered += any(it.severity is Severity.VIOLATION for it in found)
+        self._totals.incomplete += any(it.severity is Severity.INCOMPLETE for it in found)
+
     def check_sample(self) -> None:
-        """The content of runs drawn at random."""
+        """As `check_all` without content, and the content of runs drawn at random: what is said of a run is said once."""
         request = self._request
         with self._engine.snapshot():
-            drawn = self._engine.rows(
+            rows = self._engine.rows(
                 FILE, "sample_keys", **self._scope, seed=request.seed, number=request.sample
             )
-        self.check_keys([row[0] for row in drawn])
+        self._drawn = frozenset(row[0] for row in rows)
+        self.check_all(content=False)
+        for done, run_key in enumerate(sorted(self._drawn)):
+            known = self._known.get(run_key, _COUNTED)
+            if known != frozenset(Kind):
+                with self._engine.snapshot():
+                    for row in self._engine.records("one.sql", "run_of_key", run_key=run_key):
+                        self._take([it for it in self._judged(row) if _is_new(it, known)])
+            self._engine.tell("runs drawn", done + 1, len(self._drawn))
 
-    def check_keys(self, run_keys: Iterable[int]) -> None:
-        """The content of these runs, one by one."""
-        wanted = list(run_keys)
-        for done, run_key in enumerate(wanted):
-            with self._engine.snapshot():
-                for row in self._engine.records("one.sql", "run_of_key", run_key=run_key):
-                    self.judge(row)
-            self._engine.tell("runs drawn", done + 1, len(wanted))
+    def _know(self, run_keys: Iterable[int], kinds: frozenset[Kind]) -> None:
+        self._known.update((run_key, kinds) for run_key in run_keys if run_key in self._drawn)
+
+
+def _is_new(finding: Finding, known: frozenset[Kind]) -> bool:
+    """A clock that jumped between two events is seen with the content alone; the chunk sees one that was ahead."""
+    return finding.kind not in known or (finding.kind is Kind.CLOCK_JUMP and "sequence" in finding.subject)
 
 
 def rows_of_run(engine: Engine, run_id: str) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,11 @@ from skillaudit.proof.verify.request import VerifyRequest
 FILE: Final = "sources.sql"
 TOLD_MAX: Final = 100
 """Missing runs of one gap that are told one by one."""
+LISTED_MAX: Final = 10_000
+"""Runs that are listed and never came, of which more than their number is told."""
+
+Listed = Mapping[tuple[str, int], tuple[str, int, str]]
+"""(source, number) -> (run, events, where the ledger says so)"""
 
 
 @dataclass(slots=True)
@@ -29,10 +34,14 @@ class SourceTotals:
 def check_sources(engine: Engine, request: VerifyRequest, findings: Findings) -> SourceTotals:
     """In the engine's snapshot."""
     totals = SourceTotals(*engine.rows(FILE, "totals")[0])
+    listed = {
+        (source_id, number): (run_id, events, place)
+        for source_id, number, run_id, events, place in engine.rows(FILE, "listed", limit=LISTED_MAX)
+    }
     for source_id, low, high, due, tail in engine.rows(FILE, "gaps"):
         late = max(min(high, due) - low + 1, 0)
         totals.never_arrived += late
-        _gap(findings, source_id, low, min(high, due), tail=tail)
+        _gap(findings, source_id, low, min(high, due), listed, tail=tail)
         if high > due:
             says = f"runs {max(low, due + 1)} to {high} were counted and may still be on their way"
             findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
@@ -53,18 +62,24 @@ def check_sources(engine: Engine, request: VerifyRequest, findings: Findings) ->
     return totals
 
 
-def _gap(findings: Findings, source_id: str, low: int, high: int, *, tail: bool) -> None:
-    """Numbers that are due. A gap behind everything that arrived is one finding; others are told run by run."""
+def _gap(findings: Findings, source_id: str, low: int, high: int, listed: Listed, *, tail: bool) -> None:
+    """Numbers that are due. A gap behind everything that arrived is one finding; others are told run by run, each once."""
     if low > high:
         return
-    where = {"source_id": source_id, "source_seq": low}
+    where: dict[str, str | int] = {"source_id": source_id, "source_seq": low}
     if tail:
         says = f"to {high} were started, as the source says, and never arrived"
+        if (source_id, low) in listed:
+            says += f"; the first of them is run {listed[source_id, low][0]}"
         findings.add(Finding(Kind.SOURCE_TAIL_MISSING, says, where))
         return
     for number in range(low, min(high, low + TOLD_MAX - 1) + 1):
+        where = {"source_id": source_id, "source_seq": number}
         says = "a run with this number was started, and never arrived"
-        findings.add(Finding(Kind.RUN_NEVER_ARRIVED, says, {**where, "source_seq": number}))
+        if (source_id, number) in listed:
+            where["run_id"], events, place = listed[source_id, number]
+            says = f"its source lists it with {events} events ({place}), and nothing of it ever arrived"
+        findings.add(Finding(Kind.RUN_NEVER_ARRIVED, says, where))
     findings.count(Kind.RUN_NEVER_ARRIVED, high - low + 1 - TOLD_MAX if high - low + 1 > TOLD_MAX else 0)
 
 

@@ -73,9 +73,10 @@ class Verifier:
         )
         totals = RunTotals()
         runs = RunsCheck(engine, request, findings, totals)
-        runs.check_all(content=request.depth is Depth.FULL)
         if request.depth is Depth.SAMPLE:
             runs.check_sample()
+        else:
+            runs.check_all(content=request.depth is Depth.FULL)
         report.runs, report.events = totals.runs, totals.events
         report.altered, report.incomplete = totals.altered, totals.incomplete
         _take_journal(report, journal)
