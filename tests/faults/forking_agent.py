@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 from tests.faults.agent import Notebook, Plan, record
 from tests.faults.tripwires import Calls, die
@@ -122,7 +123,7 @@ def child(sink: Sink, inherited: Writer, plan: Plan, births: Births, name: str, 
     try:
         if not births.off:
             _check_inert(inherited)
-        own = dataclasses.replace(plan, seed=hash(name) % 1_000_003 + plan.seed)
+        own = dataclasses.replace(plan, seed=crc32(name.encode()) % 1_000_003 + plan.seed)
         record(sink, own, notes, 0)
         if births.outlive and name.count(".") < 2:
             born(sink, inherited, plan, births, f"{name}.0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from tests.faults.agent import Plan
 from tests.faults.oracle import Account, judge
 from tests.faults.rows import Case
-from tests.faults.stage import Agents, database
+from tests.faults.stage import Agents, consuming, database
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
@@ -20,7 +21,6 @@ from skillaudit.contract.outbox.directory import list_source_dirs
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder import ForwardReport
 from skillaudit.producer.forwarder_host import run_host_forwarder
-from skillaudit.storage.hosting import host_consumer
 
 KILLED = -9
 PATIENT_S = 600.0
@@ -124,24 +124,16 @@ async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> N
     """A consumer takes everything, until all sources are closed and gone from the outbox: what their runs read is
     judged only when every partition was read beyond that. Then it ends.
     """
-    async with host_consumer(settings, serve=False) as hosted:
-        cursor = hosted.service.cursor()
+    async with consuming(settings) as (service, running):
+        with contextlib.closing(service.cursor()) as cursor:
 
-        def all_closed() -> bool:
-            (left,) = cursor.execute(
-                "SELECT count(*) FROM main.sources WHERE state <> 'closed'"
-            ).fetchone() or (0,)
-            return not left and not list_source_dirs(settings.outbox_dir)
+            def all_closed() -> bool:
+                query = "SELECT count(*) FROM main.sources WHERE state <> 'closed'"
+                return cursor.execute(query).fetchall() == [(0,)] and not list_source_dirs(
+                    settings.outbox_dir
+                )
 
-        try:
-            await until(
-                lambda: hosted.running.done() or (hosted.service.caught_up.is_set() and all_closed()),
-                timeout_s,
-            )
-        finally:
-            cursor.close()
-        if hosted.running.done():
-            raise AssertionError(f"the consumer stopped: {hosted.running.exception()!r}")
+            await until(lambda: running.done() or (service.caught_up.is_set() and all_closed()), timeout_s)
 
 
 async def forward_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> ForwardReport:

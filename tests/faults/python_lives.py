@@ -207,11 +207,6 @@ def leave(life: Life, way: str) -> None:
 async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
     """Tasks that record, each cancelled somewhere."""
 
-    def log_in_thread(run: Writer) -> None:
-        with contextlib.suppress(RunStateError):  # finished meanwhile, by the cancelled block
-            content = payload(random.Random(life.seed), 100, 1)
-            run.log("step", content)
-
     async def task(number: int) -> None:
         chance = random.Random(f"{life.seed} {number}")
         run = None
@@ -233,7 +228,6 @@ async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
             if run is not None and run.state is State.FINISHED:
                 life.notes.note(run=run.run_id, end=run.sequence - 1)
 
-    del log_in_thread
     running = [asyncio.create_task(task(number)) for number in range(tasks)]
     for one in life.chance.sample(running, k=len(running)):
         await asyncio.sleep(life.chance.random() * 0.004)

@@ -8,6 +8,7 @@ import gzip
 import random
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import error as zlib_error
@@ -15,11 +16,12 @@ from zlib import error as zlib_error
 from tests.faults.damage import Touched, read_lines
 from tests.faults.oracle import read_accounts
 from tests.faults.rows import Case, row
-from tests.faults.rows_damage import Deaf, consume, judge_damage, make_service, record_source
+from tests.faults.rows_damage import Deaf, judge_damage, make_service, record_source
 from tests.faults.stage import (
     DRAIN_S,
     check,
     consume_all,
+    consume_with,
     database,
     embedded,
     forward_all,
@@ -161,7 +163,7 @@ async def archive_damaged(case: Case) -> None:
     settings, chance = embedded(case, segment_bytes=64 * 1024), case.random
     account = case.directory / "account.jsonl"
     sources = [record_source(settings, account, case.seed * 100 + n) for n in range(len(ARCHIVE_KINDS))]
-    await consume(settings, make_service(settings))
+    await consume_with(settings, make_service)
     (settings.outbox_dir / "reader").unlink()
     touched = [
         _damage_archive(kind, settings.archive_dir / source.name, settings, chance)
@@ -197,7 +199,7 @@ async def _rebuild(case: Case, settings: Settings) -> None:
     kind = Deaf if case.switched_off == "findings" else OutboxSource
     for _ in ARCHIVE_KINDS:
         try:
-            return await consume(settings, make_service(settings, kind))
+            return await consume_with(settings, partial(make_service, kind=kind))
         except OutboxCorruptError as exc:
             _remove_named(str(exc))
         case.note(stopped_and_named=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from tests.faults.dying_agent import Trip
@@ -24,6 +23,7 @@ from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
+    consuming,
     embedded,
     shared_broker,
     through_kafka,
@@ -31,23 +31,11 @@ from tests.faults.stage import (
 from tests.faults.switched_off import believe_torn_lines
 from tests.support.waiting import until
 
-from skillaudit.contract.settings import Settings
-from skillaudit.storage.hosting import host_consumer
-
 DYING = "tests.faults.dying_agent"
 ENDLESS_RUNS = 1_000_000
 QUEUE = {"stored-before-return": "events wait in memory and are stored 32 at a time, as other SDKs do it"}
 SMALL_EVENTS = {"runs": 30, "open_at_once": 4, "logs_max": 12, "payload_bytes": 900}
 """Several segments of 64 KiB."""
-
-
-@contextlib.asynccontextmanager
-async def consumer_beside(settings: Settings) -> AsyncGenerator[None]:
-    """A consumer that reads while somebody is killed; what ends it is raised."""
-    async with host_consumer(settings, serve=False) as hosted:
-        yield
-        if hosted.running.done():
-            hosted.running.result()
 
 
 async def _die_by_themselves(case: Case, plan: dict[str, object], trips: list[Trip]) -> int:
@@ -81,7 +69,7 @@ async def killed_under_load(case: Case) -> None:
     trips = [Trip(off=case.switched_off)] * agents_killed
     workers = Workers(case, settings, plans, module=DYING, arguments=trips)
     if case.number % 2 and not case.switched_off:
-        async with consumer_beside(settings):
+        async with consuming(settings):
             await _kill_all(case, workers)
     else:
         await _kill_all(case, workers)
@@ -195,7 +183,7 @@ async def _fork_and_die(case: Case, births: list[Births]) -> None:
     settings = embedded(case, **QUIET_SMALL)
     plan = {"runs": 6, "logs_max": 8, "payload_bytes": 900}
     parents = Workers(case, settings, [plan] * len(births), module=FORKING, arguments=births)
-    async with consumer_beside(settings) if case.number % 2 else contextlib.nullcontext():
+    async with consuming(settings) if case.number % 2 else contextlib.nullcontext():
         deaths = await parents.run()
         await all_gone(births)
     accounts = [*parents.account_files, *account_files(case.directory / "children")]

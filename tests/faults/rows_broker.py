@@ -10,17 +10,8 @@ from typing import Any
 
 from tests.faults.oracle import read_positions
 from tests.faults.rows import Case, row
-from tests.faults.stage import Agents, check, own_broker, through_kafka
-from tests.faults.stage_kafka import (
-    CASE_S_MAX,
-    PATIENCE_S,
-    consume_with,
-    consuming,
-    flush_s,
-    forwarding,
-    publisher_of,
-    through_mock,
-)
+from tests.faults.stage import Agents, check, consume_with, consuming, own_broker, through_kafka
+from tests.faults.stage_kafka import CASE_S_MAX, PATIENCE_S, flush_s, forwarding, publisher_of, through_mock
 from tests.support.mock_cluster import MockCluster
 
 from skillaudit.contract.errors import RetryableError

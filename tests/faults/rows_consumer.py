@@ -24,6 +24,7 @@ from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
     check,
+    consume_with,
     database,
     drain,
     embedded,
@@ -35,7 +36,6 @@ from tests.pipeline.support import Command, environment
 from tests.support.waiting import until
 
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.service import ConsumerService
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.anchors import open_anchor
 from skillaudit.proof.keys import generate_key
@@ -382,7 +382,7 @@ async def killed_sealing(case: Case) -> None:
     generate_key(key, "audit.example.org/fleet")
     settings = embedded(case, **QUIET_SMALL, seal_key_file=key, seal_interval_ms=1_000, anchors=anchor)
     await _kill_under_load(case, settings, case.resource, after_s=6.0, seal=True)
-    await _seal_all(settings)
+    await consume_with(settings, seal=True)
     words = ("verify", "--all", "--anchor", anchor, "--json")
     verify = Command(settings, *words, logs=case.directory)
     await verify.start()
@@ -396,14 +396,3 @@ async def killed_sealing(case: Case) -> None:
             f"{leaves} leaves, {newest.content.checkpoint}"
         )
         case.note(leaves=leaves[0])
-
-
-async def _seal_all(settings: Settings) -> None:
-    """A consumer that seals what is left, and ends."""
-    service, stop = ConsumerService(settings, seal=True), asyncio.Event()
-    running = asyncio.create_task(service.run(stop))
-    try:
-        await until(lambda: running.done() or service.caught_up.is_set(), 60)
-    finally:
-        stop.set()
-        await running

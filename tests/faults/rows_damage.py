@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.faults.agent import Notebook, Plan, record
 from tests.faults.damage import AT_REST, FINISH, WHILE_RUNNING, Number, Touched, inject, seal_with_checksums
 from tests.faults.oracle import Account, read_accounts
 from tests.faults.rows import Case, row
-from tests.faults.stage import DRAIN_S, database, is_drained
+from tests.faults.stage import DRAIN_S, consume_with, consuming, database, has_everything
 from tests.support.waiting import until
 
 from skillaudit.consumer.database import Database
@@ -59,18 +61,6 @@ def make_service(
     return ConsumerService(settings, source=make, clock=service_clock)
 
 
-async def consume(settings: Settings, service: ConsumerService) -> None:
-    """Until nothing waits; raises what stops it."""
-    stop = asyncio.Event()
-    await service.start()
-    running = asyncio.create_task(service.run(stop))
-    try:
-        await until(lambda: running.done() or (service.caught_up.is_set() and is_drained(settings)), DRAIN_S)
-    finally:
-        stop.set()
-        await running
-
-
 def record_source(settings: Settings, account: Path, seed: int, runs: int = 24) -> Path:
     """One process's life, in this one; answers its directory."""
     plan = Plan(
@@ -109,7 +99,8 @@ async def damaged_at_rest(case: Case) -> None:
         touched.append(inject(kind, chance, directory, foreign))
         if case.switched_off == "checksum":
             seal_with_checksums(directory)
-    await consume(settings, make_service(settings, Deaf if case.switched_off == "findings" else OutboxSource))
+    kind = Deaf if case.switched_off == "findings" else OutboxSource
+    await consume_with(settings, partial(make_service, kind=kind))
     judge_damage(case, settings, read_accounts([account]), touched)
     case.injections = len(touched)
 
@@ -278,31 +269,25 @@ async def damaged_while_running(case: Case) -> None:
     """As at rest; and the reader gets past the place although the writer lives."""
     settings = settings_at(case.directory / "data", segment_bytes=64 * 1024)
     chance, account = case.random, case.directory / "account.jsonl"
-    service = make_service(settings, Deaf if case.switched_off else OutboxSource, HastyClock())
+    kind = Deaf if case.switched_off else OutboxSource
     lives = [_Live(settings, account, case.seed * 1000 + n * 10) for n in range(len(WHILE_RUNNING))]
-    stop = asyncio.Event()
-    running: asyncio.Task[None] | None = None
-    try:
-        for live in lives:
-            live.record()
-        await service.start()
-        if case.number % 2:
-            running = asyncio.create_task(service.run(stop))
-        touched = [
-            inject(kind, chance, live.directory, live.directory)
-            for kind, live in zip(WHILE_RUNNING, lives, strict=True)
-        ]
-        running = running or asyncio.create_task(service.run(stop))
-        for live in lives:
-            await asyncio.to_thread(live.record)
-    finally:
-        for live in lives:
-            live.close()
-    try:
-        await until(lambda: running.done() or (service.caught_up.is_set() and is_drained(settings)), DRAIN_S)
-    finally:
-        stop.set()
-        await running
+    async with contextlib.AsyncExitStack() as stack:
+        consumer = consuming(settings, partial(make_service, kind=kind, clock=HastyClock()))
+        with contextlib.ExitStack() as living:
+            for live in lives:
+                living.callback(live.close)
+                live.record()
+            if case.number % 2:
+                service, running = await stack.enter_async_context(consumer)
+            touched = [
+                inject(damage, chance, live.directory, live.directory)
+                for damage, live in zip(WHILE_RUNNING, lives, strict=True)
+            ]
+            if not case.number % 2:
+                service, running = await stack.enter_async_context(consumer)
+            for live in lives:
+                await asyncio.to_thread(live.record)
+        await until(lambda: running.done() or has_everything(service), DRAIN_S)
     for one in touched:
         one.is_tail = one.trace = False  # more was written behind it, and it may have been read before
     judge_damage(case, settings, read_accounts([account]), touched)

@@ -7,12 +7,12 @@ import contextlib
 import json
 import random
 import signal
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from tests.conformance.compositions import settings_at
 from tests.faults.rows import Case, row
-from tests.faults.stage import DRAIN_S, Agents, check, consume_all, database, is_drained
+from tests.faults.stage import DRAIN_S, Agents, check, consume_all, consuming, database, is_drained
 from tests.support.small_fs import MIB, SmallFs, small_fs
 from tests.support.waiting import until
 
@@ -78,7 +78,9 @@ async def disk_full_outbox(case: Case) -> None:
             module="tests.faults.full_disk_agent",
             words=[case.switched_off] if case.switched_off else [],
         )
-        async with agents, _perhaps_consuming(settings, chance.random() < 0.5):
+        # It meets the full disk, too: when it acknowledges and archives, and perhaps at its beginning.
+        beside = consuming(settings, begin_s=0) if chance.random() < 0.5 else contextlib.nullcontext()
+        async with agents, beside:
             await _rounds(disk, agents, chance)
             codes = await agents.ended()
         assert codes == [0, 0], f"agents ended with {codes} ({-signal.SIGBUS} is SIGBUS): {_said(agents)}"
@@ -129,31 +131,6 @@ def _no_number_taken(settings: Settings) -> None:
     assert not gaps, f"numbers of runs that never began: {gaps}"
 
 
-@contextlib.asynccontextmanager
-async def _perhaps_consuming(settings: Settings, wanted: bool) -> AsyncGenerator[None]:
-    """A consumer beside it that meets the full disk, too: when it acknowledges and archives."""
-    if not wanted:
-        yield
-        return
-    async with _consumer(ConsumerService(settings)):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _consumer(service: ConsumerService) -> AsyncGenerator[None]:
-    stop = asyncio.Event()
-    await service.open()
-    running = asyncio.create_task(service.run(stop))
-    try:
-        yield
-        assert not running.done(), f"the consumer has stopped: {running.exception()!r}"
-    finally:
-        stop.set()
-        await asyncio.wait((running,))
-    error = running.exception()
-    assert error is None, f"the consumer stopped with {error!r}"
-
-
 class CountingService(ConsumerService):
     """Counts how often it opens the file."""
 
@@ -191,11 +168,11 @@ async def disk_full_database(case: Case) -> None:
             seal_rows=chance.choice((1_000, 1_500, 400_000)),
             batch_records_max=chance.choice((100, 1_000)),
         )
-        service = (ImpatientService if case.switched_off else CountingService)(settings)
+        kind = ImpatientService if case.switched_off else CountingService
         plans = [_plan(runs=60, events_per_s=600), _plan(runs=60, events_per_s=600)]
         agents = Agents(case, settings, plans)
         try:
-            async with agents, _consumer(service):
+            async with agents, consuming(settings, kind) as (service, _):
                 met = 0
                 for _ in range(ROUNDS):
                     met += await _full_once(disk, service, agents, chance)

@@ -14,13 +14,12 @@ from dataclasses import replace
 
 from aiokafka import AIOKafkaProducer
 from tests.faults.rows import Case, row
-from tests.faults.stage import Agents, check
+from tests.faults.stage import Agents, check, consume_with
 from tests.faults.stage_kafka import (
     CASE_S_MAX,
     PATIENCE_S,
     REQUEST_TIMEOUT_MS,
     NeverRebuilt,
-    consume_with,
     flush_s,
     forwarding,
     publisher_of,
@@ -150,12 +149,14 @@ async def sender_dead(case: Case) -> None:
 class _AnswersLost(KafkaPublisher):
     """Batches are stored, and every few of them count as not acknowledged: what a lost answer looks like."""
 
-    chance = random.Random(1)
+    def __init__(self, settings: Settings, chance: random.Random) -> None:
+        super().__init__(settings)
+        self._chance = chance
 
     async def send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> int:
         """Send, and maybe lose the answer."""
         offset = await super().send(partition, records)
-        if self.chance.random() < 0.2:
+        if self._chance.random() < 0.2:
             raise UnreachableError("RequestTimedOutError: no answer, but stored")
         return offset
 
@@ -174,7 +175,8 @@ async def written_but_timed_out(case: Case) -> None:
     with MockCluster() as cluster:
         small = 5 if case.switched_off else 500
         settings = through_mock(case, cluster, batch_records_max=small)
-        publisher = (_AnswersLost if case.number % 2 == 0 else KafkaPublisher)(settings)
+        loses = case.number % 2 == 0
+        publisher = _AnswersLost(settings, case.random) if loses else KafkaPublisher(settings)
         async with (
             Agents(case, settings, _plans(case)) as agents,
             forwarding(settings, publisher),

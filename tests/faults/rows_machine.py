@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -21,16 +22,18 @@ from tests.faults.stage import (
     Agents,
     check,
     consume_all,
+    consume_with,
+    consuming,
     database,
     embedded,
     forward_all,
+    has_everything,
     is_drained,
     shared_broker,
     stop_process,
     through_kafka,
     wake_process,
 )
-from tests.faults.stage_kafka import consume_with
 from tests.faults.switches_consumer import WithHighWaterMark, WithoutDuplicateDetection
 from tests.pipeline.support import Process
 from tests.support.waiting import until
@@ -84,10 +87,6 @@ async def _record_while(sink: Sink, plan: Plan, disturb: Callable[[], None], cha
     await recording
 
 
-async def _drained(settings: Settings, running: asyncio.Task[None]) -> None:
-    await until(lambda: running.done() or is_drained(settings), DRAIN_S)
-
-
 @row(
     "clock-set",
     about="The wall clock of agent and consumer is set back and forward by up to an hour, many times, in the middle of runs",
@@ -105,17 +104,10 @@ async def clock_set(case: Case) -> None:
     def set_clock() -> None:
         clock.set_us = chance.choice((-HOUR_US, HOUR_US, chance.randint(-HOUR_US, HOUR_US)))
 
-    service = ConsumerService(settings, clock=clock)
-    stop = asyncio.Event()
-    await service.start()
-    running = asyncio.create_task(service.run(stop))
-    try:
+    async with consuming(settings, clock=clock) as (_, running):
         with Sink.from_settings(settings, clock=clock) as sink:
             await _record_while(sink, plan, set_clock, chance)
-        await _drained(settings, running)
-    finally:
-        stop.set()
-        await running
+        await until(lambda: running.done() or is_drained(settings), DRAIN_S)
     check(case, settings, read_accounts([account]))
     _check_times(settings)
 
@@ -171,26 +163,20 @@ async def machine_suspended(case: Case) -> None:
         clock.slept_us += chance.choice((0, 0, 0, 2 * HOUR_US))
 
     kind = type("Switched", (TakesSilenceForDeath,), {"clock": clock}) if case.switched_off else OutboxSource
-    service = make_service(settings, kind, clock, service_clock=clock)
-    stop = asyncio.Event()
-    await service.start()
-    running = asyncio.create_task(service.run(stop))
+    make = partial(make_service, kind=kind, clock=clock, service_clock=clock)
     agents = Agents(
         case,
         settings,
         [{"runs": 30, "logs_max": 20, "events_per_s": 300, "flush_s": 3 if case.switched_off else 60}] * 2,
     )
-    try:
+    async with consuming(settings, make) as (_, running):
         async with agents:
             napping = asyncio.create_task(_naps(agents, chance))
             with Sink.from_settings(settings, clock=clock) as sink:
                 await _record_while(sink, plan, sleep, chance)
             await napping
             await agents.join()
-        await _drained(settings, running)
-    finally:
-        stop.set()
-        await running
+        await until(lambda: running.done() or is_drained(settings), DRAIN_S)
     check(case, settings, read_accounts([account, *agents.account_files]))
 
 
@@ -335,7 +321,9 @@ async def machine_cloned(case: Case) -> None:
     with Sink.from_settings(settings) as sink:
         notes = Notebook(str(account))
         record(sink, Plan(account=str(account), seed=case.seed, runs=chance.randint(5, 40)), notes, 0)
-        await _consume_partly(settings, chance)
+        wanted, small = chance.randrange(1, 300), dataclasses.replace(settings, batch_records_max=50)
+        async with consuming(small) as (service, running):
+            await until(lambda: running.done() or service.status.records >= wanted or has_everything(service))
         clone = dataclasses.replace(settings, data=case.directory / "clone")
         shutil.copytree(settings.data, clone.data)
         before = read_accounts([account])
@@ -393,14 +381,3 @@ async def machine_cloned_kafka(case: Case) -> None:
     with database(settings) as cursor:
         ended = cursor.execute("SELECT closed_by FROM main.sources").fetchall()
     assert ended == [("process",)], f"the source was ended by {ended}"
-
-
-async def _consume_partly(settings: Settings, chance: random.Random) -> None:
-    service = ConsumerService(dataclasses.replace(settings, batch_records_max=50))
-    stop = asyncio.Event()
-    await service.start()
-    running = asyncio.create_task(service.run(stop))
-    wanted = chance.randrange(1, 300)
-    await until(lambda: running.done() or service.status.records >= wanted or service.caught_up.is_set())
-    stop.set()
-    await running

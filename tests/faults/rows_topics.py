@@ -17,6 +17,8 @@ from tests.faults.stage import (
     Agents,
     check,
     consume_all,
+    consume_with,
+    consuming,
     database,
     drain,
     forward_all,
@@ -27,8 +29,6 @@ from tests.faults.stage_kafka import (
     CASE_S_MAX,
     PATIENCE_S,
     Topics,
-    consume_with,
-    consuming,
     flush_s,
     forwarding,
     read_batches,
@@ -139,7 +139,7 @@ async def _recreated_while_down(settings: Settings) -> None:
 
 async def _recreated_live(settings: Settings) -> None:
     """While it is deleted the consumer says so, and serves; once another one is there it stops."""
-    async with consuming(settings) as (service, running):
+    async with consuming(settings, may_stop=True) as (service, running):
         await until(service.caught_up.is_set)
         async with Topics(settings.kafka_bootstrap_servers) as topics:
             await topics.delete(settings.kafka_topic)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.faults.stage import DRAIN_S, is_drained
-from tests.support.waiting import until
+from tests.faults.stage import DRAIN_S, consume_with
 
 from skillaudit.consumer.database import Database
 from skillaudit.consumer.dead_letters import list_dead_letters, replay_dead_letters
@@ -34,19 +32,11 @@ async def consume_through(
     **options: Any,
 ) -> None:
     """A consumer takes everything there is through this source, then ends in order."""
-    consumer = service(settings, source=lambda database: wrap(make_source(settings)(database)), **options)
-    await consumer.start()
-    stop = asyncio.Event()
-    running = asyncio.create_task(consumer.run(stop))
-    try:
-        await until(lambda: running.done() or consumer.caught_up.is_set(), timeout_s)
-        if not settings.uses_kafka:
-            await until(lambda: running.done() or is_drained(settings), timeout_s)
-    except TimeoutError:
-        raise AssertionError(f"not caught up within {timeout_s:g} s: {consumer.status}") from None
-    finally:
-        stop.set()
-        await running
+
+    def make(own: Settings) -> ConsumerService:
+        return service(own, source=lambda database: wrap(make_source(own)(database)), **options)
+
+    await consume_with(settings, make, timeout_s=timeout_s)
 
 
 class HalfOfThePartitions:

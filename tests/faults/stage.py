@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +21,15 @@ from tests.faults.rows import Case
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
+from skillaudit.consumer.service import ConsumerService, ServiceState
 from skillaudit.contract.outbox.directory import list_sources
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_host import run_host_forwarder
-from skillaudit.storage.hosting import host_consumer
 
-DRAIN_S = 120.0
+DRAIN_S = 240.0
+"""What anything may take here that takes a second on a machine without other work."""
+Make = Callable[..., ConsumerService]
+"""Takes settings, and the options of `ConsumerService`."""
 QUIET_SMALL = {"batch_records_max": 500, "segment_bytes": 64 * 1024, "seal_rows": 2_000}
 """Small batches, segments and hot tables, so that a fault meets retirements and seals, too."""
 
@@ -158,18 +161,56 @@ def is_drained(settings: Settings) -> bool:
     return not any(source.backlog_records for source in list_sources(settings.outbox_dir))
 
 
-async def consume_all(settings: Settings, timeout_s: float = DRAIN_S, **options: Any) -> None:
-    """A consumer in this process takes everything there is, then ends in order."""
-    async with host_consumer(settings, serve=False, **options) as hosted:
-        async with asyncio.timeout(timeout_s):
-            caught_up = asyncio.create_task(hosted.service.caught_up.wait())
-            await asyncio.wait((caught_up, hosted.running), return_when=asyncio.FIRST_COMPLETED)
-            if hosted.running.done():
-                hosted.running.result()
-        if not settings.uses_kafka:
-            await until(lambda: hosted.running.done() or is_drained(settings), timeout_s)
-            if hosted.running.done():
-                hosted.running.result()
+@contextlib.asynccontextmanager
+async def consuming(
+    settings: Settings,
+    make: Make = ConsumerService,
+    *,
+    begin_s: float = DRAIN_S,
+    may_stop: bool = False,
+    **options: Any,
+) -> AsyncGenerator[tuple[ConsumerService, asyncio.Task[None]]]:
+    """A consumer in this process, which runs until the block is left, and then ends in order.
+
+    `make`: of the row's own kind. It has begun within `begin_s` (0: perhaps not yet); what keeps it from that is raised.
+    If it has stopped by the block's end that is an AssertionError, unless it `may_stop`: then the block looks at it.
+    """
+    service, stop = make(settings, **options), asyncio.Event()
+    await service.open()
+    running = asyncio.create_task(service.run(stop))
+    try:
+        if begin_s:
+            await until(lambda: running.done() or service.status.state is ServiceState.RUNNING, begin_s)
+        if running.done():
+            running.result()
+        yield service, running
+    finally:
+        stop.set()
+        await asyncio.wait((running,))
+        error = None if running.cancelled() else running.exception()
+    assert may_stop or error is None, f"the consumer has stopped: {error!r}"
+
+
+async def consume_with(
+    settings: Settings, make: Make = ConsumerService, *, timeout_s: float = DRAIN_S, **options: Any
+) -> None:
+    """A consumer takes everything there is, then ends in order; raises what stops it."""
+    async with consuming(settings, make, may_stop=True, **options) as (service, running):
+        try:
+            await until(lambda: running.done() or has_everything(service), timeout_s)
+        except TimeoutError:
+            raise AssertionError(f"not caught up within {timeout_s:g} s: {service.status}") from None
+    running.result()
+
+
+def has_everything(service: ConsumerService) -> bool:
+    """Whether it has read all there was; embedded, whether it has acknowledged that, too."""
+    return service.caught_up.is_set() and (service.settings.uses_kafka or is_drained(service.settings))
+
+
+async def consume_all(settings: Settings, timeout_s: float = DRAIN_S) -> None:
+    """As `consume_with`, with the product's own consumer."""
+    await consume_with(settings, timeout_s=timeout_s)
 
 
 async def drain(settings: Settings, timeout_s: float = DRAIN_S) -> None:

@@ -1,11 +1,11 @@
-"""What rows around Kafka share: a forwarder and a consumer in this process, whose parts a row may replace."""
+"""What rows around Kafka share: a forwarder in this process whose parts a row may replace, mock clusters, topics."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,11 +13,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from aiokafka.errors import KafkaError
 from tests.conformance.compositions import settings_at
 from tests.faults.rows import Case
-from tests.faults.stage import is_drained
+from tests.faults.stage import DRAIN_S
 from tests.support.mock_cluster import MockCluster
 from tests.support.waiting import until
 
-from skillaudit.consumer.service import ConsumerService, ServiceState
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_host import run_host_forwarder
 from skillaudit.producer.kafka import KafkaPublisher
@@ -25,8 +24,7 @@ from skillaudit.producer.publisher import RecordPublisher
 
 REQUEST_TIMEOUT_MS = 1_000
 """The shortest that the settings allow: outages of seconds are to a client with it what minutes are to one with 30 s."""
-PATIENCE_S = 240.0
-"""What anything may take here that takes a second on a machine without other work."""
+PATIENCE_S = DRAIN_S
 CASE_S_MAX = 900.0
 FLUSH_S = 180.0
 FLUSH_OFF_S = 3.0
@@ -65,46 +63,6 @@ async def forwarding(
     finally:
         stop.set()
         await running
-
-
-@contextlib.asynccontextmanager
-async def consuming(
-    settings: Settings,
-    make: Callable[..., ConsumerService] = ConsumerService,
-    *,
-    begin_s: float = PATIENCE_S,
-    **options: Any,
-) -> AsyncGenerator[tuple[ConsumerService, asyncio.Task[None]]]:
-    """A consumer of a kind of the row's own that has begun; raises what keeps it from that. What stops it later is the
-    block's business to await.
-    """
-    service, stop = make(settings, **options), asyncio.Event()
-    await service.open()
-    running = asyncio.create_task(service.run(stop))
-    try:
-        await until(lambda: running.done() or service.status.state is ServiceState.RUNNING, begin_s)
-        if running.done():
-            running.result()
-        yield service, running
-    finally:
-        stop.set()
-        await asyncio.wait((running,))
-        if not running.cancelled():
-            running.exception()
-
-
-async def consume_with(
-    settings: Settings, make: Callable[..., ConsumerService] = ConsumerService, **options: Any
-) -> None:
-    """As `stage.consume_all`, with a consumer of the row's own."""
-    async with consuming(settings, make, **options) as (service, running):
-        await until(lambda: running.done() or has_everything(service), PATIENCE_S)
-    running.result()
-
-
-def has_everything(service: ConsumerService) -> bool:
-    """Whether it has read all there was; embedded, whether it has acknowledged that, too."""
-    return service.caught_up.is_set() and (service.settings.uses_kafka or is_drained(service.settings))
 
 
 class NeverRebuilt(KafkaPublisher):

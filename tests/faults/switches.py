@@ -11,14 +11,12 @@ numbers-kept       of a run that is known no number is known
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from tests.faults.fuse import Fuse, FusedCursor
+from tests.faults.switches_consumer import NumbersForgotten
 
-from skillaudit.consumer.books import Book
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.remembered import Remembered
 from skillaudit.contract.clock import Clock, SystemClock
 
 
@@ -62,14 +60,6 @@ class LocalTime(FusedCursor):
         return super().execute(query, *parameters)
 
 
-class _NumbersForgotten(Remembered):
-    def recall(self, cursor: Any, topic: str, run_ids: Iterable[str]) -> dict[str, Book]:
-        books = super().recall(cursor, topic, run_ids)
-        for book in books.values():
-            book.received, book.finished = (), False
-        return books
-
-
 class ForgetfulMaterializer(Materializer):
     """Takes what is delivered twice for new."""
 
@@ -79,7 +69,7 @@ class ForgetfulMaterializer(Materializer):
 
     def forget(self) -> None:
         """As before, of another kind."""
-        self.remembered = _NumbersForgotten(self._cursor, self.remembered.known)
+        self.remembered = NumbersForgotten(self._cursor, self.remembered.known)
 
 
 CURSORS: dict[str, type[FusedCursor]] = {

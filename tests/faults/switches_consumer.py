@@ -15,7 +15,7 @@ from skillaudit.contract import ranges
 from skillaudit.contract.sources import SourceRecord
 
 
-class _NumbersForgotten(Remembered):
+class NumbersForgotten(Remembered):
     """Knows runs, and no number of theirs: what is delivered twice looks new."""
 
     def recall(self, cursor: Any, topic: str, run_ids: Iterable[str]) -> dict[str, Book]:
@@ -43,7 +43,7 @@ def _put(materializer: Materializer, kind: type[Remembered]) -> None:
 class WithoutDuplicateDetection(_Replaced):
     """What was received is not remembered."""
 
-    remembered = _NumbersForgotten
+    remembered = NumbersForgotten
 
 
 class _HighWaterMark(Materializer):

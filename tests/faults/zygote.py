@@ -20,7 +20,6 @@ from typing import Any
 IMPORTED = (
     "tests.faults.consumer_worker",
     "tests.faults.service_worker",
-    "tests.faults.service_worker",
     "skillaudit.consumer.kafka_source",
     "skillaudit.consumer.outbox_source",
 )
