@@ -244,11 +244,13 @@ async def partitions_added(case: Case) -> None:
                 stop.touch()
                 await agents.join(PATIENCE_S)
                 await later.join(PATIENCE_S)
-        await until(lambda: running.done() or len(service.status.lag) == 12)
+        stored = await read_batches(settings, settings.kafka_topic)
+        filled = {f"{settings.kafka_topic}/{number}" for number, records in stored.items() if records}
+        await until(lambda: running.done() or filled <= service.status.lag.keys())
         assert not running.done(), running
     accounts = agents.noted() | later.noted()
     places: dict[bytes, set[int]] = {}
-    for partition, records in (await read_batches(settings, settings.kafka_topic)).items():
+    for partition, records in stored.items():
         for key, _ in records:
             places.setdefault(key, set()).add(partition)
     split = {key: where for key, where in places.items() if len(where) > 1}
