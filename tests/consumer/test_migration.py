@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from tests.consumer.support import SOURCE_A, finish, log, records, rows, start, value
 
-from skillaudit.consumer.database import open_database
+from skillaudit.consumer.database import Database, migrate, open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.statements import sql_text
+from skillaudit.contract.errors import DiskFullError
 
 OLD_VIEWS = Path(__file__).parent / "data" / "views_of_schema_1.sql"
 COLUMNS = "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'main' AND NOT internal"
@@ -87,3 +89,32 @@ def test_a_migrated_file_goes_on(old_file: Path) -> None:
         assert value(database, "SELECT next_offset FROM main.positions WHERE partition = 't/0'") == 45
         assert value(database, f"SELECT run_key FROM main.runs WHERE source_id = '{SOURCE_A}'") == 8
         materializer.close()
+
+
+class _FullCursor:
+    """As the engine's on a full disk: a commit fails, and takes the transaction with it."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        self._cursor = cursor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, query: str, *parameters: Any) -> Any:
+        if query == "COMMIT":
+            self._cursor.execute("ROLLBACK")
+            raise duckdb.IOException("Could not write file: No space left on device")
+        return self._cursor.execute(query, *parameters)
+
+
+class _FullDatabase(Database):
+    def cursor(self) -> Any:
+        return _FullCursor(super().cursor())
+
+
+def test_a_migration_that_meets_a_full_disk_says_so(old_file: Path) -> None:
+    """The engine has ended the transaction by then: that there is none to roll back is not what went wrong."""
+    with contextlib.closing(duckdb.connect(str(old_file))) as connection:
+        database = _FullDatabase(old_file, connection)
+        with pytest.raises(DiskFullError):
+            migrate(database)

@@ -206,5 +206,6 @@ def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str, *, last: bo
         cursor.execute("UPDATE store.meta SET value = ? WHERE name = 'schema_version'", [str(number)])
         cursor.execute("COMMIT")
     except BaseException:
-        cursor.execute("ROLLBACK")
+        with contextlib.suppress(duckdb.Error):  # the first error is the one to tell
+            cursor.execute("ROLLBACK")
         raise
