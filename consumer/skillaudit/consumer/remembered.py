@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 import duckdb
@@ -14,11 +15,14 @@ from skillaudit.consumer.poison import PoisonState, load_state
 from skillaudit.consumer.positions import PartitionBook, load_ledger_ends, load_positions
 from skillaudit.consumer.sources import SourceBook, find_claims, find_sources
 from skillaudit.consumer.statements import statements
+from skillaudit.contract.sources import SourceRecord
+from skillaudit.proof.cuts import Cut, Trial, begin, trials
 
 BOOKS_MAX: Final = 200_000
 """Runs remembered at once; past it all are forgotten, and looked up when they are met again."""
 SOURCES_MAX: Final = 100_000
 _STATE: Final = statements("state.sql")
+_PARTITION: Final = attrgetter("partition")
 
 
 class Remembered:
@@ -34,6 +38,8 @@ class Remembered:
         self.claims = find_claims(cursor)
         self.partitions: dict[str, PartitionBook] = load_positions(cursor)
         self._ledger_ends = load_ledger_ends(cursor)
+        self.trials: dict[str, Trial] = trials(cursor)
+        """Partitions of which it is still open with which row their ledger begins; see `proof.cuts`."""
         self.tables = {"runs", *(name for name in ("orphans", "tombstones") if _any(cursor, name))}
         """Tables in which an unknown run may be found: orphans and tombstones are rare, and each look-up a scan."""
         self.poison: PoisonState = _poison(cursor)
@@ -73,6 +79,25 @@ class Remembered:
             book = PartitionBook(name, ledger_next=self._ledger_ends.get(name, 0))
             self.partitions[name] = book
         return book
+
+    def begin(self, cursor: duckdb.DuckDBPyConnection, records: Sequence[SourceRecord]) -> list[Cut]:
+        """Books of the partitions that these records are the first of. In a rebuild their ledgers may not begin at row 0;
+        returns what is known to be missing of them.
+        """
+        new = {name for name in set(map(_PARTITION, records)) if name not in self.partitions}
+        if not new:
+            return []
+        firsts: dict[str, int] = {}
+        for record in records:
+            if record.partition in new:
+                firsts.setdefault(record.partition, record.offset)
+        books = {name: self.partition(name) for name in firsts}
+        cuts = begin(cursor, firsts, {name: book.ledger_next for name, book in books.items()})
+        for cut in cuts:
+            books[cut.partition].ledger_next = cut.first_row
+            if cut.trial is not None:
+                self.trials[cut.partition] = cut.trial
+        return [cut for cut in cuts if cut.trial is None]
 
     def forget(self, topic: str, run_ids: Iterable[str]) -> None:
         """Drop what nobody is likely to ask for, and everything where it grows too large."""

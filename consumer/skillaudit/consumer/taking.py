@@ -23,6 +23,7 @@ from skillaudit.consumer.judging import (
     record_bytes,
 )
 from skillaudit.consumer.lookup import KeptRecord, find_calls, find_records, find_tags, logs_of_run
+from skillaudit.consumer.positions import PartitionBook
 from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.sources import SourceBook
 from skillaudit.consumer.staging import Decoded, Parse, decode
@@ -40,6 +41,7 @@ from skillaudit.contract.wire import (
     SourceClosed,
     SourceHeartbeat,
 )
+from skillaudit.proof.cuts import CUT_INCIDENT, Cut, Trial, settle
 from skillaudit.proof.ledger import rows_of
 
 _STAGING: Final = statements("staging.sql")
@@ -104,7 +106,9 @@ class TopicTaker:
         decoded = decode(self._cursor, records, self._terms.small_batch_records, self._terms.parse)
         self._tally.size_bytes += decoded.size_bytes
         if self._terms.ledger:
+            self._tell_cuts(self._remembered.begin(self._cursor, records))
             self._enter(decoded)
+            self._settle_trials()
         self._bury(decoded, places)
         batches = self._by_run(decoded)
         books = self._remembered.recall(self._cursor, topic, batches)
@@ -122,15 +126,43 @@ class TopicTaker:
         indexes = [index for index, event in decoded.events if not isinstance(event, RunLog | RunRefused)]
         if decoded.failures:
             indexes = sorted([*indexes, *(index for index, _ in decoded.failures)])
-        rows = self._changes.rows.setdefault("ledger", [])
+        rows, trials = self._changes.rows.setdefault("ledger", []), self._remembered.trials
         for index in indexes:
             record = self._records[index]
             entries = rows_of(record.value)
             if entries:
                 partition = self._remembered.partition(record.partition)
+                trial = trials.get(record.partition) if trials else None
+                if trial is not None and record.offset >= trial.offset:
+                    self._settle(partition, trial)
                 first, partition.ledger_next = partition.ledger_next, partition.ledger_next + len(entries)
                 origin = (record.received_us, record.offset)
                 rows += [(record.partition, n, *entry, *origin) for n, entry in enumerate(entries, first)]
+
+    def _settle_trials(self) -> None:
+        """Of partitions whose records reach, with this batch, the end of the seal in which their ledger begins again."""
+        trials = self._remembered.trials
+        if not trials:
+            return
+        ends = {r.partition: r.next_offset for r in self._records if r.partition in trials}
+        for name, end in ends.items():
+            if end >= trials[name].offset:
+                self._settle(self._remembered.partition(name), trials[name])
+
+    def _settle(self, book: PartitionBook, trial: Trial) -> None:
+        del self._remembered.trials[book.partition]
+        dropped, cut = settle(self._cursor, book.partition, trial, book.ledger_next)
+        if cut is not None:
+            self._tell_cuts([cut])
+        if dropped is not None and cut is not None:
+            rows = self._changes.rows["ledger"]
+            rows[:] = [row for row in rows if row[0] != book.partition or row[1] < dropped]
+            book.ledger_next = cut.first_row
+
+    def _tell_cuts(self, cuts: Sequence[Cut]) -> None:
+        for cut in cuts:
+            number = self._remembered.take_incident_id()
+            self._changes.add("incidents", number, self._now_us, CUT_INCIDENT, cut.partition, str(cut))
 
     # Records to runs.
 

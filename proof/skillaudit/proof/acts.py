@@ -16,6 +16,7 @@ was meant. What `scope` holds, by kind:
     hold      {"runs": [id, ...]}, {"skill_id": text} or {"all": true}
     release   {"hold": act id}
     restore   {"database": id, "journal_size": n}
+    cut       {partition: first row, ...}; what is not in the database that journals it, see `cuts.py`
     genesis, key, schema, incident, verify, export    names and texts, as their makers say
 """
 
@@ -51,6 +52,7 @@ class ActKind(StrEnum):
     SCHEMA = "schema"
     RESTORE = "restore"
     INCIDENT = "incident"
+    CUT = "cut"
     VERIFY = "verify"
     EXPORT = "export"
 

@@ -2,12 +2,12 @@
 
 The anchor's objects hold every leaf. They are put back as they were, under the checkpoints that were signed over them;
 the ledger comes back from the events, by itself. From then on there are seals that this ledger has not *met* yet: until
-it has, and every root agrees, nothing new is sealed.
+it has, and every root agrees, nothing new is sealed. What is in no record that is left can't be met (`cuts.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,21 +102,27 @@ def all_met(cursor: duckdb.DuckDBPyConnection) -> None:
         cursor.execute(_SQL["all_met"])
 
 
-def unmet_seals(cursor: duckdb.DuckDBPyConnection, first: int, end: int) -> Iterator[UnmetSeal]:
-    """Compare the seals among the leaves `[first, end)` with the ledger, hashed in the engine, portion by portion."""
+def unmet_seals(
+    cursor: duckdb.DuckDBPyConnection, first: int, end: int, cut: Mapping[str, int] | None = None
+) -> Iterator[UnmetSeal]:
+    """Compare the seals among the leaves `[first, end)` with the ledger, hashed in the engine, portion by portion. `cut`:
+    partition -> the row below which rows may be missing; those that are there count.
+    """
     portion: list[tuple[int, SealedRange]] = []
     for index, leaf in enumerate(Journal(cursor).iterate(first, end), first):
         if leaf_kind(leaf) == "seal":
             portion += [(index, sealed) for sealed in parse_seal(leaf).ranges]
         rows = sum(sealed.count for _, sealed in portion)
         if rows >= CHECKED_ROWS_MAX or len(portion) >= CHECKED_SEALS_MAX:
-            yield from _unmet(cursor, portion)
+            yield from _unmet(cursor, portion, cut or {})
             portion = []
     if portion:
-        yield from _unmet(cursor, portion)
+        yield from _unmet(cursor, portion, cut or {})
 
 
-def _unmet(cursor: duckdb.DuckDBPyConnection, portion: Sequence[tuple[int, SealedRange]]) -> list[UnmetSeal]:
+def _unmet(
+    cursor: duckdb.DuckDBPyConnection, portion: Sequence[tuple[int, SealedRange]], cut: Mapping[str, int]
+) -> list[UnmetSeal]:
     parameters = {
         "partitions": [sealed.partition for _, sealed in portion],
         "firsts": [sealed.first for _, sealed in portion],
@@ -126,8 +132,11 @@ def _unmet(cursor: duckdb.DuckDBPyConnection, portion: Sequence[tuple[int, Seale
         rows = cursor.execute(_SQL["range_roots"].format(schema="store"), parameters).fetchall()
     found = {(row[0], row[1]): (row[2], row[3] + 1, bytes(row[4])) for row in rows}
     missing = (0, 0, b"")
-    return [
+    unmet = [
         UnmetSeal(index, sealed, found.get((sealed.partition, sealed.first), missing)[0])
         for index, sealed in portion
         if found.get((sealed.partition, sealed.first)) != (sealed.count, sealed.next_offset, sealed.root)
+    ]
+    return [
+        it for it in unmet if it.rows >= it.sealed.count or it.sealed.end > cut.get(it.sealed.partition, 0)
     ]

@@ -26,6 +26,7 @@ from skillaudit.contract.errors import DatabaseError, RetryableError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
 from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
+from skillaudit.proof.cuts import cut_rows, name_cuts
 from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import NoteError, SigningRefusedError
 from skillaudit.proof.journal import Journal
@@ -197,7 +198,7 @@ class Sealer:
         if self._signing and not self._resumed:
             self._resume(self._signing, now_us)
         with contextlib.closing(self._database.cursor()) as cursor:
-            waiting = self._pending(cursor) if self._meets(cursor) else []
+            waiting = self._pending(cursor) if self._meets(cursor, now_us) else []
             rows = sum(part.rows for part in waiting)
             forced = force or self._unmet
             due = bool(waiting) if forced else seal_due(self._policy, now_us, self._last_us, waiting)
@@ -230,8 +231,8 @@ class Sealer:
 
     # Sealing
 
-    def _meets(self, cursor: duckdb.DuckDBPyConnection) -> bool:
-        """Whether the ledger has met the seals of a restored journal; false as long as rows are missing.
+    def _meets(self, cursor: duckdb.DuckDBPyConnection, now_us: int) -> bool:
+        """Whether the ledger has met the seals of a restored journal, but for what is cut; false as long as rows are missing.
 
         Raises `SigningRefusedError` where they are all there and are others than those sealed.
         """
@@ -241,11 +242,12 @@ class Sealer:
             return True
         with engine_errors("read the ledger's ends"):
             ends = {str(row[0]): int(row[1]) for row in cursor.execute(_SQL["ends"]).fetchall()}
+        cut = cut_rows(cursor)
         if self._to_meet is None:
             self._to_meet = _sealed_ends(cursor, None)
-        if any(ends.get(partition, 0) < end for partition, end in self._to_meet.items()):
+        if any(max(ends.get(name, 0), cut.get(name, 0)) < end for name, end in self._to_meet.items()):
             return False
-        unmet = next(unmet_seals(cursor, first, Journal(cursor).size()), None)
+        unmet = next(unmet_seals(cursor, first, Journal(cursor).size(), cut), None)
         if unmet is not None:
             raise SigningRefusedError(
                 f"the ledger made from the events is not the one that was sealed: {unmet}. Nothing is sealed; run"
@@ -253,6 +255,7 @@ class Sealer:
             )
         with self._database.transaction("remember that the ledger met its seals") as writing:
             all_met(writing)
+            name_cuts(writing, now_us)
         self._unmet = False
         return True
 
@@ -426,5 +429,7 @@ def _check_contains(journal: Journal, signed: Checkpoint) -> None:
 def _refused(signed: Checkpoint, how: str) -> SigningRefusedError:
     return SigningRefusedError(
         f"the journal does not continue the checkpoint of {signed.size} leaves that was signed: {how}. Nothing is sealed"
-        " or signed until its leaves are restored from an anchor; look with `skillaudit verify`"
+        " or signed until its leaves are put back: from an anchor that holds them, or with a backup; look with `skillaudit"
+        " verify`. Where neither is left, a new journal is begun on purpose: with a key of another name"
+        " (`skillaudit keys new`), another seal_state and other anchors; what was signed before then proves nothing here"
     )

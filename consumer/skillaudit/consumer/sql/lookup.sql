@@ -63,9 +63,13 @@ SELECT partition, cluster, next_offset, last_offset, last_digest, records, recei
 FROM store.positions
 
 -- name: ledger_ends
--- Of partitions whose position was given up: their numbering goes on.
-SELECT partition, max(idx) + 1
-FROM store.ledger ANTI JOIN store.positions USING (partition)
+-- Of partitions whose position was given up: their numbering goes on. And of those that were found empty in a rebuild.
+SELECT partition, max(row_next)
+FROM (
+    SELECT partition, idx + 1 AS row_next FROM store.ledger
+    UNION ALL
+    SELECT partition, first_row FROM store.ledger_cuts
+) ANTI JOIN store.positions USING (partition)
 GROUP BY partition
 
 -- name: next_run_key

@@ -58,6 +58,9 @@ SELECT partition, idx, kind, run_id, source_id, source_seq, events, head, receiv
 CREATE OR REPLACE VIEW main.ledger_from AS
 SELECT partition, record_offset, run_key FROM store.ledger_from;
 
+CREATE OR REPLACE VIEW main.ledger_cuts AS
+SELECT partition, first_row, record_offset, journal_idx FROM store.ledger_cuts WHERE trial_row IS NULL;
+
 CREATE OR REPLACE VIEW main.journal AS
 SELECT idx, at_us, kind, leaf FROM store.journal;
 
