@@ -171,9 +171,18 @@ def _notary_figures(notary: NotaryStatus, now_us: int) -> Iterable[Metric]:
         "Signed leaves of the journal that an anchor lacks",
         labels=["anchor"],
     )
+    age = GaugeMetricFamily(
+        "skillaudit_anchor_newest_age_seconds",
+        "How long ago an anchor took the newest checkpoint that it has, by its own clock; none before it was asked. While the "
+        "sealer lives there is a new one at least every hour",
+        labels=["anchor"],
+    )
     for anchor in notary.anchors:
         behind.add_metric([anchor.uri], anchor.behind)
+        if anchor.published_us:
+            age.add_metric([anchor.uri], _seconds_between(anchor.published_us, now_us))
     yield behind
+    yield age
 
 
 def _up(notary: NotaryStatus) -> float:
