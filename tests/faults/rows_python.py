@@ -188,11 +188,15 @@ async def celery_prefork(case: Case) -> None:
 
 async def _kill_pool(worker: Process) -> None:
     """First who would make new children."""
-    tasks = Path(f"/proc/{worker.pid}/task").iterdir()
-    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    children = _children(worker.pid)
     await worker.kill()
     for pid in children:
         _kill_if_alive(pid)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def _kill_if_alive(pid: int) -> None:
