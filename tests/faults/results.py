@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 
 PASSED, FAILED = "passed", "failed"
 _PLACES = (
-    (re.escape(f"{Path(__file__).parents[2]}/"), ""),
+    # What a process said is told from its end: the first slash may be cut off.
+    (f"(?<![A-Za-z0-9])/?{re.escape(str(Path(__file__).parents[2]).lstrip('/'))}/", ""),
     (rf"{re.escape(tempfile.gettempdir())}/skillaudit-[a-z0-9-]+-[a-z0-9_]{{8}}", "CASE"),
     (re.escape(f"{sys.base_prefix}/"), "PYTHON/"),
 )
@@ -43,6 +44,12 @@ class Result:
     error: str = ""
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     versions: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def numbers(self) -> set[int]:
+        """Of its cases; where it tells a failure, of the one that failed."""
+        end = self.first + self.cases
+        return set(range(self.first if self.result == PASSED else end - 1, end))
 
 
 @cache
@@ -100,11 +107,28 @@ def read(path: Path) -> Iterator[Result]:
                 yield Result(**json.loads(line))
 
 
-def next_case(path: Path, row: str, seed: int) -> tuple[int, int]:
-    """Where a row goes on under this seed: number of the next case, injections that passed so far."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a row goes on under a seed."""
+
+    failed: tuple[int, ...]
+    """Numbers of the cases whose last result is a failure, in order: they are run again before new ones."""
+    next: int
+    """Number of the first case that was never run."""
+    passed: int
+    """Injections that passed so far."""
+
+
+def progress(path: Path, row: str, seed: int) -> Progress:
+    """From the results file."""
     first = count = 0
+    failed: set[int] = set()
     for result in read(path):
         if (result.row, result.off, result.seed) == (row, "", seed):
             first = max(first, result.first + result.cases)
-            count += result.count if result.result == PASSED else 0
-    return first, count
+            if result.result == PASSED:
+                count += result.count
+                failed -= result.numbers
+            else:
+                failed |= result.numbers
+    return Progress(tuple(sorted(failed)), first, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Self
 
-from tests.faults.results import FAILED, PASSED, Result, append, next_case, versions
+from tests.faults.results import FAILED, PASSED, Progress, Result, append, progress, versions
 from tests.faults.rows import Case, ResourceFactory, Row
 
 SAVE_EVERY_S = 30.0
@@ -26,9 +27,9 @@ class RowFailedError(AssertionError):
 class _Stretch:
     """Cases that passed and are not in the results file yet."""
 
-    def __init__(self, row: Row, seed: int, first: int, results: Path | None) -> None:
+    def __init__(self, row: Row, seed: int, results: Path | None) -> None:
         self.row, self.seed, self.results = row, seed, results
-        self._begin(first)
+        self._begin(0)
 
     def _begin(self, first: int) -> None:
         self.first, self.cases, self.count, self.events = first, 0, 0, 0
@@ -36,6 +37,9 @@ class _Stretch:
         self.began_s = time.monotonic()
 
     def add(self, case: Case) -> None:
+        if case.number != self.first + self.cases:
+            self.save()
+            self._begin(case.number)
         self.cases += 1
         self.count += case.injections
         self.events += case.events
@@ -72,23 +76,25 @@ async def run_row(
 ) -> int:
     """Cases until `count` injections passed in all, those in the results file included; answers how many were made now.
 
-    Raises `RowFailedError` at the first that fails, after it is written down.
+    Those that failed are run again before new ones. Raises `RowFailedError` at the first that fails, after it is
+    written down.
     """
-    number, done = (
-        next_case(results, row.name, seed) if results is not None and first is None else (first or 0, 0)
-    )
-    made = 0
-    if done >= count:
+    resumes = results is not None and first is None
+    before = progress(results, row.name, seed) if results and resumes else Progress((), first or 0, 0)
+    if before.passed >= count and not before.failed:
         return 0
     shared = await resources.of(row)
-    stretch = _Stretch(row, seed, number, results)
+    stretch = _Stretch(row, seed, results)
+    made = 0
+    numbers = itertools.count(before.next)
+    again = list(before.failed)
     try:
-        while done + made < count:
+        while again or before.passed + made < count:
+            number = again.pop(0) if again else next(numbers)
             case = await run_case(row, number, seed, shared)
             stretch.add(case)
             made += case.injections
-            number += 1
-            _say(f"{row.name}: {done + made}/{count}")
+            _say(f"{row.name}: {before.passed + made}/{count}")
     except Exception as exc:
         stretch.save()
         stretch.add(Case(number, seed, Path()))

@@ -3,7 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from tests.faults.results import FAILED, PASSED, Result, append, next_case, read, without_places
+import pytest
+from tests.faults.results import FAILED, PASSED, Progress, Result, append, progress, read, without_places
+from tests.faults.rows import Row
+from tests.faults.running import Resources, RowFailedError, run_row
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,9 +28,11 @@ def result(**members):
 def test_no_place_of_a_machine_is_published(tmp_path):
     """An error may quote a traceback, a command or a file of the case."""
     case = f"{tempfile.gettempdir()}/skillaudit-two-words-a1_b2c3d"
-    append(tmp_path / "r.jsonl", result(error=f'File "{ROOT}/tests/x.py", of {case}/data/audit.duckdb'))
+    cut_off = str(ROOT).lstrip("/")
+    told = f'File "{ROOT}/tests/x.py", of {case}/data/audit.duckdb; {cut_off}/producer/y.py'
+    append(tmp_path / "r.jsonl", result(error=told))
     (found,) = read(tmp_path / "r.jsonl")
-    assert found.error == 'File "tests/x.py", of CASE/data/audit.duckdb'
+    assert found.error == 'File "tests/x.py", of CASE/data/audit.duckdb; producer/y.py'
 
 
 def test_the_published_results_name_no_place():
@@ -40,13 +45,41 @@ def test_the_published_results_name_no_place():
 def test_a_row_goes_on_behind_its_last_case(tmp_path):
     """A failed case is counted as run and not as passed; other seeds and switched-off variants are others' business."""
     path = tmp_path / "r.jsonl"
-    assert next_case(path, "r", 1) == (0, 0)
+    assert progress(path, "r", 1) == Progress((), 0, 0)
     append(path, result(cases=3, count=12))
     append(path, result(first=3, result=FAILED))
     append(path, result(off="crc", cases=9, count=9))
     append(path, result(seed=2, cases=9, count=9))
     with path.open("ab") as file:
         file.write(b'{"row": "r", torn')
-    assert next_case(path, "r", 1) == (4, 12)
+    assert progress(path, "r", 1) == Progress((3,), 4, 12)
     append(path, result(first=4))
-    assert next_case(path, "r", 1) == (5, 13), "a torn line is cut off, the next one is whole"
+    assert progress(path, "r", 1) == Progress((3,), 5, 13), "a torn line is cut off, the next one is whole"
+    append(path, result(first=3))
+    assert progress(path, "r", 1) == Progress((), 5, 14), "what failed has passed"
+    append(path, result(first=3, result=FAILED))
+    assert progress(path, "r", 1).failed == (3,), "the last result counts"
+
+
+@pytest.mark.asyncio
+async def test_a_case_that_failed_is_run_again_before_new_ones(tmp_path):
+    """Also where the count is full without it."""
+    ran, broken = [], [True]
+
+    async def inject(case):
+        ran.append(case.number)
+        assert case.number != 1 or not broken[0]
+
+    row = Row(name="r", about="", inject=inject, full=3, share=1)
+    path = tmp_path / "r.jsonl"
+    async with Resources() as resources:
+        with pytest.raises(RowFailedError):
+            await run_row(row, resources, count=3, seed=1, results=path)
+        append(path, result(first=2, cases=2, count=2))
+        assert progress(path, "r", 1) == Progress((1,), 4, 3)
+        with pytest.raises(RowFailedError):
+            await run_row(row, resources, count=3, seed=1, results=path)
+        broken[0] = False
+        assert await run_row(row, resources, count=5, seed=1, results=path) == 2
+    assert ran == [0, 1, 1, 1, 4]
+    assert [(r.first, r.cases, r.result) for r in read(path)][-2:] == [(1, 1, PASSED), (4, 1, PASSED)]
