@@ -226,7 +226,7 @@ async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
                     )()
         finally:
             if run is not None and run.state is State.FINISHED:
-                life.notes.note(run=run.run_id, end=run.sequence - 1)
+                life.notes.note(run=run.run_id, end=run.sequence)
 
     running = [asyncio.create_task(task(number)) for number in range(tasks)]
     for one in life.chance.sample(running, k=len(running)):
