@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.attacks.forging import forge_checkpoints
-from tests.attacks.world import Store, Tampered, names, told, violations
+from tests.attacks.world import Depth, Store, Tampered, names, told, violations
 
 from skillaudit.consumer.planning import plan_erase, plan_hold, plan_purge_of, plan_redact, plan_release
 from skillaudit.consumer.recording import perform
@@ -101,6 +101,17 @@ def test_an_edit_beside_a_redaction_is_found(record):
     t = record.open()
     t.events("UPDATE {events} SET payload = '{}' WHERE run_key = ? AND sequence = 5", KEY)
     assert "EVENT_ALTERED" in violations(t.verify())
+
+
+def test_a_salt_put_back_beside_a_redaction_is_found(record):
+    """It went with the content, so that nobody can find that by trying: one that stands there again is not its own."""
+    run_id = record.run_id()
+    record.act(plan_redact(ORDER, run_id, 3, None))
+    t = record.open()
+    t.sql("UPDATE store.runs SET salt = '\\x01'::BLOB WHERE run_key = ?", KEY)
+    for options in ({}, {"depth": Depth.QUICK}, {"run_id": run_id}):
+        report = t.verify(**options)
+        assert (violations(report), report.exit_code) == ({"COLUMN_ALTERED"}, 5), told(report)
 
 
 def test_a_digest_put_in_the_place_of_a_redacted_one_is_found(record):

@@ -14,7 +14,15 @@ from tests.attacks.forging import forge_checkpoints, forge_ledger, forge_run, fo
 from tests.attacks.world import SIGNER, SOURCES, Depth, Tampered, build, names, told, violations
 from tests.proof.support import signer
 
-from skillaudit.contract.digests import run_hash
+from skillaudit.contract.digests import (
+    FINISH_FIELDS,
+    START_FIELDS,
+    event_digest,
+    event_salt,
+    field_salt,
+    log_header,
+    run_hash,
+)
 from skillaudit.contract.wire import RunFinished, RunStarted, parse_record
 from skillaudit.proof import leaves
 from skillaudit.proof.checkpoint import Checkpoint
@@ -314,7 +322,11 @@ def test_a_run_that_is_listed_and_never_came_is_told_once(tmp_path):
     t.close()
     [missing] = [f for f in report.findings if f["kind"] == "RUN_NEVER_ARRIVED"]
     assert (report.exit_code, report.counts["RUN_NEVER_ARRIVED"], report.never_arrived) == (4, 1, 1)
-    assert (missing["source_id"], missing["source_seq"], missing["run_id"]) == (f"{1:032x}", 1, lost[0].decode())
+    assert (missing["source_id"], missing["source_seq"], missing["run_id"]) == (
+        f"{1:032x}",
+        1,
+        lost[0].decode(),
+    )
     assert "7 events" in missing["says"]
 
 
@@ -408,8 +420,7 @@ def test_content_taken_out_without_an_act_is_named(attacked):
 
 
 def forge_redaction(t, act_id, seq=3):
-    from skillaudit.contract.digests import event_digest, event_salt, log_header
-
+    """All that a redaction does, but the act."""
     salt = t.one("SELECT lower(hex(salt)) FROM store.runs WHERE run_key = ?", KEY)
     at_us, kind, payload = t.sql(
         "SELECT epoch_us(created_at), event_type, payload FROM events WHERE run_key = ? AND sequence = ?",
@@ -418,6 +429,13 @@ def forge_redaction(t, act_id, seq=3):
     )[0]
     digest = event_digest(event_salt(salt, seq), log_header(seq, at_us, kind), payload.encode())
     t.sql("INSERT INTO store.redactions VALUES (?, ?, NULL, ?, ?)", KEY, seq, bytes.fromhex(digest), act_id)
+    end = t.one("SELECT finish_seq FROM store.runs WHERE run_key = ?", KEY)
+    left = [(number, None, event_salt(salt, number)) for number in range(end + 1) if number != seq]
+    for number, fields in ((0, START_FIELDS), (end, FINISH_FIELDS)):
+        left += [(number, name, field_salt(salt, number, name)) for name in fields]
+    for number, name, own in left:
+        t.sql("INSERT INTO store.run_salts VALUES (?, ?, ?, ?)", KEY, number, name, own.decode())
+    t.sql("UPDATE store.runs SET salt = NULL WHERE run_key = ?", KEY)
     edit(t, "payload", f"""'{{"_redacted":{{"act":"{act_id}"}}}}'""", seq)
 
 

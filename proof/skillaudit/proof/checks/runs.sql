@@ -289,6 +289,7 @@ OR events_expected IS DISTINCT FROM finish_seq + 1
 OR (finish_seq IS NULL) <> (finished_at IS NULL)
 OR (finish_seq IS NULL) <> (finish_tag IS NULL)
 OR liveness NOT IN ('open', 'abandoned', 'finished') OR (finish_seq IS NULL) = (liveness = 'finished')
+OR (finish_seq IS NOT NULL AND redactions > 0 AND salt IS NOT NULL)
 OR (finish_seq IS NULL AND (
     status <> 'running' OR length_of_end > 0 OR tool_calls_count <> 0 OR runtime_us <> 0 OR total_input_tokens <> 0
     OR total_output_tokens <> 0 OR total_thinking_tokens <> 0

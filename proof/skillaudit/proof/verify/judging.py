@@ -304,6 +304,8 @@ def _altered_columns(facts: RunFacts) -> Iterator[str]:
     for name in ("finished_us", "finish_tag", "head"):
         if (row[name] is not None) != facts.finished:
             yield name
+    if facts.finished and facts.redactions and row["salt"] is not None:
+        yield "salt"  # forgotten with what was taken out: from it the content could be guessed
     if not facts.finished:
         yield from (name for name, empty in _UNFINISHED if row[name] != empty)
 
