@@ -34,6 +34,7 @@ from skillaudit.proof.leaves import encode_act
 
 LOCAL_PARTITION: Final = "local/0"
 """Where acts stand that are in no control log: of a database of its own, and what a database does to itself."""
+_LIFE: Final = frozenset({ActKind.GENESIS.value, ActKind.SCHEMA.value})
 RESULTS_MAX: Final = 1_000
 _SQL: Final = statements("acts.sql")
 _REDACTION: Final = statements("redaction.sql")
@@ -204,7 +205,6 @@ class Acting:
     ) -> None:
         index: int | None = None
         if self.journal:
-            self.journal_deferred(cursor, now_us)
             index = _journaled(cursor, line, now_us)
         row = {
             "control_partition": origin.partition,
@@ -217,11 +217,21 @@ class Acting:
         }
         cursor.execute(_SQL["add"], row)
 
-    def journal_deferred(self, cursor: duckdb.DuckDBPyConnection, now_us: int) -> None:
-        """Append the leaves of acts that were recorded without, in their order."""
-        for act_id, line in cursor.execute(_SQL["not_in_journal"]).fetchall():
+    def journal_deferred(
+        self, cursor: duckdb.DuckDBPyConnection, now_us: int, logged: Collection[bytes]
+    ) -> list[str]:
+        """Append the leaves of acts that were recorded without, in their order: of those in `logged`, and of what a database
+        says of its own life. Returns the ids of the others.
+        """
+        refused: list[str] = []
+        for act_id, kind, partition, line in cursor.execute(_SQL["not_in_journal"]).fetchall():
+            own = partition == LOCAL_PARTITION and kind in _LIFE
+            if not own and line.encode() not in logged:
+                refused.append(act_id)
+                continue
             index = _journaled(cursor, line.encode(), now_us)
             cursor.execute(_SQL["journaled"], {"act_id": act_id, "journal_idx": index})
+        return refused
 
     @staticmethod
     def _local(cursor: duckdb.DuckDBPyConnection) -> Origin:

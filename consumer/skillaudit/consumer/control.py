@@ -7,13 +7,19 @@ event, and goes on reading; a rebuilt database therefore applies the acts again.
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
+from skillaudit.contract.errors import UnreachableError
 from skillaudit.contract.settings import Settings
-from skillaudit.contract.sources import RecordBatch, StoredPosition
+from skillaudit.contract.sources import RecordBatch, SourceRecord, StoredPosition
 
 ACTS_POLLED_MAX: Final = 500
 """Acts taken at once; each is a transaction of its own."""
+POLL_TIMEOUT_MS: Final = 500
+OPEN_WAIT_S: Final = 60.0
+"""How long the log may give nothing at the start although it has not been read to its end."""
 
 
 class ControlLog(Protocol):
@@ -43,6 +49,25 @@ class ControlLog(Protocol):
     async def close(self) -> None:
         """Release everything; safe to call again."""
         ...
+
+
+async def read_whole(log: ControlLog) -> AsyncIterator[SourceRecord]:
+    """All lines of a log that is not open, from its beginning to its end; closed then. Raises what the log raises."""
+    try:
+        await log.open(None)
+        position, moved_s, timeout_ms = 0, time.monotonic(), 0
+        while True:
+            batch = await log.poll(timeout_ms)
+            for record in batch.records:
+                position, moved_s = record.next_offset, time.monotonic()
+                yield record
+            if position >= batch.ends.get(log.partition, 0):
+                return
+            if time.monotonic() - moved_s > OPEN_WAIT_S:
+                raise UnreachableError(f"{log.partition} gives nothing behind {position}; try again")
+            timeout_ms = POLL_TIMEOUT_MS
+    finally:
+        await log.close()
 
 
 def make_control(settings: Settings) -> ControlLog:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from skillaudit.consumer.control import ControlLog
+from skillaudit.consumer.control import OPEN_WAIT_S, POLL_TIMEOUT_MS, ControlLog, read_whole
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import Plan, Planner
-from skillaudit.consumer.recording import journal_acts, report_of, take_acts
+from skillaudit.consumer.recording import deferred_acts, journal_acts, report_of, take_acts
 from skillaudit.contract.admin import ActReport
 from skillaudit.contract.errors import NotYetMaterializedError, RetryableError, UnreachableError
 from skillaudit.contract.sources import RecordBatch
@@ -24,9 +24,6 @@ from skillaudit.proof.acts import act_line
 
 T = TypeVar("T")
 
-POLL_TIMEOUT_MS: Final = 500
-OPEN_WAIT_S: Final = 60.0
-"""How long the log may give nothing at the start although it has not been read to its end."""
 REQUEST_WAIT_S: Final = 150.0
 """How long an order waits until it is applied here: longer than the writer waits for a seal."""
 RETRY_PAUSE_S: Final = 0.2
@@ -69,6 +66,7 @@ class ControlFollower:
 
     async def open(self) -> None:
         """Open the log and apply everything in it. Raises what the log raises."""
+        await self._place_deferred()
         stored = await self._in_writer(lambda m: m.positions().get(self.log.partition))
         self._position = stored.next_offset if stored else 0
         await self.log.open(stored)
@@ -81,8 +79,20 @@ class ControlFollower:
                 raise UnreachableError(
                     f"{self.log.partition} gives nothing behind {self._position}; try again"
                 )
-        await self._in_writer(journal_acts)
         await self._in_writer(lambda m: m.settle_acts({}))
+
+    async def _place_deferred(self) -> None:
+        """Acts that were recorded without a place in the journal get it now, before any later one, where the log holds them:
+        whoever writes the database could have put them there.
+        """
+        wanted = await self._in_writer(deferred_acts)
+        if not wanted:
+            return
+        lines = frozenset(wanted)
+        logged = {
+            record.value async for record in read_whole(self.log) if record.value and record.value in lines
+        }
+        await self._in_writer(lambda m: journal_acts(m, logged))
 
     async def follow(self) -> None:
         """Apply what appears, until cancelled. Raises what must not be passed over."""

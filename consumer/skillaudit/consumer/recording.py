@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import orjson
@@ -24,6 +24,8 @@ from skillaudit.proof.acts import Act, ActKind, act_line, parse_act
 from skillaudit.proof.journal import Journal
 
 _SQL: Final = statements("acts.sql")
+UNLISTED: Final = "act-not-in-log"
+_UNLISTED_TEXT: Final = "is recorded as applied, and the control log does not hold it: it gets no place in the journal; who put it there?"
 _CHANGING: Final = frozenset({ActKind.PURGE, ActKind.REDACT, ActKind.ERASE})
 
 
@@ -44,11 +46,24 @@ def record_acts(materializer: Materializer, acts: Sequence[Act]) -> None:
         _apply(materializer, act, act_line(act), None)
 
 
-def journal_acts(materializer: Materializer) -> None:
-    """Append to the journal what was recorded while it could not be appended to."""
-    if materializer.acting.journal:
-        with materializer.transaction("put acts into the journal") as cursor:
-            materializer.acting.journal_deferred(cursor, materializer.clock.wall_us())
+def deferred_acts(materializer: Materializer) -> list[bytes]:
+    """The lines of the acts that were recorded while the journal could not be appended to, where it can be now."""
+    if not materializer.acting.journal:
+        return []
+    with materializer.transaction("look for acts without a place in the journal") as cursor:
+        return [line.encode() for _, _, _, line in cursor.execute(_SQL["not_in_journal"]).fetchall()]
+
+
+def journal_acts(materializer: Materializer, logged: Collection[bytes]) -> None:
+    """Append to the journal what was recorded while it could not be appended to. `logged`: those of their lines that the
+    control log holds; others get no place, which leaves them unproven, and are an incident, once.
+    """
+    with materializer.transaction("put acts into the journal") as cursor:
+        refused = materializer.acting.journal_deferred(cursor, materializer.clock.wall_us(), logged)
+        told = {row[0] for row in cursor.execute(_SQL["told"], {"kind": UNLISTED}).fetchall()}
+    for act_id in refused:
+        if act_id not in told:
+            materializer.record_incident(UNLISTED, act_id, _UNLISTED_TEXT)
 
 
 def record_life(materializer: Materializer) -> None:

@@ -18,7 +18,10 @@ SELECT value FROM store.meta WHERE name = 'schema_version'
 SELECT act FROM store.acts WHERE kind IN ('genesis', 'schema') ORDER BY rowid DESC
 
 -- name: not_in_journal
-SELECT act_id, act FROM store.acts WHERE journal_idx IS NULL ORDER BY rowid
+SELECT act_id, kind, control_partition, act FROM store.acts WHERE journal_idx IS NULL ORDER BY rowid
+
+-- name: told
+SELECT subject FROM store.incidents WHERE kind = $kind
 
 -- name: journaled
 UPDATE store.acts SET journal_idx = $journal_idx WHERE act_id = $act_id
