@@ -14,6 +14,7 @@ from skillaudit.proof.leaves import (
     SealedRange,
     SealLeaf,
     encode_act,
+    encode_ledger_rows,
     leaf_kind,
     parse_act,
     parse_ledger,
@@ -213,6 +214,19 @@ def test_a_row_without_an_encoding_is_refused(change):
     values = {name: getattr(EXAMPLE, name) for name in EXAMPLE.__slots__} | change
     with pytest.raises(InvalidRecordError):
         LedgerLeaf(**values).encode()
+    with pytest.raises(InvalidRecordError):
+        encode_ledger_rows([members(EXAMPLE), tuple(values.values()), members(EXAMPLE)])
+
+
+def members(row):
+    return tuple(getattr(row, name) for name in row.__slots__)
+
+
+@settings(deadline=None)
+@given(st.lists(LEDGER, max_size=5))
+def test_rows_are_encoded_together_as_one_by_one(rows):
+    """A seal's check encodes thousands."""
+    assert encode_ledger_rows([members(row) for row in rows]) == [row.encode() for row in rows]
 
 
 @pytest.mark.parametrize(

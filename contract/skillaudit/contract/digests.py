@@ -48,8 +48,13 @@ def T(value: bytes) -> bytes:  # noqa: N802  the format's own name
 
 def event_salt(run_salt: str, seq: int) -> bytes:
     """The 32 hex digits that salt event `seq` of a run whose salt is the 32 hex digits `run_salt`."""
-    digits = sha256(b"skillaudit salt 1\n%b\n%d\n" % (run_salt.encode(), seq // 2)).hexdigest().encode()
-    return digits[32:] if seq % 2 else digits[:32]
+    return event_salts(run_salt, seq // 2)[seq % 2]
+
+
+def event_salts(run_salt: str, pair: int) -> tuple[bytes, bytes]:
+    """The salts of the events 2 `pair` and 2 `pair` + 1."""
+    digits = sha256(b"skillaudit salt 1\n%b\n%d\n" % (run_salt.encode(), pair)).hexdigest().encode()
+    return digits[:32], digits[32:]
 
 
 def field_salt(run_salt: str, seq: int, name: str) -> bytes:

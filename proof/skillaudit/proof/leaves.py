@@ -14,7 +14,7 @@ Encoding is the inverse of strict parsing: what parses has exactly one encoding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,7 @@ SEAL_PARTITIONS_MAX: Final = 500
 INTEGER_MAX: Final = (1 << 63) - 1
 
 _NUMBER: Final = rb"(0|[1-9][0-9]{0,18})"
+_LEDGER_TEXT: Final = b"skillaudit %b 1\n%d:%b %b %d %d %b %d %d\n"
 _LEDGER: Final = re.compile(
     rb"skillaudit (start|progress|finish|closed) 1\n" + _NUMBER + rb":(.*) ([0-9a-f]{32}) " + _NUMBER + rb" "
     + _NUMBER + rb" (-|[0-9a-f]{64}) " + _NUMBER + rb" " + _NUMBER + rb"\n",
@@ -84,7 +85,7 @@ def encode_ledger(
     offset: int,
     received_us: int,
 ) -> bytes:
-    """What `LedgerLeaf.encode` gives, without the object: a seal's check encodes thousands."""
+    """What `LedgerLeaf.encode` gives, without the object."""
     head_fits = head is None or len(head) == 32  # noqa: PLR2004  bytes of SHA-256
     if kind not in LEDGER_KINDS or not _SOURCE.fullmatch(source_id) or not head_fits:
         raise InvalidRecordError(f"no ledger leaf: kind {kind!r}, source {source_id!r}, or its head")
@@ -92,9 +93,58 @@ def encode_ledger(
     if min(numbers) < 0 or max(numbers) > INTEGER_MAX:
         raise InvalidRecordError(f"no ledger leaf: {numbers} are not all numbers from 0 to 2^63 - 1")
     text = run_id.encode()
-    said = "-" if head is None else head.hex()
-    numbered = f"{source_id} {source_seq} {events} {said} {offset} {received_us}\n".encode()
-    return b"skillaudit %b 1\n%d:%b %b" % (kind.encode(), len(text), text, numbered)
+    said = b"-" if head is None else head.hex().encode()
+    return _LEDGER_TEXT % (
+        kind.encode(),
+        len(text),
+        text,
+        source_id.encode(),
+        source_seq,
+        events,
+        said,
+        offset,
+        received_us,
+    )
+
+
+LedgerRow = tuple[str, str, str, int, int, bytes | None, int, int]
+"""The members of a `LedgerLeaf`, in their order."""
+
+
+def encode_ledger_rows(rows: Sequence[LedgerRow]) -> list[bytes]:
+    """`encode_ledger` of each, in a third of the time: what has no encoding is looked for column by column.
+
+    `InvalidRecordError` where one has none, naming it.
+    """
+    if not rows:
+        return []
+    kinds, _, sources, source_seqs, events, heads, offsets, received = zip(*rows, strict=True)
+    numbers = (source_seqs, events, offsets, received)
+    sound = (
+        {*kinds}.issubset(LEDGER_KINDS)
+        and all(map(_SOURCE.fullmatch, {*sources}))
+        and {len(head) for head in heads if head is not None} <= {32}
+        and min(map(min, numbers)) >= 0
+        and max(map(max, numbers)) <= INTEGER_MAX
+    )
+    if not sound:
+        return [encode_ledger(*row) for row in rows]
+    encoded = {text: text.encode() for text in {*kinds, *sources}}
+    return [
+        _LEDGER_TEXT
+        % (
+            encoded[kind],
+            len(text := run_id.encode()),
+            text,
+            encoded[source_id],
+            source_seq,
+            count,
+            b"-" if head is None else head.hex().encode(),
+            offset,
+            received_us,
+        )
+        for kind, run_id, source_id, source_seq, count, head, offset, received_us in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)
