@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -14,6 +14,7 @@ from skillaudit.consumer.statements import statements
 from skillaudit.consumer.taking import turn_source
 from skillaudit.contract.errors import PoisonLimitError, StopError
 from skillaudit.contract.sources import OUTBOX_TOPIC, Finding
+from skillaudit.proof.cuts import CUT_INCIDENT, end_empty
 
 _STATE: Final = statements("state.sql")
 
@@ -88,6 +89,25 @@ def _read_together(partition: str) -> str:
     """The topic, whose partitions come in any order; embedded, the source."""
     topic = partition.rpartition("/")[0]
     return partition if topic == OUTBOX_TOPIC else topic
+
+
+def end_empty_partitions(
+    materializer: Materializer, emptied: Mapping[str, int], is_expired: Callable[[str, int], bool]
+) -> int:
+    """While a database is made again: of partitions with seals no record is left; see `proof.cuts.end_empty`. Each is an
+    incident. Returns how many.
+    """
+    with materializer.transaction("find partitions of which nothing is left") as cursor:
+        cuts = end_empty(cursor, emptied, is_expired)
+        if cuts:
+            changes, now_us = Changes(), materializer.clock.wall_us()
+            for cut in cuts:
+                number = materializer.remembered.take_incident_id()
+                changes.add("incidents", number, now_us, CUT_INCIDENT, cut.partition, str(cut))
+            changes.write_rest(cursor, ())
+    if cuts:
+        materializer.forget()  # where their ledgers would go on
+    return len(cuts)
 
 
 def is_accepted(partition: str, patterns: Sequence[str]) -> bool:

@@ -139,7 +139,7 @@ class KafkaSource:
             self._next[partition] = last.offset + 1
             self._positions[name] = StoredPosition(last.offset + 1, last.offset, record_digest(last.value))
             self._known.setdefault(name, self._positions[name])
-        return RecordBatch(records, self._ends())
+        return RecordBatch(records, self._ends(), emptied=self._emptied())
 
     async def ends(self) -> Mapping[str, int]:
         """As `RecordSource.ends`; one that holds nothing and never held anything for us is left out."""
@@ -377,6 +377,16 @@ class KafkaSource:
             if end is not None and (holds or _name(partition) in self._positions):
                 ends[_name(partition)] = int(end)
         return ends
+
+    def _emptied(self) -> dict[str, int]:
+        """As of the last look at what the partitions hold."""
+        return {
+            _name(partition): begin
+            for partition, begin in self._begins.items()
+            if begin > 0
+            and begin == self._asked_ends.get(partition)
+            and _name(partition) not in self._positions
+        }
 
     @contextlib.contextmanager
     def _mapped(self, doing: str) -> Generator[None]:

@@ -14,7 +14,8 @@ import duckdb
 from skillaudit.consumer.changes import Row, write_rows
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.errors import FencedError
-from skillaudit.contract.sources import SourceRecord, StoredPosition
+from skillaudit.contract.outbox.layout import unpack_position
+from skillaudit.contract.sources import OUTBOX_TOPIC, SourceRecord, StoredPosition
 
 _SQL: Final = statements("lookup.sql")
 _PARTITION: Final = attrgetter("partition")
@@ -133,6 +134,14 @@ def by_partition(records: Sequence[SourceRecord]) -> Mapping[str, list[SourceRec
     for partition, part in groupby(records, _PARTITION):  # sources hand them out partition by partition
         found.setdefault(partition, []).extend(part)
     return found
+
+
+def first_position(record: SourceRecord) -> int:
+    """Where the records begin of which this is the first that is left; 0 where none can have been before it. An outbox
+    loses whole segments, and its first record does not lie at 0.
+    """
+    begins = topic_of(record.partition) == OUTBOX_TOPIC and unpack_position(record.offset)[0] == 0
+    return 0 if begins else record.offset
 
 
 def topic_of(partition: str) -> str:

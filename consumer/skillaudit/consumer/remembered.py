@@ -12,7 +12,7 @@ from skillaudit.consumer.books import Book
 from skillaudit.consumer.hashes import KnownHashes
 from skillaudit.consumer.lookup import find_books, next_number
 from skillaudit.consumer.poison import PoisonState, load_state
-from skillaudit.consumer.positions import PartitionBook, load_ledger_ends, load_positions
+from skillaudit.consumer.positions import PartitionBook, first_position, load_ledger_ends, load_positions
 from skillaudit.consumer.sources import SourceBook, find_claims, find_sources
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.sources import SourceRecord
@@ -90,7 +90,7 @@ class Remembered:
         firsts: dict[str, int] = {}
         for record in records:
             if record.partition in new:
-                firsts.setdefault(record.partition, record.offset)
+                firsts.setdefault(record.partition, first_position(record))
         books = {name: self.partition(name) for name in firsts}
         cuts = begin(cursor, firsts, {name: book.ledger_next for name, book in books.items()})
         for cut in cuts:

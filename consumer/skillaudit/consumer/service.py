@@ -37,6 +37,7 @@ import duckdb
 from skillaudit.consumer.acts import (
     accept_history_loss,
     close_sources,
+    end_empty_partitions,
     is_accepted,
     record_findings,
     record_stop,
@@ -49,6 +50,7 @@ from skillaudit.consumer.materializer import ApplyReport, Materializer, Material
 from skillaudit.consumer.notary import STEP_INTERVAL_S, Notary, NotaryState, NotaryStatus, WriterAccess
 from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.poison import PoisonPolicy
+from skillaudit.consumer.positions import topic_of
 from skillaudit.consumer.recording import record_life
 from skillaudit.consumer.sealing import SealState
 from skillaudit.contract.admin import ActOrder, ActReport
@@ -67,7 +69,7 @@ from skillaudit.contract.errors import (
 from skillaudit.contract.outbox.files import FULL_ERRNOS
 from skillaudit.contract.owner import Owner, owner_file, remove_owner, write_owner
 from skillaudit.contract.settings import Settings
-from skillaudit.contract.sources import Finding, RecordBatch, RecordSource
+from skillaudit.contract.sources import OUTBOX_TOPIC, Finding, RecordBatch, RecordSource
 from skillaudit.contract.storage import Positions
 
 T = TypeVar("T")
@@ -198,6 +200,7 @@ class ConsumerService:
         self._moved = asyncio.Condition()
         self._positions: dict[str, int] = {}
         self._ends: dict[str, int] = {}
+        self._emptied: dict[str, int] = {}
         self._closed = False
         self._stopping = asyncio.Event()
         self._seal: asyncio.Task[None] | None = None
@@ -467,7 +470,7 @@ class ConsumerService:
     async def _take(self, batch: RecordBatch) -> float:
         """Apply and acknowledge; returns the seconds that applying took."""
         began_s = time.monotonic()
-        self._ends = dict(batch.ends)
+        self._ends, self._emptied = dict(batch.ends), dict(batch.emptied)
         if batch.records or batch.findings or batch.closed:
             await self._note(await self._apply_patiently(batch))
         took_s = time.monotonic() - began_s
@@ -535,6 +538,8 @@ class ConsumerService:
             ends = dict(self._ends)
             await self._look()
             await self._retry(lambda: self.materializer.tick(ends))
+            if self.status.notary.state is NotaryState.MEETING and self.caught_up.is_set():
+                await self._end_empty()
         await self._end_seal()
         sealer = self.materializer.sealer
         if sealer.state is not SealState.MOVING and sealer.checkpoint_due:
@@ -565,6 +570,18 @@ class ConsumerService:
             _log.info("what sources said is judged later: %s", exc)
         else:
             await self._in_writer(lambda: self.materializer.look(ends, asked))
+
+    async def _end_empty(self) -> None:
+        """Of what was sealed before this database was made again some partitions may have no record left: expired in the
+        topic, or with the archive.
+        """
+        emptied, there = self._emptied, self._ends
+        kept_us = self._clock.wall_us() - self.settings.outbox_keep_days * DAY_US
+
+        def is_expired(partition: str, sealed_us: int) -> bool:
+            return topic_of(partition) == OUTBOX_TOPIC and partition not in there and sealed_us < kept_us
+
+        await self._retry(lambda: end_empty_partitions(self.materializer, emptied, is_expired))
 
     async def _end_seal(self) -> None:
         """Hear what became of a seal; one that found no room is begun again."""

@@ -59,6 +59,8 @@ class RecordBatch:
     closed: Sequence[str] = ()
     """Partitions that are read to their end, in this batch at the latest, and whose writer is gone: an embedded
     source's dead process. Named once per `open`."""
+    emptied: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Partitions that held records once, none of which is left or was ever consumed: where the next one would come."""
 
 
 def record_digest(value: bytes | None) -> str:

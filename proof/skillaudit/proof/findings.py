@@ -63,6 +63,7 @@ class Kind(StrEnum):
     LEDGER_ALTERED = "LEDGER_ALTERED"
     LEDGER_ENTRY_MISSING = "LEDGER_ENTRY_MISSING"
     LEDGER_UNSEALED = "LEDGER_UNSEALED"
+    LEDGER_CUT = "LEDGER_CUT"
     SEAL_GAP = "SEAL_GAP"
     JOURNAL_ALTERED = "JOURNAL_ALTERED"
     JOURNAL_REWRITTEN = "JOURNAL_REWRITTEN"
@@ -100,6 +101,7 @@ _UNPROVEN: Final = frozenset(
         Kind.CLOCK_JUMP,
         Kind.SOURCE_TAIL_UNKNOWN,
         Kind.LEDGER_UNSEALED,
+        Kind.LEDGER_CUT,
         Kind.ACT_UNPROVEN,
         Kind.NOT_SIGNED,
         Kind.NOT_ANCHORED,
@@ -151,6 +153,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.LEDGER_ALTERED: "rows of the ledger are not those that were sealed",
     Kind.LEDGER_ENTRY_MISSING: "rows of the ledger are gone",
     Kind.LEDGER_UNSEALED: "rows that no seal of the asked grade covers yet",
+    Kind.LEDGER_CUT: "sealed rows, or runs, from before what this database was made again from: not here, and not proven",
     Kind.SEAL_GAP: "a seal does not go on where the one before ended",
     Kind.JOURNAL_ALTERED: "leaves or tiles of the journal are gone or of another form",
     Kind.JOURNAL_REWRITTEN: "the journal is not the one that was signed or anchored",

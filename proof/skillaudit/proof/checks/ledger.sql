@@ -50,11 +50,15 @@ HAVING count(DISTINCT k.run_key) > r.records
 ORDER BY 1
 
 -- name: gaps
--- Numbers that no row has, as ranges.
+-- Numbers that no row has, from $begin on, as ranges.
 SELECT idx::HUGEINT + 1 AS low, following - 1 AS high
 FROM (
     SELECT idx, lead(idx) OVER (ORDER BY idx) AS following
-    FROM (SELECT -1 AS idx UNION ALL SELECT idx FROM ledger WHERE partition = $partition)
+    FROM (
+        SELECT $begin - 1 AS idx
+        UNION ALL
+        SELECT idx FROM ledger WHERE partition = $partition AND (idx >= $begin OR $begin = 0)
+    )
 )
 WHERE following > idx::HUGEINT + 1
 ORDER BY 1

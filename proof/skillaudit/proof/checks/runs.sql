@@ -23,10 +23,14 @@ lower(hex(max_by(l.head, l.events) FILTER (l.kind IN ('progress', 'closed') AND 
 max(l.events) FILTER (l.kind = 'closed' AND l.source_id = r.source_id) AS closed_events
 
 -- fragment: replayed
--- A dead letter that was replayed had its place in the ledger's order, and made no row there.
+-- A dead letter that was replayed had its place in the ledger's order, and made no row there; nor did what was left of a seal
+-- whose first records were gone when the database was made again.
 (
     r.id IN (SELECT TRY(decode(key)) FROM dead_letters WHERE state = 'replayed' AND key IS NOT NULL)
     OR (r.partition, r.record_offset) IN (SELECT (partition, record_offset) FROM dead_letters WHERE state = 'replayed')
+    OR EXISTS (
+        SELECT 1 FROM ledger_cuts AS k WHERE k.partition = r.partition AND r.record_offset BETWEEN 0 AND k.record_offset - 1
+    )
 )
 
 -- name: make_marks
@@ -57,7 +61,7 @@ WHERE {in_scope}
 SELECT
     count(*) FILTER (NOT bare), (list(id ORDER BY run_key) FILTER (NOT bare))[:$examples],
     count(*) FILTER (bare), (list(id ORDER BY run_key) FILTER (bare))[:$examples]
-FROM (SELECT run_key, id, completeness = 'unproven' AS bare FROM orphans)
+FROM (SELECT run_key, id, completeness = 'unproven' AS bare FROM orphans WHERE NOT list_contains($cut::VARCHAR[], id))
 
 -- fragment: in_scope
 ($since_us::BIGINT IS NULL OR r.started_at >= make_timestamptz($since_us::BIGINT))

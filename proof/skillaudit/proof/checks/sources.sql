@@ -73,7 +73,7 @@ WHERE s.source_id IS NULL
         AND NOT (s.closed_by = 'adopter' AND s.topic = 'outbox'))
    OR (s.closed_by = 'process' AND l.last_final IS NULL AND s.topic NOT IN (
         SELECT regexp_replace(partition, '/[^/]*$', '') FROM ledger_from
-   ))
+   ) AND s.partition NOT IN (SELECT partition FROM ledger_cuts))
    OR (s.state = 'closed') <> (s.closed_by <> '' AND s.state <> 'closing')
 ORDER BY 1
 

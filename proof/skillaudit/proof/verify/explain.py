@@ -28,7 +28,9 @@ It honestly cannot detect:
 9. the deletion of everything, anchors included: somebody must expect a checkpoint and miss it (the policy's
    `anchor_age_s_max` makes verify do so);
 10. what was written through a bare Storage, or by a release before the ledger: it reads `unproven`;
-11. copies that left by the side: this is integrity, not secrecy.
+11. copies that left by the side: this is integrity, not secrecy;
+12. whether what a rebuilt database lacks (`LEDGER_CUT`) was taken by its topic's retention or by somebody who holds the
+    key: it is named, exit code 6, and a backup or another database that holds it meets the same seals.
 """
 
 COLUMNS: Final = """\

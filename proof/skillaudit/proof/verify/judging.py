@@ -378,7 +378,7 @@ def _state(facts: RunFacts) -> Iterator[Finding]:
         yield _of(
             facts,
             Kind.RUN_UNPROVEN,
-            "is in no ledger: it was stored by an earlier release, or by a dead letter replayed later",
+            "is in no ledger: it was stored by an earlier release, by a dead letter replayed later, or from what was left of a seal",
         )
     redacted = len({(it.seq, it.field) for it in facts.redactions})
     if redacted:

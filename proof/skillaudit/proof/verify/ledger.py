@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
 from skillaudit.proof.merkle import root_of
+from skillaudit.proof.verify.cuts import NO_CUTS, Cuts
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.request import VerifyRequest
 
@@ -16,17 +17,18 @@ OLD_SEALS_COMPARED: Final = 1_000
 """Of the seals that an earlier check compared about so many are drawn and compared again; all where there are no more."""
 
 
-def check_ledger(engine: Engine, request: VerifyRequest, findings: Findings) -> int:
-    """Everything of the ledger but the runs' content, in the engine's snapshot; returns how many rows are sealed.
+def check_ledger(engine: Engine, request: VerifyRequest, findings: Findings, cuts: Cuts = NO_CUTS) -> int:
+    """Everything of the ledger but the runs' content, in the engine's snapshot; returns how many rows are sealed. What is
+    cut is told already.
 
     Leaves the temporary table `seals`.
     """
-    findings.add_all(_numbering(engine))
+    findings.add_all(_numbering(engine, cuts.rows))
     engine.tell("ledger: numbering", 1, 4)
     engine.run(FILE, "make_seals")
     findings.add_all(_seal_forms(engine))
     sealed = 0
-    for journal_idx, found in _sealed_ranges(engine, request):
+    for journal_idx, found in _sealed_ranges(engine, request, cuts.rows):
         findings.add_all(found)
         sealed = max(sealed, journal_idx + 1)
     engine.tell("ledger: seals", 2, 4)
@@ -37,10 +39,10 @@ def check_ledger(engine: Engine, request: VerifyRequest, findings: Findings) -> 
     return sealed
 
 
-def _numbering(engine: Engine) -> Iterator[Finding]:
+def _numbering(engine: Engine, cut: Mapping[str, int]) -> Iterator[Finding]:
     for partition, rows, first, last, numbers, ledger_next, given_up in engine.rows(FILE, "ends"):
-        where = {"partition": partition}
-        for low, high in engine.rows(FILE, "gaps", partition=partition, limit=_LIMIT):
+        where, begin = {"partition": partition}, cut.get(partition, 0)
+        for low, high in engine.rows(FILE, "gaps", partition=partition, begin=begin, limit=_LIMIT):
             yield Finding(Kind.LEDGER_ENTRY_MISSING, _span("row", low, high), {**where, "idx": low})
         if numbers < rows:
             for (idx,) in engine.rows(FILE, "repeated", partition=partition, limit=_LIMIT):
@@ -48,7 +50,7 @@ def _numbering(engine: Engine) -> Iterator[Finding]:
         if first is not None and first < 0:
             yield Finding(Kind.LEDGER_ALTERED, "a row has a number below 0", where)
         if ledger_next is not None or not given_up:
-            yield from _end(partition, -1 if last is None else last, ledger_next)
+            yield from _end(partition, max(-1 if last is None else last, begin - 1), ledger_next)
     for (partition,) in engine.rows(FILE, "from_when"):
         says = "is said to have begun later than its first row, or behind more runs than there were records"
         yield Finding(Kind.LEDGER_ALTERED, says, {"partition": partition})
@@ -78,7 +80,9 @@ def _seal_forms(engine: Engine) -> Iterator[Finding]:
         yield Finding(Kind.SEAL_GAP, says, {"partition": partition, "journal_idx": journal_idx})
 
 
-def _sealed_ranges(engine: Engine, request: VerifyRequest) -> Iterator[tuple[int, list[Finding]]]:
+def _sealed_ranges(
+    engine: Engine, request: VerifyRequest, cut: Mapping[str, int]
+) -> Iterator[tuple[int, list[Finding]]]:
     """(journal index, findings) of each range that is compared."""
     which = {"from": request.sealed_from}
     old = engine.rows(FILE, "old_seals", **which)[0][0]
@@ -87,7 +91,9 @@ def _sealed_ranges(engine: Engine, request: VerifyRequest) -> Iterator[tuple[int
         for journal_idx, partition, first, rows, root, found, hashes, within in chunk:
             where = {"partition": partition, "idx": first, "journal_idx": journal_idx}
             span = f"to #{first + rows - 1}"
-            if found < rows:
+            if found < rows and first + rows <= cut.get(partition, 0):
+                yield journal_idx, []
+            elif found < rows:
                 says = f"{span}: {rows} rows were sealed, {found} are there"
                 yield journal_idx, [Finding(Kind.LEDGER_ENTRY_MISSING, says, where)]
             elif found > rows or root_of(bytes.fromhex(hashes)).hex() != root:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from skillaudit.contract.digests import run_hash
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
+from skillaudit.proof.verify.cuts import NO_CUTS, ORPHAN_BEFORE, Cuts, orphans_before
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.facts import read_facts
 from skillaudit.proof.verify.judging import CLOCK_AHEAD_US_MAX, judge_run
@@ -33,7 +34,7 @@ _PLAIN: Final = (
     (
         "unlisted",
         Kind.RUN_UNPROVEN,
-        "is in no ledger: it was stored by an earlier release, or by a dead letter replayed later",
+        "is in no ledger: it was stored by an earlier release, by a dead letter replayed later, or from what was left of a seal",
     ),
     ("redacted", Kind.REDACTED, "has redactions; what is left is proven"),
 )
@@ -58,11 +59,19 @@ class RunTotals:
 class RunsCheck:
     """One check of many runs; findings and totals grow as it goes."""
 
-    def __init__(self, engine: Engine, request: VerifyRequest, findings: Findings, totals: RunTotals) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        request: VerifyRequest,
+        findings: Findings,
+        totals: RunTotals,
+        cuts: Cuts = NO_CUTS,
+    ) -> None:
         self._engine = engine
         self._request = request
         self._findings = findings
         self._totals = totals
+        self._cuts = cuts
         self._looked_at = 0
         self._drawn: frozenset[int] = frozenset()
         self._known: dict[int, frozenset[Kind]] = {}
@@ -90,7 +99,9 @@ class RunsCheck:
 
     def _orphans(self) -> None:
         """They have no start, and so no time: they are told whatever the scope is."""
-        missing, some, bare, some_bare = self._engine.rows(FILE, "orphans", examples=EXAMPLES)[0]
+        cut = sorted(orphans_before(self._engine, self._cuts))
+        self._plain(Kind.LEDGER_CUT, ORPHAN_BEFORE, len(cut), cut[:EXAMPLES])
+        missing, some, bare, some_bare = self._engine.rows(FILE, "orphans", examples=EXAMPLES, cut=cut)[0]
         says = "its start never arrived; events of it are kept and can't be checked without"
         self._plain(Kind.RUN_INCOMPLETE, says, missing, some or ())
         self._totals.incomplete += missing

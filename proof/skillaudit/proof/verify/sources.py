@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from skillaudit.proof.findings import Finding, Findings, Kind
+from skillaudit.proof.verify.cuts import NO_CUTS, Cuts, before_cut
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.request import VerifyRequest
 
@@ -31,18 +32,23 @@ class SourceTotals:
     never_arrived: int = 0
 
 
-def check_sources(engine: Engine, request: VerifyRequest, findings: Findings) -> SourceTotals:
+def check_sources(
+    engine: Engine, request: VerifyRequest, findings: Findings, cuts: Cuts = NO_CUTS
+) -> SourceTotals:
     """In the engine's snapshot."""
     totals = SourceTotals(*engine.rows(FILE, "totals")[0])
     listed = {
         (source_id, number): (run_id, events, place)
         for source_id, number, run_id, events, place in engine.rows(FILE, "listed", limit=LISTED_MAX)
     }
-    for source_id, low, high, due, tail in engine.rows(FILE, "gaps"):
+    for source_id, start, high, due, tail in engine.rows(FILE, "gaps"):
+        low = max(start, min(cuts.numbers.get(source_id, 0), high + 1))
+        if low > start:
+            findings.add(before_cut(source_id, start, low - 1))
         late = max(min(high, due) - low + 1, 0)
         totals.never_arrived += late
         _gap(findings, source_id, low, min(high, due), listed, tail=tail)
-        if high > due:
+        if high > due and high >= low:
             says = f"runs {max(low, due + 1)} to {high} were counted and may still be on their way"
             findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
     findings.add_all(_altered(engine))

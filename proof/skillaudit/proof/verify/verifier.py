@@ -10,6 +10,7 @@ from skillaudit.contract.errors import DatabaseError, RunNotFoundError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
+from skillaudit.proof.verify.cuts import find_cuts
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.journal import JournalState, check_journal
 from skillaudit.proof.verify.ledger import check_ledger
@@ -61,9 +62,10 @@ class Verifier:
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
         with engine.snapshot():
             journal = check_journal(engine, request, findings, now_us)
-            report.sealed_to = max(check_ledger(engine, request, findings), request.sealed_from)
+            cuts = find_cuts(engine, findings)
+            report.sealed_to = max(check_ledger(engine, request, findings, cuts), request.sealed_from)
             self._sealed(request, journal, findings, report)
-            sources = check_sources(engine, request, findings)
+            sources = check_sources(engine, request, findings, cuts)
             acts = check_acts(engine, request, findings, journal.proven(request.policy.grade))
         report.sources, report.started, report.live = sources.sources, sources.started, sources.live
         report.never_arrived, report.purged, report.redacted = (
@@ -72,7 +74,7 @@ class Verifier:
             acts.redacted,
         )
         totals = RunTotals()
-        runs = RunsCheck(engine, request, findings, totals)
+        runs = RunsCheck(engine, request, findings, totals, cuts)
         if request.depth is Depth.SAMPLE:
             runs.check_sample()
         else:
