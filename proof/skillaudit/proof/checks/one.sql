@@ -73,6 +73,7 @@ WHERE run_key = $run_key AND seq NOT IN (SELECT sequence FROM events WHERE run_k
 -- Whether it may have started without a row of the ledger.
 SELECT
     (SELECT coalesce(max(run_key), 0) FROM ledger_from WHERE regexp_replace(partition, '/[^/]*$', '') = $topic) > $run_key
+        OR (SELECT count(*) FROM ledger_cuts WHERE partition = $partition AND $record_offset BETWEEN 0 AND record_offset - 1) > 0
         OR (
             SELECT count(*) FROM dead_letters
             WHERE state = 'replayed' AND (TRY(decode(key)) = $run_id OR (partition = $partition AND record_offset = $record_offset))

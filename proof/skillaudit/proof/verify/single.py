@@ -14,6 +14,7 @@ from skillaudit.proof.leaves import SealedRange, encode_ledger, parse_seal
 from skillaudit.proof.merkle import leaf_hash, root_of
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
+from skillaudit.proof.verify.cuts import ORPHAN_BEFORE, find_cuts, orphans_before
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.facts import Mark, RunFacts, marks_of_run, read_facts
 from skillaudit.proof.verify.journal import JournalState
@@ -121,6 +122,9 @@ def _absent(
         says = f"the ledger lists it ({marks[0].place}), and it is not stored"
         findings.add(Finding(Kind.RUN_MISSING, says, {"run_id": run_id}))
         return CheckedRun({"run_id": run_id, "completeness": "incomplete", "integrity": "altered"}, ())
+    if orphans and run_id in orphans_before(engine, find_cuts(engine, Findings())):
+        findings.add(Finding(Kind.LEDGER_CUT, ORPHAN_BEFORE, {"run_id": run_id}))
+        return CheckedRun({"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}, ())
     if orphans:
         says = "its start never arrived; events of it are kept and can't be checked without"
         findings.add(Finding(Kind.RUN_INCOMPLETE, says, {"run_id": run_id}))
