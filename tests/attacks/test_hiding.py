@@ -1,15 +1,19 @@
 """What somebody with the database does to make a tampering look lawful, old, lost or unreadable; and what `verify` says then."""
 
 import contextlib
+import shutil
 import time
+from dataclasses import replace
 
+import duckdb
 import pytest
 from tests.attacks.forging import forge_ledger, forge_run, ledger_leaves
 from tests.attacks.test_attacks import KEY, edit, remove_run, run_id
-from tests.attacks.world import Depth, Tampered, build, names, told, violations
+from tests.attacks.world import Depth, Store, Tampered, build, names, told, violations
 
 from skillaudit.proof import leaves, merkle
 from skillaudit.proof.acts import Act, ActKind, act_line
+from skillaudit.proof.verify.logged import ControlReading, logged_act
 
 
 def bury(t, purge_id):
@@ -44,6 +48,106 @@ def test_an_act_appended_behind_what_is_anchored_proves_nothing(attacked):
     assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
     alone = attacked.verify(run_id=gone)
     assert (alone.exit_code, names(alone)) == (6, {"ACT_UNPROVEN", "PURGED"}), told(alone)
+
+
+def forge_signed_purge(t):
+    """Before the next seal: an act of one's own appended, the run taken out, and whoever seals next signs all of it."""
+    gone = run_id(t)
+    partition = t.one("SELECT partition FROM store.runs WHERE run_key = ?", KEY)
+    act = Act(
+        act_id="own", kind=ActKind.PURGE, actor="ops", at_us=time.time_ns() // 1000, scope={"runs": [gone]},
+        policy={"name": "requested"}, positions={partition: 1 << 40},
+    )  # fmt: skip
+    line = act_line(act)
+    idx = t.one("SELECT count(*) FROM store.journal")
+    t.sql("INSERT INTO store.journal VALUES (?, ?, 'act', ?)", idx, act.at_us, leaves.encode_act(line))
+    row = ["skillaudit.control/0", 3, "own", "purge", line.decode(), idx, act.at_us]
+    t.sql("INSERT INTO store.acts VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
+    t.sql("INSERT INTO store.purges VALUES (77, now(), now(), 'requested', 1, 9, 'own')")
+    bury(t, 77)
+    note = t.sql("SELECT note FROM store.checkpoints ORDER BY size DESC LIMIT 1")[0][0]
+    t.connection.execute("CHECKPOINT")
+    t.connection.close()
+    store = Store(t.path)
+    store.state.note = note
+    store.seal(f"file:{t.anchor}")
+    store.close()
+    t.connection = duckdb.connect(str(t.path))
+    return line
+
+
+def test_an_act_that_was_signed_and_never_ordered_is_not_in_the_control_log(world, tmp_path):
+    """Journal, signature and anchor agree: what shows it is the log in which every act stands before it is done."""
+    path, anchor = tmp_path / "copy.duckdb", tmp_path / "anchor"
+    shutil.copy(world.path, path)
+    shutil.copytree(world.anchor, anchor)
+    with contextlib.closing(Tampered(world, path, anchor)) as t:
+        line = forge_signed_purge(t)
+        assert t.verify().exit_code == 0, "as --explain says"
+        log = ControlReading(partition="skillaudit.control/0")
+        report = t.verify(control=log)
+        assert (report.exit_code, violations(report)) == (5, {"ACT_UNLISTED"}), told(report)
+        ordered = replace(log, acts=(logged_act(line, 3),))
+        assert t.verify(control=ordered).exit_code == 0
+        other = replace(log, acts=(logged_act(line.replace(b"ops", b"ceo"), 3),))
+        assert violations(t.verify(control=other)) == {"ACT_UNLISTED"}
+
+
+def test_an_act_of_the_control_log_that_was_read_past_and_not_recorded_is_named(attacked):
+    """A hold, say, that somebody wants forgotten; one behind what was read is still to come."""
+    act = Act(act_id="h", kind=ActKind.HOLD, actor="dpo", at_us=1, scope={"all": True})
+    log = ControlReading(partition="skillaudit.control/0", acts=(logged_act(act_line(act), 4),))
+    assert attacked.verify(control=log).exit_code == 0
+    attacked.sql(
+        "INSERT INTO store.positions BY NAME SELECT * REPLACE ('skillaudit.control/0' AS partition, 5 AS next_offset,"
+        " 0 AS ledger_next) FROM store.positions LIMIT 1"
+    )
+    report = attacked.verify(control=log)
+    assert (report.exit_code, violations(report)) == (5, {"ACT_ALTERED"}), told(report)
+    assert "skillaudit.control/0#4" in told(report)
+
+
+def test_a_control_log_that_cannot_be_read_leaves_a_check_undone(attacked):
+    report = attacked.verify(control=ControlReading(partition="c/0", error="the cluster is away"))
+    assert (report.exit_code, "NOT_CHECKED" in names(report)) == (7, True)
+    assert "the cluster is away" in told(report)
+
+
+BROKEN = "CREATE OR REPLACE VIEW main.{0} AS SELECT * REPLACE (error('bad block') AS {1}) FROM store.{0}"
+
+
+@pytest.mark.parametrize(
+    ("view", "column", "part"),
+    [
+        ("sources", "host", "the sources"),
+        ("checkpoints", "note", "the journal"),
+        ("positions", "next_offset", "the ledger"),
+    ],
+)
+def test_a_part_that_cannot_be_checked_says_so_and_the_others_go_on(attacked, view, column, part):
+    """One unreadable table: exit code 7 and its cause, not the end of the check; what the others find counts as ever."""
+    attacked.sql(BROKEN.format(view, column))
+    report = attacked.verify()
+    assert (report.exit_code, violations(report), report.grade) == (7, set(), "self"), told(report)
+    assert f"could not check {part}" in told(report)
+    assert "bad block" in told(report)
+    assert next(report.lines()).startswith("integrity     part  36 runs")
+    edit(attacked, "payload", "replace(payload, 'thought', 'thouhgt')")
+    report = attacked.verify()
+    assert (report.exit_code, violations(report)) == (5, {"EVENT_ALTERED"}), told(report)
+    assert f"could not check {part}" in told(report)
+
+
+def test_runs_that_cannot_be_read_are_not_called_checked(attacked):
+    """Nor does it keep what was found elsewhere from being told."""
+    attacked.sql(
+        "CREATE OR REPLACE VIEW main.events AS SELECT * REPLACE (CASE WHEN run_key = 9 THEN error('bad block') ELSE payload END"
+        " AS payload) FROM (SELECT * FROM store.events_hot_a UNION ALL SELECT * FROM store.events_sealed)"
+    )
+    attacked.sql("UPDATE store.ledger SET head = NULL WHERE idx = 3")
+    report = attacked.verify()
+    assert (report.exit_code, "LEDGER_ALTERED" in violations(report)) == (5, True), told(report)
+    assert "could not check the runs with keys" in told(report)
 
 
 def test_a_number_that_is_stored_was_not_refused(attacked):

@@ -17,6 +17,7 @@ from skillaudit.cli.running import ProgressLine
 from skillaudit.contract.clock import to_us
 from skillaudit.contract.errors import DatabaseError
 from skillaudit.contract.settings import Settings
+from skillaudit.proof.findings import Severity
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy, read_policy
 from skillaudit.proof.verify.explain import explanation
 from skillaudit.proof.verify.report import Report, sentence
@@ -50,6 +51,11 @@ _LATER = "is not there yet: this release checks a database against its anchors"
     "--policy", "policy_file", type=_PATH, help="TOML file: keys, anchors, grade, rules of the verifier."
 )
 @click.option(
+    "--control-log",
+    is_flag=True,
+    help="Hold the acts against the control log that the settings name, read here.",
+)
+@click.option(
     "--incremental",
     "state_file",
     type=_PATH,
@@ -75,6 +81,7 @@ def verify(  # noqa: PLR0913  what there is to choose
     sample: int | None,
     anchors: tuple[str, ...],
     policy_file: Path | None,
+    control_log: bool,
     state_file: Path | None,
     explain: bool,
     against_kafka: bool,
@@ -113,7 +120,7 @@ def verify(  # noqa: PLR0913  what there is to choose
         depth=_depth(quick=quick, full=full, sample=sample),
         sample=sample or 0,
         seed=secrets.randbits(32),
-        policy=_policy(policy_file, anchors),
+        policy=_policy(policy_file, anchors, control_log=control_log),
     )
     try:
         report = asyncio.run(_check(settings, request, state_file, ProgressLine()))
@@ -134,8 +141,9 @@ def _depth(*, quick: bool, full: bool, sample: int | None) -> Depth:
     return Depth.QUICK if quick else Depth.SAMPLE if sample is not None else Depth.FULL
 
 
-def _policy(file: Path | None, anchors: tuple[str, ...]) -> Policy:
+def _policy(file: Path | None, anchors: tuple[str, ...], *, control_log: bool) -> Policy:
     policy = read_policy(file) if file else Policy()
+    policy = replace(policy, control_log=policy.control_log or control_log)
     if not anchors:
         return policy
     grade = policy.grade if file else Grade.ANCHORED
@@ -146,18 +154,21 @@ async def _check(
     settings: Settings, request: VerifyRequest, state_file: Path | None, line: ProgressLine
 ) -> Report:
     from skillaudit.proof.verify.witness import read_anchors
+    from skillaudit.storage.verifying import read_control
     from skillaudit.storage.verifying import verify as check
 
     def tell(what: str, done: int, of: int) -> None:
         line.show(lambda: f"{what} {done:,}" + (f" of {of:,} ({100 * done // of} %)" if of else ""))
 
     anchors = await asyncio.to_thread(read_anchors, request.policy, settings)
-    request = replace(request, anchors=anchors)
+    control = await read_control(settings) if request.policy.control_log else None
+    request = replace(request, anchors=anchors, control=control)
     if state_file is not None:
         request = (await asyncio.to_thread(read_state, state_file)).apply(request)
     report = await check(settings, request, tell)
     line.clear()
-    if state_file is not None and report.exit_code not in {5, 7}:
+    known = report.verdict(Severity.VIOLATION) and report.verdict(Severity.UNCHECKED)
+    if state_file is not None and known:
         await asyncio.to_thread(write_state, state_file, report)
     return report
 

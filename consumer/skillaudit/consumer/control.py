@@ -8,7 +8,7 @@ event, and goes on reading; a rebuilt database therefore applies the acts again.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
 from skillaudit.contract.errors import UnreachableError
@@ -51,7 +51,7 @@ class ControlLog(Protocol):
         ...
 
 
-async def read_whole(log: ControlLog) -> AsyncIterator[SourceRecord]:
+async def read_whole(log: ControlLog) -> AsyncGenerator[SourceRecord]:
     """All lines of a log that is not open, from its beginning to its end; closed then. Raises what the log raises."""
     try:
         await log.open(None)

@@ -79,6 +79,7 @@ class Kind(StrEnum):
     ANCHOR_ALTERED = "ANCHOR_ALTERED"
     # Acts.
     ACT_ALTERED = "ACT_ALTERED"
+    ACT_UNLISTED = "ACT_UNLISTED"
     ACT_UNPROVEN = "ACT_UNPROVEN"
     PURGE_VIOLATES_HOLD = "PURGE_VIOLATES_HOLD"
     PURGE_VIOLATES_MINIMUM = "PURGE_VIOLATES_MINIMUM"
@@ -88,6 +89,8 @@ class Kind(StrEnum):
     PURGED = "PURGED"
     INCIDENT = "INCIDENT"
     REDACTED = "REDACTED"
+    # The check itself.
+    NOT_CHECKED = "NOT_CHECKED"
 
 
 _INCOMPLETE: Final = frozenset(
@@ -109,7 +112,7 @@ _UNPROVEN: Final = frozenset(
         Kind.UNKNOWN_KEY,
     }
 )
-_UNCHECKED: Final = frozenset({Kind.ANCHOR_UNREACHABLE})
+_UNCHECKED: Final = frozenset({Kind.ANCHOR_UNREACHABLE, Kind.NOT_CHECKED})
 _NOTES: Final = frozenset({Kind.RUN_ABANDONED, Kind.PURGED, Kind.REDACTED, Kind.RESTORED, Kind.INCIDENT})
 
 SEVERITIES: Final[Mapping[Kind, Severity]] = {
@@ -168,6 +171,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.ANCHOR_UNREACHABLE: "an anchor could not be asked",
     Kind.ANCHOR_ALTERED: "an anchor holds something that no sealer wrote",
     Kind.ACT_ALTERED: "an act or a hold is not what the journal holds",
+    Kind.ACT_UNLISTED: "an act that the control log does not hold",
     Kind.ACT_UNPROVEN: "an act that no checkpoint of the asked grade covers yet, so that anybody may have put it there",
     Kind.PURGE_VIOLATES_HOLD: "a run was purged while it was held",
     Kind.PURGE_VIOLATES_MINIMUM: "a run was purged before its minimum age",
@@ -177,6 +181,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.PURGED: "the run was purged by an act",
     Kind.INCIDENT: "the sealer noted something in the journal",
     Kind.REDACTED: "content was taken out by an act",
+    Kind.NOT_CHECKED: "a part of the check could not be made; the others were",
 }
 """What each says, in a few words; the table in docs/verify.md is made of it."""
 

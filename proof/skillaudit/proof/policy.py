@@ -5,6 +5,7 @@
     keys = ["audit.example.org/fleet-1+9ee50152+AeoB..."]      # verifier keys, as `skillaudit keys show` prints them
     min_retention_days = 183                 # a purge of younger runs breaks the rules
     expected_hosts = ["agent-1", "agent-2"]  # hosts of which a source must be there
+    control_log = true                       # hold the acts against the control log that the settings name
 
     [[anchors]]
     uri = "file:/mnt/worm/audit"
@@ -65,6 +66,8 @@ class Policy:
     min_retention_days: int = 0
     expected_hosts: tuple[str, ...] = ()
     anchors: tuple[AnchorPolicy, ...] = ()
+    control_log: bool = False
+    """Hold the acts against the control log, which whoever writes the database may not be able to write."""
 
 
 def read_policy(path: Path) -> Policy:
@@ -100,6 +103,7 @@ def parse_policy(found: dict[str, Any], where: str) -> Policy:
         min_retention_days=_number(found, "min_retention_days", 0, where),
         expected_hosts=tuple(_list(found, "expected_hosts", str, where)),
         anchors=anchors,
+        control_log=_flag(found, "control_log", where),
     )
 
 
@@ -112,6 +116,7 @@ def policy_members(policy: Policy) -> dict[str, Any]:
         "min_retention_days": policy.min_retention_days,
         "expected_hosts": list(policy.expected_hosts),
         "anchors": [{"uri": it.uri, "trust": it.trust} for it in policy.anchors],
+        "control_log": policy.control_log,
     }
 
 
@@ -145,6 +150,13 @@ def _list(found: dict[str, Any], name: str, kind: type, where: str) -> list[Any]
     if not isinstance(value, list) or not all(isinstance(it, kind) for it in cast("list[object]", value)):
         raise SettingsError(f"{where}: {name} is a list of {'tables' if kind is dict else 'texts'}")
     return list(cast("list[object]", value))
+
+
+def _flag(found: dict[str, Any], name: str, where: str) -> bool:
+    value = found.get(name, False)
+    if not isinstance(value, bool):
+        raise SettingsError(f"{where}: {name} is true or false, not {value!r}")
+    return value
 
 
 def _number(found: dict[str, Any], name: str, default: int, where: str) -> int:

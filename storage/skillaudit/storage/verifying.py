@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
+from skillaudit.contract.errors import SkillauditError
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.verify import Report, VerifyRequest
+from skillaudit.proof.verify.logged import ControlReading, LoggedAct, logged_act
 from skillaudit.query.verifying import Checks, Progress
 from skillaudit.storage.locating import owner_url
 from skillaudit.storage.opening import caught_up, patiently
@@ -26,6 +28,27 @@ async def verify(settings: Settings, request: VerifyRequest, tell: Tell | None =
         if isinstance(checks, Report):
             return checks
         return await _followed(checks, request, tell)
+
+
+async def read_control(settings: Settings) -> ControlReading:
+    """What the control log that the settings name holds, to its end; what fails is told in the reading."""
+    from skillaudit.consumer.control import make_control, read_whole
+    from skillaudit.consumer.control_file import FileControlLog
+
+    log = make_control(settings)
+    if isinstance(log, FileControlLog) and not log.path.exists():
+        return ControlReading(partition=log.partition, error=f"there is no {log.path}")
+    acts: list[LoggedAct] = []
+    try:
+        async with contextlib.aclosing(read_whole(log)) as records:
+            async for record in records:
+                act = logged_act(record.value or b"", record.offset)
+                acts += [act] if act is not None else []
+    except SkillauditError as exc:
+        return ControlReading(partition=log.partition, error=str(exc))
+    if not log.identity:
+        return ControlReading(partition=log.partition, error=f"the cluster has no {log.partition}")
+    return ControlReading(partition=log.partition, acts=tuple(acts))
 
 
 async def _open(

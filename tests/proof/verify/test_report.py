@@ -10,6 +10,7 @@ from skillaudit.proof.findings import MEANINGS, SEVERITIES, Finding, Findings, K
 from skillaudit.proof.policy import Grade, Policy, parse_policy, policy_members, read_policy
 from skillaudit.proof.verify import Depth, Report, VerifyRequest, parse_report, sentence
 from skillaudit.proof.verify.explain import explanation
+from skillaudit.proof.verify.logged import ControlReading, LoggedAct
 from skillaudit.proof.verify.state import read_state, write_state
 from skillaudit.proof.verify.wire import parse_request, request_members
 from skillaudit.proof.verify.witness import Anchored, AnchorReading
@@ -90,6 +91,7 @@ def test_a_policy_asks_for_what_its_members_can_prove(tmp_path):
         {"anchor_age_s_max": -1},
         {"min_retention_days": True},
         {"expected_hosts": [1]},
+        {"control_log": "yes"},
     ],
 )
 def test_a_wrong_policy_is_refused_naming_the_file(found):
@@ -120,6 +122,7 @@ def test_a_request_travels_unchanged():
             AnchorReading(uri="file:/x", checkpoints=(seen,)),
             AnchorReading(uri="kafka:t", error="away"),
         ),
+        control=ControlReading(partition="c/0", acts=(LoggedAct("a", "00" * 32, 7),)),
     )
     assert parse_request(request_members(request)) == request
     for broken in (

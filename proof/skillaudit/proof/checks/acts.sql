@@ -6,6 +6,13 @@ SELECT a.act_id, a.kind, a.act, a.journal_idx, j.leaf
 FROM acts AS a LEFT JOIN journal AS j ON a.journal_idx = j.idx
 ORDER BY a.journal_idx NULLS LAST, a.control_partition, a.control_offset, a.act_id
 
+-- name: lines
+SELECT act_id, kind, act, journal_idx FROM acts ORDER BY journal_idx NULLS LAST, act_id
+
+-- name: control_reached
+-- How far the database has read the control log.
+SELECT coalesce(max(next_offset), 0) FROM positions WHERE partition = $partition
+
 -- name: unapplied
 -- Acts that the journal holds and that were never recorded here.
 SELECT j.idx, j.kind_said, j.act_id

@@ -17,6 +17,7 @@ from skillaudit.proof.acts import Act, ActKind, parse_act
 from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.leaves import encode_act
 from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.logged import check_logged
 from skillaudit.proof.verify.request import VerifyRequest
 
 FILE: Final = "acts.sql"
@@ -51,6 +52,8 @@ def check_acts(
     applied = _Applied()
     findings.add_all(_recorded(engine, applied))
     findings.add_all(_holds(engine, applied))
+    if request.control is not None:
+        findings.add_all(check_logged(engine, request.control))
     if proven is not None:
         findings.add_all(_unproven(engine, proven))
     totals = ActTotals()

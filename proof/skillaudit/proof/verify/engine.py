@@ -10,7 +10,8 @@ from typing import Any, Final
 import duckdb
 
 from skillaudit.contract.engine import engine_errors
-from skillaudit.contract.errors import QueryTimeoutError
+from skillaudit.contract.errors import QueryTimeoutError, SkillauditError
+from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.statements import statements
 
 CHUNK_ROWS: Final = 10_000
@@ -23,6 +24,19 @@ _PARSED: Final = dict[tuple[str, str], duckdb.Statement | str]()
 
 class VerifyStoppedError(QueryTimeoutError):
     """The check was told to stop before it was done: nothing is known about what it had not looked at."""
+
+
+@contextlib.contextmanager
+def told_where_not(findings: Findings, what: str) -> Generator[None]:
+    """A part of the check: where it can't be made that is a finding, and the other parts go on. What is stored may be
+    unreadable, or of a form that nobody wrote.
+    """
+    try:
+        yield
+    except VerifyStoppedError:
+        raise
+    except (SkillauditError, ValueError, ArithmeticError) as exc:
+        findings.add(Finding(Kind.NOT_CHECKED, f"could not check {what}: {exc}"))
 
 
 class Engine:
@@ -59,6 +73,21 @@ class Engine:
             raise
         with engine_errors("check the record"):
             self._cursor.execute("COMMIT")  # keeps the temporary tables
+
+    @contextlib.contextmanager
+    def part(self, findings: Findings, what: str) -> Generator[None]:
+        """As `told_where_not`, inside a snapshot: an error ends the engine's transaction, so that the parts behind one that
+        can't be made read a later state.
+        """
+        with told_where_not(findings, what):
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):  # an interrupted transaction is over already
+                    self._cursor.execute("ROLLBACK")
+                with engine_errors("check the record"):
+                    self._cursor.execute("BEGIN TRANSACTION READ ONLY")
+                raise
 
     def rows(self, file: str, name: str, **parameters: Any) -> list[Row]:
         """All rows of a statement."""

@@ -11,9 +11,12 @@ It honestly cannot detect:
    really answered so;
 2. a source that was suppressed from its first event on, unless its host is on the list of those you expect
    (`expected_hosts` of the policy); and a dead source's runs after its last heartbeat;
-3. anything done before the next anchor (by default up to 60 seconds) by somebody who holds broker, database and key
-   together; and what somebody who writes to the topic made of records before they were read, as long as digests, tags
-   and head were made anew: sources do not sign;
+3. anything done to what no seal covers yet (by default the last 60 seconds): whoever can write the database before the next
+   seal can rewrite rows and ledger together, or append an act to the journal, and the sealer signs what it finds. An act
+   that nobody ordered shows where the acts are held against the control log (`--control-log`), as long as he can't
+   write that, too; rewritten events show only beside another copy. The same until the next anchor for somebody who
+   holds broker, database and key together; and what somebody who writes to the topic made of records before they were
+   read, as long as digests, tags and head were made anew: sources do not sign;
 4. a rewriting that the operator agreed on with every anchor; and, where no anchor is configured, any careful rewriting
    by whoever writes the database (grade `self`), or by whoever does and holds the key (grade `signed`); to put an
    older copy in its place takes no key;

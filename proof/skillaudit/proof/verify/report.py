@@ -83,8 +83,14 @@ class Report:
         yield f"completeness  {self._completeness() if self.run is None else self._completeness_of_run(self.run)}"
         yield f"anchored      {self._anchored()}"
 
+    def _word(self, severity: Severity) -> str:
+        """How a verdict begins; nothing is ok of which a part was not looked at."""
+        if not self.verdict(severity):
+            return "FAIL  "
+        return "part  " if self.counts.get(Kind.NOT_CHECKED) else "ok    "
+
     def _integrity_of_run(self, run: Mapping[str, Any]) -> str:
-        word = "ok    " if self.verdict(Severity.VIOLATION) else "FAIL  "
+        word = self._word(Severity.VIOLATION)
         seals = [
             f"{it['kind']} {it['ledger']} sealed in journal {it['journal_idx']:,}"
             for it in run.get("sealed", ())
@@ -94,7 +100,7 @@ class Report:
         )
 
     def _completeness_of_run(self, run: Mapping[str, Any]) -> str:
-        word = "ok    " if self.verdict(Severity.INCOMPLETE) else "FAIL  "
+        word = self._word(Severity.INCOMPLETE)
         return ", ".join(
             [f"{word}{run['completeness']}", *filter(None, [run.get("liveness"), run.get("status")])]
         )
@@ -108,7 +114,7 @@ class Report:
         if self.redacted:
             parts.append(f"{self.redacted:,} redacted by acts")
         if self.verdict(Severity.VIOLATION):
-            return "ok    " + "; ".join(parts)
+            return self._word(Severity.VIOLATION) + "; ".join(parts)
         found = sum(self._found(Severity.VIOLATION))
         return f"FAIL  {self.altered:,} of {'; '.join(parts)}; {found:,} {_plural('finding', found)}"
 
@@ -116,7 +122,7 @@ class Report:
         known = f"{self.sources:,} {_plural('source', self.sources)}, {self.started:,} {_plural('run', self.started)} started"
         live = f"; {self.live:,} {_plural('source', self.live)} live" if self.live else ""
         if self.verdict(Severity.INCOMPLETE):
-            return f"ok    {known}{live}"
+            return f"{self._word(Severity.INCOMPLETE)}{known}{live}"
         return f"FAIL  {known}; {self.never_arrived:,} never arrived, {self.incomplete:,} incomplete{live}"
 
     def _anchored(self) -> str:

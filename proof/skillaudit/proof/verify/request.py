@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from skillaudit.proof.policy import Policy
+from skillaudit.proof.verify.logged import ControlReading
 from skillaudit.proof.verify.witness import AnchorReading
 
 
@@ -40,3 +41,5 @@ class VerifyRequest:
     policy: Policy = field(default_factory=Policy)
     anchors: tuple[AnchorReading, ...] = ()
     """What the verifier read from the anchors by itself."""
+    control: ControlReading | None = None
+    """What it read from the control log by itself; None: the acts are not held against it."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from skillaudit.contract.digests import run_hash
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.verify.cuts import NO_CUTS, ORPHAN_BEFORE, Cuts, orphans_before
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.engine import Engine, told_where_not
 from skillaudit.proof.verify.facts import read_facts
 from skillaudit.proof.verify.judging import CLOCK_AHEAD_US_MAX, judge_run
 from skillaudit.proof.verify.request import VerifyRequest
@@ -90,7 +90,8 @@ class RunsCheck:
             ends = [row[0] for row in self._engine.rows(FILE, "chunk_ends", **self._scope, **sizes)]
         try:
             for end in ends:
-                with self._engine.snapshot():
+                what = f"the runs with keys {first} to {end}"
+                with told_where_not(self._findings, what), self._engine.snapshot():
                     self._chunk(first, end, content=content)
                 first = end + 1
                 self._engine.tell("events", self._totals.events, events)
@@ -187,7 +188,8 @@ class RunsCheck:
         for done, run_key in enumerate(sorted(self._drawn)):
             known = self._known.get(run_key, _COUNTED)
             if known != frozenset(Kind):
-                with self._engine.snapshot():
+                what = f"the run with key {run_key}"
+                with told_where_not(self._findings, what), self._engine.snapshot():
                     for row in self._engine.records("one.sql", "run_of_key", run_key=run_key):
                         self._take([it for it in self._judged(row) if _is_new(it, known)])
             self._engine.tell("runs drawn", done + 1, len(self._drawn))

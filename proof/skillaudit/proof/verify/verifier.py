@@ -10,8 +10,8 @@ from skillaudit.contract.errors import DatabaseError, RunNotFoundError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
-from skillaudit.proof.verify.cuts import find_cuts
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.cuts import NO_CUTS, find_cuts
+from skillaudit.proof.verify.engine import Engine, told_where_not
 from skillaudit.proof.verify.journal import JournalState, check_journal
 from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
@@ -60,25 +60,29 @@ class Verifier:
     def _check_all(self, request: VerifyRequest, now_us: int) -> Report:
         engine, findings = self._engine, Findings()
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
-        with engine.snapshot():
-            journal = check_journal(engine, request, findings, now_us)
-            cuts = find_cuts(engine, findings)
-            report.sealed_to = max(check_ledger(engine, request, findings, cuts), request.sealed_from)
-            self._sealed(request, journal, findings, report)
-            sources = check_sources(engine, request, findings, cuts)
-            acts = check_acts(engine, request, findings, journal.proven(request.policy.grade))
-        report.sources, report.started, report.live = sources.sources, sources.started, sources.live
-        report.never_arrived, report.purged, report.redacted = (
-            sources.never_arrived,
-            acts.purged,
-            acts.redacted,
-        )
+        journal, cuts = JournalState(), NO_CUTS
+        with told_where_not(findings, "the record in one state"), engine.snapshot():
+            with engine.part(findings, "the journal"):
+                journal = check_journal(engine, request, findings, now_us)
+            with engine.part(findings, "where the ledger begins"):
+                cuts = find_cuts(engine, findings)
+            with engine.part(findings, "the ledger"):
+                report.sealed_to = max(check_ledger(engine, request, findings, cuts), request.sealed_from)
+                self._sealed(request, journal, findings, report)
+            with engine.part(findings, "the sources"):
+                sources = check_sources(engine, request, findings, cuts)
+                report.sources, report.started, report.live = sources.sources, sources.started, sources.live
+                report.never_arrived = sources.never_arrived
+            with engine.part(findings, "the acts"):
+                acts = check_acts(engine, request, findings, journal.proven(request.policy.grade))
+                report.purged, report.redacted = acts.purged, acts.redacted
         totals = RunTotals()
-        runs = RunsCheck(engine, request, findings, totals, cuts)
-        if request.depth is Depth.SAMPLE:
-            runs.check_sample()
-        else:
-            runs.check_all(content=request.depth is Depth.FULL)
+        with told_where_not(findings, "the runs"):
+            runs = RunsCheck(engine, request, findings, totals, cuts)
+            if request.depth is Depth.SAMPLE:
+                runs.check_sample()
+            else:
+                runs.check_all(content=request.depth is Depth.FULL)
         report.runs, report.events = totals.runs, totals.events
         report.altered, report.incomplete = totals.altered, totals.incomplete
         _take_journal(report, journal)
@@ -146,7 +150,7 @@ def _grade(journal: JournalState, findings: Findings, leaves: Sequence[int]) -> 
     """The strongest grade to which all of these leaves of the journal are proven, `self` where there are none. What is not
     sealed yet is told by a finding.
     """
-    if findings.of(Severity.VIOLATION) or not leaves:
+    if findings.of(Severity.VIOLATION) or Kind.NOT_CHECKED in findings.counts or not leaves:
         return Grade.SELF
     for grade in (Grade.ANCHORED, Grade.SIGNED):
         if max(leaves) < journal.proven(grade):

@@ -7,6 +7,7 @@ from typing import Any
 
 from skillaudit.contract.errors import InvalidRecordError, SettingsError
 from skillaudit.proof.policy import parse_policy, policy_members
+from skillaudit.proof.verify.logged import control_members, parse_control
 from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.witness import parse_reading, reading_members
 
@@ -23,6 +24,7 @@ def request_members(request: VerifyRequest) -> dict[str, Any]:
         "sealed_from": request.sealed_from,
         "policy": policy_members(request.policy),
         "anchors": [reading_members(reading) for reading in request.anchors],
+        "control": control_members(request.control),
     }
 
 
@@ -39,6 +41,7 @@ def parse_request(members: Mapping[str, Any]) -> VerifyRequest:
             sealed_from=int(members["sealed_from"]),
             policy=parse_policy(dict(members["policy"]), "the request's policy"),
             anchors=tuple(parse_reading(dict(reading)) for reading in members["anchors"]),
+            control=parse_control(members.get("control")),
         )
     except (KeyError, TypeError, ValueError, SettingsError) as exc:
         raise InvalidRecordError(

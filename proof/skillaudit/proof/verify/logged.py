@@ -1,0 +1,95 @@
+"""The control log, as the verifier read it by himself: every act that was done stands in it, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.proof.acts import ActKind, parse_act
+from skillaudit.proof.findings import Finding, Kind
+from skillaudit.proof.verify.engine import Engine
+
+FILE: Final = "acts.sql"
+_LIFE: Final = frozenset({ActKind.GENESIS.value, ActKind.SCHEMA.value})
+"""What a database says of its own life is no act upon the record, and in no log."""
+
+
+class LoggedAct(NamedTuple):
+    """One line of the log."""
+
+    act_id: str
+    digest: str
+    """SHA-256 of the line, in hex."""
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlReading:
+    """What the control log said."""
+
+    partition: str = ""
+    """As the database calls it."""
+    acts: tuple[LoggedAct, ...] = ()
+    error: str = ""
+    """Why it could not be read."""
+
+
+def logged_act(line: bytes, offset: int) -> LoggedAct | None:
+    """An act of the log; None for a line that is none: it is a dead letter of who read it."""
+    try:
+        return LoggedAct(parse_act(line).act_id, sha256(line).hexdigest(), offset)
+    except InvalidRecordError:
+        return None
+
+
+def check_logged(engine: Engine, reading: ControlReading) -> Iterator[Finding]:
+    """The acts of the database against the log, and the other way round as far as the database has read it."""
+    if reading.error:
+        yield Finding(Kind.NOT_CHECKED, f"could not check acts against the control log: {reading.error}")
+        return
+    known = _first(reading.acts)
+    stored: set[str] = set()
+    for act_id, kind, line, journal_idx in engine.rows(FILE, "lines"):
+        stored.add(act_id)
+        it = known.get(act_id)
+        if kind not in _LIFE and (it is None or it.digest != sha256(line.encode()).hexdigest()):
+            where = {"act_id": act_id} | ({} if journal_idx is None else {"journal_idx": journal_idx})
+            yield Finding(Kind.ACT_UNLISTED, f"({kind}) the control log does not hold it", where)
+    reached = engine.rows(FILE, "control_reached", partition=reading.partition)[0][0]
+    for it in known.values():
+        if it.offset < reached and it.act_id not in stored:
+            says = f"the control log holds it ({reading.partition}#{it.offset}), this database read past it, and did not record it"
+            yield Finding(Kind.ACT_ALTERED, says, {"act_id": it.act_id})
+
+
+def _first(acts: Iterable[LoggedAct]) -> dict[str, LoggedAct]:
+    """A line may be written twice; the first one is what is applied."""
+    found: dict[str, LoggedAct] = {}
+    for it in acts:
+        found.setdefault(it.act_id, it)
+    return found
+
+
+def control_members(reading: ControlReading | None) -> dict[str, Any] | None:
+    """A reading as it travels."""
+    if reading is None:
+        return None
+    return {
+        "partition": reading.partition,
+        "acts": [list(it) for it in reading.acts],
+        "error": reading.error,
+    }
+
+
+def parse_control(members: dict[str, Any] | None) -> ControlReading | None:
+    """The inverse; `KeyError`, `TypeError` or `ValueError` for anything else."""
+    if members is None:
+        return None
+    return ControlReading(
+        partition=str(members["partition"]),
+        acts=tuple(LoggedAct(str(it[0]), str(it[1]), int(it[2])) for it in members["acts"]),
+        error=str(members["error"]),
+    )
