@@ -3,15 +3,47 @@ named everywhere, and what comes after is met as ever.
 """
 
 import contextlib
+import random
+import shutil
+import time
 from collections import defaultdict
+from copy import copy
+from dataclasses import replace
 
+import duckdb
 import pytest
-from tests.attacks.world import SIGNER, TOPIC, Store, Tampered, World, build
+from tests.attacks.world import (
+    PARTITIONS,
+    SIGNER,
+    STAGES,
+    TOPIC,
+    Collected,
+    Depth,
+    Store,
+    Tampered,
+    Topic,
+    World,
+    build,
+    names,
+    told,
+    violations,
+)
 
+from skillaudit.consumer.acts import accept_history_loss
+from skillaudit.contract.errors import RunNotFoundError
+from skillaudit.contract.records import SkillRun
+from skillaudit.producer import Sink
+from skillaudit.producer.publisher import partition_for
+from skillaudit.proof.acts import act_line
 from skillaudit.proof.anchors import open_anchor
-from skillaudit.proof.cuts import end_empty
-from skillaudit.proof.leaves import leaf_kind, parse_seal
+from skillaudit.proof.cuts import Around, Cut, Trial, beginning, cut_act, end_empty, name_cuts
+from skillaudit.proof.errors import SigningRefusedError
+from skillaudit.proof.leaves import encode_act, leaf_kind, parse_seal
+from skillaudit.proof.policy import AnchorPolicy
 from skillaudit.proof.restoring import restore_journal, unmet_from
+from skillaudit.proof.verify import Verifier, VerifyRequest
+from skillaudit.proof.verify.state import VerifierState
+from skillaudit.proof.verify.witness import read_anchors
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +71,12 @@ def seals_of(world):
 class Again:
     """A new database, with the journal from a copy of the anchor and the records from some position on."""
 
-    def __init__(self, world, directory, begins, path=None):
+    def __init__(self, world, directory, begins, path):
         self.world, self.begins = world, begins
         self.store = Store(path or directory / "again.duckdb")
         self.anchor = directory / "anchor"
         if not self.anchor.exists():
-            copy_tree(world.anchor, self.anchor)
+            shutil.copytree(world.anchor, self.anchor)
         with contextlib.closing(open_anchor(f"file:{self.anchor}")) as anchor:
             restore_journal(self.store, anchor.objects(0), [SIGNER.verifier])
             newest = anchor.newest()
@@ -84,18 +116,12 @@ class Again:
                 self.store.close()
 
 
-def copy_tree(source, target):
-    import shutil
-
-    shutil.copytree(source, target)
-
-
 @pytest.fixture
 def again(world, tmp_path):
     made = []
 
-    def make(begins, **options):
-        made.append(Again(world, tmp_path, begins, **options))
+    def make(begins, *, world=world, path=None):
+        made.append(Again(world, tmp_path, begins, path))
         return made[-1]
 
     yield make
@@ -103,26 +129,338 @@ def again(world, tmp_path):
         it.close()
 
 
-P = f"{TOPIC}/0"
+P = "t/0"
+
+
+def row_offsets(world, partition):
+    return [row[-1] for row in original(world, partition, 0)]
+
+
+def place_in(world, partition, number):
+    """A seal, and a position within its records, behind the first of them that made a row."""
+    sealed = seals_of(world)[partition][number]
+    return sealed, row_offsets(world, partition)[sealed.first] + 1
+
+
+@pytest.fixture(scope="session")
+def part(world):
+    """A partition with all four seals, of two rows at least; ids of runs are random, so which one it is is, too."""
+    for name, seals in seals_of(world).items():
+        offsets = row_offsets(world, name)
+        if len(seals) == STAGES and all(offsets[it.first] < offsets[it.end - 1] for it in seals):
+            return name
+    raise LookupError("no partition with all seals")
 
 
 def first_row(store, partition):
     return rows(store, "SELECT min(idx) FROM ledger WHERE partition = ?", partition)[0][0]
 
 
-@pytest.mark.parametrize("portion", [40, 1_000_000])
-def test_cut_within_a_seal(again, world, portion):
+def cuts_of(store):
+    return rows(store, "SELECT partition, first_row, record_offset FROM ledger_cuts ORDER BY 1")
+
+
+def original(world, partition, first):
+    """The rows of the first database, from one on."""
+    with contextlib.closing(duckdb.connect(str(world.path), read_only=True)) as connection:
+        query = "SELECT * FROM ledger WHERE partition = ? AND idx >= ? ORDER BY idx"
+        return connection.execute(query, [partition, first]).fetchall()
+
+
+def check_goes_on(it, world):
+    """What is left of the ledger is the first database's, it is sealed on, and nothing but the cut is told."""
+    assert it.is_met()
+    cut = {partition: first for partition, first, _ in cuts_of(it.store)}
+    for partition in it.world.topic.ends:
+        here = rows(it.store, "SELECT * FROM ledger WHERE partition = ? ORDER BY idx", partition)
+        assert here == original(world, partition, cut.get(partition, 0))
+    told_of = rows(it.store, "SELECT subject FROM incidents WHERE kind = 'ledger-cut' ORDER BY subject")
+    assert told_of == [(partition,) for partition in sorted(cut)]
+    report = it.verify()
+    lawful = {"LEDGER_CUT", "RUN_UNPROVEN", "SOURCE_TAIL_UNKNOWN"} if cut else set()
+    assert names(report) - {"RUN_ABANDONED"} <= lawful, told(report)
+    assert report.exit_code == (6 if cut else 0)
+    named = {finding["partition"]: finding["idx"] for finding in report.findings if "partition" in finding}
+    assert named == cut
+    return report
+
+
+def test_cut_within_a_seal(again, world, part):
     """Numbering goes on with the next seal's first row; the rest of that seal's records are stored, and make no rows."""
-    second = seals_of(world)[P][1]
-    begin = next(
-        r.offset for r in world.topic.records if r.partition == P and r.offset > second.next_offset - 20
-    )
-    it = again({P: begin})
-    it.take(portion)
+    second, begin = place_in(world, part, 1)
+    it = again({part: begin})
+    it.take(40)
+    it.seal()
+    assert cuts_of(it.store) == [(part, second.end, second.next_offset)]
+    assert first_row(it.store, part) == second.end
+    check_goes_on(it, world)
+
+
+def test_cut_exactly_at_a_seal(again, world, part):
+    """Nothing of the next one is missing."""
+    first = seals_of(world)[part][0]
+    it = again({part: first.next_offset})
+    it.take()
+    it.seal()
+    assert cuts_of(it.store) == [(part, first.end, first.next_offset)]
+    check_goes_on(it, world)
+
+
+@pytest.fixture(scope="session")
+def long_run(tmp_path_factory):
+    """One run over two seals: its start, many logs, its finish."""
+    directory = tmp_path_factory.mktemp("long")
+    topic, store, log = Topic(), Store(directory / "audit.duckdb"), Collected(f"{1:032x}")
+    sink, sent = Sink(log), 0
+    run = sink.start_run(SkillRun(skill_id="s"))
+    for stage in range(2):
+        for step in range(6):
+            run.step(f"thought {stage}.{step}")
+        if stage:
+            run.finish(output="done")
+            sink.close()
+        store.take(topic, topic.append(log.items[sent:]))
+        sent = len(log.items)
+        store.seal(f"file:{directory / 'anchor'}")
+    store.close()
+    world = World(directory / "audit.duckdb", directory / "anchor", topic, directory / "audit.duckdb", "")
+    key = next(key for key, value in log.items if b"run.started" in value)
+    return world, f"{TOPIC}/{partition_for(key, PARTITIONS)}"
+
+
+def test_records_that_made_no_rows_may_be_missing(again, long_run):
+    """Retention took logs between a seal's end and the next row: all rows of the next seal are there, and are met."""
+    world, part = long_run
+    first, second = seals_of(world)[part][:2]
+    begin = row_offsets(world, part)[second.first] - 2
+    assert begin > first.next_offset
+    it = again({part: begin}, world=world)
+    it.take(2)
     it.seal()
     assert it.is_met()
-    assert rows(it.store, "SELECT partition, first_row, record_offset FROM ledger_cuts") == [
-        (P, second.end, second.next_offset)
+    assert cuts_of(it.store) == [(part, first.end, first.next_offset)]
+    assert rows(it.store, "SELECT * FROM ledger WHERE partition = ?", part) == original(
+        world, part, first.end
+    )
+    [(trials,)] = rows(it.store, "SELECT count(trial_row) FROM store.ledger_cuts")
+    assert trials == 0
+    report = it.verify()
+    assert (report.exit_code, violations(report)) == (6, set()), told(report)
+
+
+def test_nothing_is_left_of_a_partition(again, world, part):
+    """Its end is where the last seal ended: all of it is cut, and what comes later goes on with the next row."""
+    last = seals_of(world)[part][-1]
+    it = again({part: world.topic.ends[part]})
+    it.take()
+    it.seal()
+    assert not it.is_met(), "it may still come"
+    assert [cut.partition for cut in it.end_empty()] == [part]
+    it.store.materializer.forget()
+    it.seal()
+    assert it.is_met()
+    assert cuts_of(it.store) == [(part, last.end, last.next_offset)]
+    size = len(rows(it.store, "SELECT * FROM journal"))
+    late = [
+        r._replace(offset=r.offset + 500, next_offset=r.offset + 501)
+        for r in world.topic.records
+        if r.partition == part
     ]
-    assert first_row(it.store, P) == second.end
-    assert first_row(it.store, f"{TOPIC}/1") == 0
+    it.store.materializer.apply(late)
+    it.seal()
+    assert first_row(it.store, part) == last.end
+    [(leaf,)] = rows(it.store, "SELECT leaf FROM journal WHERE idx = ?", size)
+    assert [(part.partition, part.first) for part in parse_seal(bytes(leaf)).ranges] == [(part, last.end)]
+    report = it.verify()
+    assert not violations(report), told(report)
+    assert report.exit_code == 6
+
+
+def test_a_log_that_ends_before_what_was_sealed_is_no_cut(again, world, part):
+    """A topic made anew under the name: nothing is sealed until somebody looks."""
+    it = again({part: world.topic.ends[part]})
+    it.take()
+    with it.store.transaction("find empty partitions") as cursor:
+        assert end_empty(cursor, {part: 3}, lambda _name, _us: False) == []
+    it.seal()
+    assert not it.is_met()
+
+
+def test_what_comes_after_the_cut_has_to_be_met(again, world, part):
+    """A record that is missing there, or another one, is no matter of retention."""
+    first, second = seals_of(world)[part][:2]
+    it = again({part: first.next_offset})
+    gone = row_offsets(world, part)[second.end]  # of the third seal
+    it.world = replace(world, topic=copy(world.topic))
+    it.world.topic.records = [r for r in world.topic.records if (r.partition, r.offset) != (part, gone)]
+    it.take()
+    with contextlib.suppress(SigningRefusedError):
+        it.seal()
+    assert not it.is_met()
+    assert cuts_of(it.store) == [(part, first.end, first.next_offset)]
+
+
+def test_an_older_copy_goes_on_behind_what_is_lost(again, world, part, tmp_path):
+    """A backup, and a topic that no longer reaches back to it: its rows count, what is between is cut."""
+    path = tmp_path / "copy.duckdb"
+    shutil.copy(world.older, path)
+    last = seals_of(world)[part][-1]
+    it = again({part: last.next_offset - 2}, path=path)
+    had = first_row(it.store, part), len(rows(it.store, "SELECT * FROM ledger WHERE partition = ?", part))
+    accept_history_loss(it.store.materializer, part)
+    it.take()
+    it.seal()
+    assert it.is_met()
+    assert had[0] == 0
+    assert cuts_of(it.store) == [(part, last.end, last.next_offset)]
+    report = it.verify()
+    assert not violations(report), told(report)
+    assert (report.exit_code, report.counts["LEDGER_CUT"] > 0) == (6, True), told(report)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_wherever_it_is_cut(again, world, seed):
+    """Each partition at its own place, read in portions of any size: what is left is the same, and nothing else is said."""
+    chance = random.Random(seed)
+    begins = {
+        name: chance.randrange(end - 1) for name, end in world.topic.ends.items() if chance.random() < 0.8
+    }
+    it = again(begins)
+    it.take(chance.choice([30, 71, 1_000]))
+    it.seal()
+    check_goes_on(it, world)
+
+
+def test_one_run_before_and_after(again, world, part):
+    """A run after the cut is proven as ever; one from the rest of a seal is not; one from before is not there."""
+    second, begin = place_in(world, part, 1)
+    it = again({part: begin})
+    it.take()
+    it.seal()
+    starts = "SELECT id, record_offset FROM runs WHERE partition = ? ORDER BY record_offset"
+    here = rows(it.store, starts, part)
+    after = [run_id for run_id, offset in here if offset >= second.next_offset]
+    rest = [run_id for run_id, offset in here if offset < second.next_offset]
+    assert after
+    for run_id in after:
+        report = it.verify(run_id=run_id)
+        assert (report.exit_code, names(report)) == (0, set()), told(report)
+    for run_id in rest:
+        report = it.verify(run_id=run_id)
+        assert (report.exit_code, names(report)) == (6, {"RUN_UNPROVEN"}), told(report)
+    before = next(row[3] for row in original(world, part, 0) if row[2] == "start")
+    with pytest.raises(RunNotFoundError):
+        it.verify(run_id=before)
+    for depth in (Depth.QUICK, Depth.FULL):
+        assert it.verify(depth=depth).exit_code == 6
+
+
+# Attacks: what was deleted, in the name of a retention.
+
+
+def cut_away(tampered, world, part, *, journal_idx=None):
+    """Rows and runs of a partition below its second seal's end, and the row that calls it a cut."""
+    second = seals_of(world)[part][1]
+    tampered.sql("DELETE FROM store.ledger WHERE partition = ? AND idx < ?", part, second.end)
+    tampered.sql("DELETE FROM store.runs WHERE partition = ? AND record_offset < ?", part, second.next_offset)
+    tampered.events("DELETE FROM {events} WHERE run_key NOT IN (SELECT run_key FROM store.runs)")
+    row = (part, second.end, second.next_offset, None, None, journal_idx)
+    tampered.sql("INSERT INTO store.ledger_cuts VALUES (?, ?, ?, ?, ?, ?)", *row)
+    return second
+
+
+@pytest.fixture
+def tampered(world, tmp_path):
+    shutil.copy(world.path, tmp_path / "tampered.duckdb")
+    made = Tampered(world, tmp_path / "tampered.duckdb")
+    yield made
+    made.close()
+
+
+def test_a_cut_that_the_journal_does_not_name_is_none(tampered, world, part):
+    """Rows that are gone are gone, whatever the database calls it."""
+    cut_away(tampered, world, part)
+    report = tampered.verify()
+    assert report.exit_code == 5
+    assert {"LEDGER_ALTERED", "LEDGER_ENTRY_MISSING"} <= violations(report)
+
+
+def test_a_cut_named_in_the_journal_without_the_key(tampered, world, part):
+    """It is behind what is signed and anchored: an act that anybody may have put there."""
+    size = tampered.one("SELECT count(*) FROM journal")
+    second = cut_away(tampered, world, part, journal_idx=size)
+    leaf = encode_act(act_line(cut_act([Cut(part, second.end, second.next_offset)], 1)))
+    tampered.sql("INSERT INTO store.journal VALUES (?, 1, 'act', ?)", size, leaf)
+    report = tampered.verify()
+    assert report.exit_code != 0
+    assert "ACT_UNPROVEN" in names(report), told(report)
+    assert any(finding.get("partition") == part for finding in report.findings)
+
+
+def test_a_cut_with_the_key_is_told_for_ever(tampered, world, part, tmp_path):
+    """Who holds the key can say so: what is missing is named, by range, and never exit code 0; also to a verifier who
+    remembers that it was there.
+    """
+    anchor = tmp_path / "anchor"
+    shutil.copytree(world.anchor, anchor)
+    before = tampered.verify()
+    seen = VerifierState(before.journal, before.root, before.checked_at_us, before.sealed_to)
+    cut_away(tampered, world, part)
+    tampered.close()
+    store = Store(tampered.path)
+    with store.transaction("name the cut") as cursor:
+        name_cuts(cursor, 1)
+    with contextlib.closing(store.cursor()) as cursor:
+        (note,) = cursor.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchone()
+    store.state.note = note
+    store.seal(f"file:{anchor}")
+    store.close()
+    again = Tampered(world, tampered.path, anchor)
+    try:
+        policy = replace(world.policy, anchors=(AnchorPolicy(f"file:{anchor}"),))
+        plain = VerifyRequest(policy=policy, anchors=read_anchors(policy))
+        for request in (plain, seen.apply(plain)):
+            with contextlib.closing(again.connection.cursor()) as cursor:
+                report = Verifier(cursor).check(request, time.time_ns() // 1000)
+            assert report.exit_code not in {0, 7}, told(report)
+            [range_told] = [
+                it for it in report.findings if it.get("partition") == part and it["kind"] == "LEDGER_CUT"
+            ]
+            assert range_told["idx"] == seals_of(world)[part][1].end
+    finally:
+        again.close()
+
+
+# The rule alone.
+
+
+@pytest.mark.parametrize(
+    ("offset", "here", "expected"),
+    [
+        (0, 0, None),
+        (1, 0, Cut(P, 0, 0, Trial(10, 100))),
+    ],
+)
+def test_before_the_first_seal(offset, here, expected):
+    """From the first record on nothing is missing; behind it the first seal is tried."""
+    assert beginning(Around(P, offset, 0, 0, 10, 100), here) == expected
+
+
+@pytest.mark.parametrize(
+    ("offset", "here", "expected"),
+    [
+        (100, 0, Cut(P, 10, 100)),
+        (101, 0, Cut(P, 10, 100, Trial(20, 200))),
+        (101, 15, Cut(P, 15, 100, Trial(20, 200))),
+        (101, 25, None),
+    ],
+)
+def test_between_two_seals(offset, here, expected):
+    """The rows of an older copy stand, and numbering never goes back."""
+    assert beginning(Around(P, offset, 10, 100, 20, 200), here) == expected
+
+
+def test_behind_the_last_seal():
+    """What was there was never sealed."""
+    assert beginning(Around(P, 500, 20, 200, None, None), 0) == Cut(P, 20, 200)
+    assert beginning(Around(P, 500, 20, 200, None, None), 20) is None
