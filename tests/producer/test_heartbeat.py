@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from tests.producer.support import FullLog, ListLog
 
 from skillaudit.contract.errors import RunStateError
+from skillaudit.contract.outbox.acknowledgement import Acknowledgement, write_acknowledgement
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.wire import parse_record
 from skillaudit.producer import Sink, SkillRun
 from skillaudit.producer.heartbeat import LISTING_INTERVAL_US, HeartbeatPlan, beat_if_due
+from skillaudit.producer.outbox import OutboxLog
 
 SECOND_US = 1_000_000
 
@@ -30,13 +32,14 @@ def test_due_while_a_run_is_open_or_something_changed():
     plan = HeartbeatPlan(1_000)
     assert not plan.due(0, 0, 0), "nothing ever happened"
     assert plan.due(0, 1, 0)
-    plan.sent(0, 1, 0, 0, [])
+    plan.sent(0, 1, 0, 0, 0, [])
     assert not plan.due(SECOND_US - 1, 1, 0)
     assert plan.due(SECOND_US, 1, 0), "a run is open"
     assert plan.due(SECOND_US, 1, 1), "it has finished since"
-    plan.sent(SECOND_US, 1, 1, 0, [])
+    plan.sent(SECOND_US, 1, 1, 0, 0, [])
     assert not plan.due(10 * SECOND_US, 1, 1), "nothing changed"
     assert plan.due(10 * SECOND_US, 1, 1, 3), "losses did"
+    assert plan.due(10 * SECOND_US, 1, 1, 0, 1), "something was refused"
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 400), st.sets(st.integers(1, 12))), max_size=12))
@@ -55,7 +58,7 @@ def test_runs_take_turns(runs_max, beats):
         assert len(chosen) == min(len(ready), runs_max)
         waited = [listed_us.get(n, -1) for n in ready if n not in chosen]
         assert all(listed_us.get(n, -1) <= min(waited, default=now_us) for n in chosen)
-        plan.sent(now_us, 1, 0, 0, selected)
+        plan.sent(now_us, 1, 0, 0, 0, selected)
         listed_us.update(dict.fromkeys(chosen, now_us))
 
 
@@ -114,7 +117,7 @@ def test_the_backlog_is_the_logs(clock):
     """A log that knows what waits in it is asked."""
 
     class Backlog:
-        records, bytes, oldest_us = 3, 400, 5
+        records, bytes, oldest_us, refused = 3, 400, 5, 2
 
     log = ListLog()
     log.backlog = Backlog
@@ -123,6 +126,41 @@ def test_the_backlog_is_the_logs(clock):
         beat_if_due(sink._source_here(), HeartbeatPlan(1_000))
     beat = log.parsed("source.heartbeat")[0]
     assert (beat["backlog_records"], beat["backlog_bytes"], beat["oldest_us"]) == (3, 400, 5)
+    assert beat["refused"] == 2
+
+
+def test_what_was_refused_is_told_by_the_outbox(tmp_path, clock):
+    """As the acknowledgement has it, whoever forwards; told also where nothing else has changed."""
+    log = OutboxLog(Settings(data=tmp_path, kafka_bootstrap_servers="nowhere:1", outbox_free_bytes_min=0))
+    plan = HeartbeatPlan(1_000)
+    with Sink(log, clock=clock, start_forwarder=None) as sink:
+        sink.start_run(SkillRun(skill_id="s")).finish()
+        assert beat_if_due(sink._source_here(), plan)
+        ack = Acknowledgement(position=log.position, records=log.records, refused=2)
+        write_acknowledgement(log.source_dir, ack)
+        log.notify_acknowledged(ack)
+        clock.advance(SECOND_US)
+        assert beat_if_due(sink._source_here(), plan)
+        clock.advance(SECOND_US)
+        assert not beat_if_due(sink._source_here(), plan)
+        assert log.backlog().refused == 2
+
+
+def test_the_last_losses_are_told(clock):
+    """A process that lives shorter than its heartbeats' interval, or ends between two, tells once more what was lost."""
+
+    class Backlog:
+        records, bytes, oldest_us, refused = 0, 0, 0, 1
+
+    log = ListLog()
+    log.backlog = Backlog
+    with Sink(log, clock=clock) as sink:
+        sink.start_run(SkillRun(skill_id="s")).finish()
+        sink._source_here().count_lost(3)
+    kinds = [e["type"] for e in log.parsed("source.")]
+    assert kinds == ["source.opened", "source.heartbeat", "source.closed"]
+    (beat,) = log.parsed("source.heartbeat")
+    assert (beat["beat"], beat["lost"], beat["refused"]) == (1, 3, 1)
 
 
 def test_a_backlog_that_cant_be_looked_at_ends_no_heartbeats(clock):

@@ -29,15 +29,17 @@ class HeartbeatPlan:
         self._interval_us = interval_ms * 1_000
         self._runs_max = runs_max
         self._beat_us: int | None = None
-        self._said = (0, 0, 0)
+        self._said = (0, 0, 0, 0)
         self._listed_us: dict[int, int] = {}
         """Open run -> when it was last listed, the longest ago first."""
 
-    def due(self, now_us: int, runs_started: int, runs_finished: int, lost: int = 0) -> bool:
+    def due(
+        self, now_us: int, runs_started: int, runs_finished: int, lost: int = 0, refused: int = 0
+    ) -> bool:
         """Whether a heartbeat is to be sent now; `now_us` by a clock that doesn't run backwards."""
         if self._beat_us is not None and now_us - self._beat_us < self._interval_us:
             return False
-        return runs_started > runs_finished or (runs_started, runs_finished, lost) != self._said
+        return runs_started > runs_finished or (runs_started, runs_finished, lost, refused) != self._said
 
     def select(self, now_us: int, open_runs: Mapping[int, Numbered]) -> list[Numbered]:
         """The runs that the next heartbeat lists."""
@@ -48,11 +50,17 @@ class HeartbeatPlan:
         return [open_runs[n] for n in (new + again)[: self._runs_max]]
 
     def sent(
-        self, now_us: int, runs_started: int, runs_finished: int, lost: int, listed: list[Numbered]
+        self,
+        now_us: int,
+        runs_started: int,
+        runs_finished: int,
+        lost: int,
+        refused: int,
+        listed: list[Numbered],
     ) -> None:
         """A heartbeat is in the log."""
         self._beat_us = now_us
-        self._said = (runs_started, runs_finished, lost)
+        self._said = (runs_started, runs_finished, lost, refused)
         for run in listed:
             self._listed_us.pop(run.source_seq, None)
             self._listed_us[run.source_seq] = now_us
@@ -61,12 +69,14 @@ class HeartbeatPlan:
 def beat_if_due(source: Source, plan: HeartbeatPlan) -> bool:
     """Append a heartbeat if one is due; returns whether it did. A log without room gets the next one."""
     now_us = source.clock.steady_us()
-    counts = source.runs_started, source.runs_finished, source.lost
-    if not plan.due(now_us, *counts):
-        return False
-    runs = plan.select(now_us, dict(source.open))
+    started, finished, lost = source.runs_started, source.runs_finished, source.lost
     try:
-        source.beat(source.clock.wall_us(), runs, backlog_of(source.log))
+        backlog = backlog_of(source.log)
+        counts = started, finished, lost, backlog.refused if backlog else 0
+        if not plan.due(now_us, *counts):
+            return False
+        runs = plan.select(now_us, dict(source.open))
+        source.beat(source.clock.wall_us(), runs, backlog)
     except (SkillauditError, OSError):  # no room, closed meanwhile, no descriptor left to look at the backlog
         return False  # what it would have said, the next one says
     plan.sent(now_us, *counts, runs)

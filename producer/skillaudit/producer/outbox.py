@@ -421,7 +421,9 @@ class OutboxLog:
             waiting = self._keeper.unacknowledged_bytes(self._segment)
             records = self.records - ack.records if ack.position < self.position else 0
         oldest = oldest_us(self._source.directory, ack.position or pack_position(1, 0)) if records else 0
-        return Backlog(records=records, bytes=waiting if records else 0, oldest_us=oldest)
+        return Backlog(
+            records=records, bytes=waiting if records else 0, oldest_us=oldest, refused=ack.refused
+        )
 
     def has_room(self, size_bytes: int = ROOM_BYTES) -> bool:
         """Whether a log of this size would be taken now, as far as `outbox_bytes_max` and, where it would need space of

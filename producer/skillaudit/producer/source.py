@@ -7,6 +7,7 @@ that have started. These never meet in a circle: a starting run isn't listed yet
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from threading import Lock
@@ -44,6 +45,11 @@ class Backlog(Protocol):
     @property
     def oldest_us(self) -> int:
         """When the oldest of them was appended, 0 where nothing waits or it isn't known."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Records that were refused for good, of all there were."""
         ...
 
 
@@ -107,6 +113,8 @@ class Source:
         """Events dropped in best-effort mode, all of them declared in their runs."""
         self._lost_lock = Lock()
         self.beats = 0
+        self._told = 0, 0
+        """Records refused and events lost, as the last heartbeat had them."""
         self.opened = False
         self._closed = False
         self._opened_by = opened_by
@@ -211,19 +219,31 @@ class Source:
         with self.lock:
             self._check_open()
             self._settle()
-            counts = SourceCounts(
-                runs_started=self.runs_started,
-                runs_finished=self.runs_finished,
-                open=_progress(runs),
-                backlog_records=backlog.records if backlog else 0,
-                backlog_bytes=backlog.bytes if backlog else 0,
-                oldest_us=backlog.oldest_us if backlog else 0,
-                refused=getattr(backlog, "refused", 0),
-                lost=self.lost,
-            )
-            record = events.encode_heartbeat(self.source_id, now_us, self.beats + 1, counts)
-            self.log.append(self.source_id, record, RecordKind.RESERVED, wait_ms=0)
-            self.beats += 1
+            self._beat(now_us, runs, backlog)
+
+    def _beat(self, now_us: int, runs: Sequence[Numbered], backlog: Backlog | None) -> None:
+        counts = SourceCounts(
+            runs_started=self.runs_started,
+            runs_finished=self.runs_finished,
+            open=_progress(runs),
+            backlog_records=backlog.records if backlog else 0,
+            backlog_bytes=backlog.bytes if backlog else 0,
+            oldest_us=backlog.oldest_us if backlog else 0,
+            refused=backlog.refused if backlog else 0,
+            lost=self.lost,
+        )
+        record = events.encode_heartbeat(self.source_id, now_us, self.beats + 1, counts)
+        self.log.append(self.source_id, record, RecordKind.RESERVED, wait_ms=0)
+        self.beats += 1
+        self._told = counts.refused, counts.lost
+
+    def _tell_losses(self, now_us: int) -> None:
+        """What was lost or refused since the last heartbeat, by one more: `source.closed` has no place for it."""
+        # No room, or no descriptor left to look at the backlog: the runs themselves declare what they lost.
+        with contextlib.suppress(SkillauditError, OSError):
+            backlog = backlog_of(self.log)
+            if (backlog.refused if backlog else 0, self.lost) != self._told:
+                self._beat(now_us, (), backlog)
 
     def close(self, now_us: int) -> None:
         """Append `source.closed`, if the source was ever opened; the open runs become inert. Safe to call again."""
@@ -234,6 +254,8 @@ class Source:
             if not self.opened:
                 return
             self._settle()
+            if getattr(self.log, "takes_heartbeats", True):
+                self._tell_losses(now_us)
             runs = list(self.open.values())
             counts = SourceCounts(
                 runs_started=self.runs_started,

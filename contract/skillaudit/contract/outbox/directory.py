@@ -193,6 +193,8 @@ class Backlog:
     records: int = 0
     bytes: int = 0
     oldest_us: int = 0
+    refused: int = 0
+    """Before that: how many were refused for good."""
 
 
 def measure_backlog(source_dir: Path, ack: Acknowledgement) -> Backlog:
@@ -219,7 +221,7 @@ def measure_backlog(source_dir: Path, ack: Acknowledgement) -> Backlog:
         lines = before + content.count(b"\n", header.end)
     records = max(lines - ack.records, 0) if waiting else 0
     oldest = oldest_us(source_dir, ack.position or pack_position(numbers[0], 0)) if records else 0
-    return Backlog(records=records, bytes=waiting, oldest_us=oldest)
+    return Backlog(records=records, bytes=waiting, oldest_us=oldest, refused=ack.refused)
 
 
 def oldest_us(source_dir: Path, position: int) -> int:
