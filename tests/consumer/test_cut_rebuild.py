@@ -1,0 +1,114 @@
+"""A consumer that makes its database again where retention took the oldest records: it begins at a seal, and seals on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.consumer.test_notary import anchored, consuming, elsewhere, read, record_runs
+from tests.support.waiting import until
+
+from skillaudit.consumer.notary import NotaryState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.contract.outbox.segments import archived_path, archived_segments
+from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import OUTBOX_TOPIC
+from skillaudit.producer import Sink, SkillRun
+from skillaudit.proof.keys import generate_key
+
+WAIT_S = 30.0
+CUTS = "SELECT partition, first_row, journal_idx IS NOT NULL FROM main.ledger_cuts ORDER BY 1"
+ENDS = "SELECT partition, max(idx) + 1 FROM main.ledger GROUP BY partition ORDER BY 1"
+LEDGER = "SELECT * FROM main.ledger WHERE partition = '{}' ORDER BY idx"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Embedded, with a key and an anchor."""
+    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
+    return Settings(
+        data=tmp_path / "data",
+        outbox_free_bytes_min=0,
+        seal_key_file=tmp_path / "key",
+        seal_interval_ms=1_000,
+        anchors=f"file:{tmp_path / 'anchor'}",
+    )
+
+
+async def is_sealing(service: ConsumerService) -> None:
+    await until(lambda: service.status.notary.state is NotaryState.SEALING, WAIT_S)
+
+
+async def consumed(settings: Settings) -> None:
+    async with consuming(settings) as service:
+        await is_sealing(service)
+
+
+def source_ids(settings: Settings) -> list[str]:
+    """Of those that were archived, in order of their names."""
+    return sorted(path.name for path in settings.archive_dir.glob("*") if archived_segments(path))
+
+
+async def test_sources_that_expired_with_the_archive_are_cut(settings: Settings, tmp_path: Path) -> None:
+    """By the product's own rule: they are named, the rest is met, and sealing goes on."""
+    record_runs(settings)
+    await consumed(settings)
+    [(gone, rows)] = read(settings, ENDS)
+    settings = replace(settings, outbox_keep_days=0)
+    record_runs(settings)
+    await consumed(settings)
+    size = anchored(settings)
+    again = elsewhere(settings, tmp_path)
+    (settings.outbox_dir / "reader").unlink()
+    async with consuming(again) as service:
+        await is_sealing(service)
+        sealed = service.status.notary.leaves
+        record_runs(settings)
+        await until(lambda: service.status.notary.leaves > sealed, WAIT_S)
+    assert read(again, CUTS) == [(gone, rows, True)]
+    [(subject, detail)] = read(again, "SELECT subject, detail FROM main.incidents WHERE kind = 'ledger-cut'")
+    assert subject == gone
+    assert "not in this database" in detail
+    assert anchored(settings) > size
+
+
+async def test_sources_that_can_not_have_expired_are_missed(settings: Settings, tmp_path: Path) -> None:
+    """Somebody took the archive away: nothing is sealed until it comes back, or a backup is restored."""
+    record_runs(settings)
+    await consumed(settings)
+    for path in settings.archive_dir.glob("*"):
+        path.rename(tmp_path / path.name)
+    again = elsewhere(settings, tmp_path)
+    (settings.outbox_dir / "reader").unlink()
+    async with consuming(again) as service:
+        await until(lambda: service.status.notary.state is NotaryState.MEETING, WAIT_S)
+        service.status.notary.sealed_us = 1
+        assert "a backup" in service.late_seal()
+    assert read(again, CUTS) == []
+
+
+async def test_a_source_whose_first_segments_expired(settings: Settings, tmp_path: Path) -> None:
+    """What is left of it is met from the next seal on, and everything of others."""
+    sink = Sink.from_settings(settings)
+    for _ in range(3):
+        for _ in range(10):
+            with sink.start_run(SkillRun(skill_id="s")) as run:
+                run.step("x" * 10_000)
+                run.finish(output="done")
+        await consumed(settings)
+    sink.close()
+    await consumed(settings)
+    [name] = source_ids(settings)
+    partition = f"{OUTBOX_TOPIC}/{name}"
+    before = read(settings, LEDGER.format(partition))
+    first, *_, last = archived_segments(settings.archive_dir / name)
+    assert first < last, "the records filled several segments"
+    archived_path(settings.archive_dir / name, first).unlink()
+    again = elsewhere(settings, tmp_path)
+    (settings.outbox_dir / "reader").unlink()
+    await consumed(again)
+    [(cut, row, named)] = read(again, CUTS)
+    assert (cut, named) == (partition, True)
+    assert 0 < row < len(before)
+    assert read(again, LEDGER.format(partition)) == before[row:]
