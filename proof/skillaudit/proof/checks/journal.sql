@@ -14,4 +14,4 @@ SELECT idx, unhex(sha256('\x00'::BLOB || leaf)) FROM journal ORDER BY idx
 SELECT level, idx, hashes FROM journal_nodes ORDER BY level, idx
 
 -- name: checkpoints
-SELECT size, note, signed_us FROM checkpoints ORDER BY size
+SELECT size, note FROM checkpoints ORDER BY size

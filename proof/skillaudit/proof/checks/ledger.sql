@@ -237,7 +237,7 @@ FROM chosen AS s
 LEFT JOIN gathered AS g ON s.journal_idx = g.journal_idx AND s.place = g.place
 
 -- name: seals_between
-SELECT idx, leaf FROM journal WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us ORDER BY idx
+SELECT idx, leaf FROM journal WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us
 
 -- name: rows_of_seal
 SELECT

@@ -4,9 +4,10 @@ says. Read in chunks and computed as it comes, so that a run of any length fits;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -182,7 +183,8 @@ class _Salts:
         redactions: Sequence[Redaction],
     ) -> None:
         self._run_salt = run_salt
-        self._pair = -1, b"", b""
+        self._pair = -1
+        self._salts = b"", b""
         self._left = {(seq, name): salt for seq, name, salt in left}
         self.digests = {(it.seq, it.field): it.digest.hex() for it in redactions}
         self.acts = {(it.seq, it.field): it.act_id for it in redactions}
@@ -198,9 +200,9 @@ class _Salts:
     def _of_event(self, run_salt: str, seq: int) -> bytes:
         """One hash gives the salts of two events that follow each other."""
         pair = seq // 2
-        if pair != self._pair[0]:
-            self._pair = pair, *event_salts(run_salt, pair)
-        return self._pair[1 + seq % 2]
+        if pair != self._pair:
+            self._pair, self._salts = pair, event_salts(run_salt, pair)
+        return self._salts[seq % 2]
 
     def refilled(self, seq: int, name: str | None, content: str) -> bool:
         """Whether something else than the mark of the redaction stands in the place of what was taken out."""
@@ -246,9 +248,7 @@ def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     """All facts of the run of this row of `runs`, in the engine's snapshot."""
     run_id, key = row["id"], {"run_key": row["run_key"]}
     marks = marks_of_run(engine, run_id)
-    rest: dict[str, list[tuple[Any, ...]]] = {}
-    for what, *members in engine.rows("one.sql", "rest_of_run", **key):
-        rest.setdefault(what, []).append(tuple(members))
+    rest, events = _content(engine, row)
     refused = engine.rows("one.sql", "refused_of_run", **key) if "refused" in rest else []
     facts = RunFacts(
         row=row,
@@ -267,8 +267,39 @@ def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     except ValueError:
         facts.lost_readable = False
     left = [(seq, name, salt) for seq, name, salt, _ in rest.get("salt", ())]
-    _compute(facts, _Salts(row["salt"], left, facts.redactions), engine)
+    _compute(facts, _Salts(row["salt"], left, facts.redactions), events)
     return facts
+
+
+_Rows = Sequence[tuple[Any, ...]]
+
+
+def _content(engine: Engine, row: Mapping[str, Any]) -> tuple[Mapping[str, _Rows], Iterable[tuple[Any, ...]]]:
+    """The rest of the run by its kind, and the run's logs by number: read at once and sorted here where they are few, as
+    its row says and it turns out.
+    """
+    key = {"run_key": row["run_key"]}
+    if row["events_stored"] <= SORTED_HERE_EVENTS_MAX:
+        few: list[tuple[Any, ...]] = []
+        for chunk in engine.chunks("one.sql", "content_of_short_run", **key):
+            few += chunk
+            if len(few) > SORTED_HERE_EVENTS_MAX:
+                break
+        else:
+            events = [found[1:6] for found in few if found[0] == "event"]
+            rest = [
+                (what, seq, name, text, act) for what, seq, name, _, _, text, act in few if what != "event"
+            ]
+            return _by_kind(rest), sorted(events, key=itemgetter(0))
+    rest = engine.rows("one.sql", "rest_of_run", **key)
+    return _by_kind(rest), chain.from_iterable(engine.chunks("one.sql", "events_of_run", **key))
+
+
+def _by_kind(rest: _Rows) -> Mapping[str, _Rows]:
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for what, *members in rest:
+        found.setdefault(what, []).append(tuple(members))
+    return found
 
 
 def marks_of_run(engine: Engine, run_id: str) -> list[Mark]:
@@ -297,7 +328,7 @@ def _ahead(engine: Engine, facts: RunFacts) -> frozenset[Mark]:
     return frozenset(mark for mark in apart if mark.received_us >= read_to_us > 0)
 
 
-def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:
+def _compute(facts: RunFacts, salts: _Salts, events: Iterable[tuple[Any, ...]]) -> None:
     row = facts.row
     manifest = _Manifest(facts.run_id, {mark.events for mark in facts.marks})
     losses = iter(facts.declared)
@@ -305,7 +336,7 @@ def _compute(facts: RunFacts, salts: _Salts, engine: Engine) -> None:
     before_us: int | None = None
     last_us: int | None = None
     last_seq, logs = -1, _Numbers()
-    for line in _lines(engine, row, salts, facts.declared):
+    for line in _lines(events, row, salts, facts.declared):
         while loss is not None and loss[0] < line.seq:
             manifest.add(loss[0], loss[1] - loss[0] + 1, lost_line(*loss))
             loss = next(losses, None)
@@ -334,7 +365,9 @@ def _note_altered(facts: RunFacts, line: _Line, *, unsalted: bool) -> None:
         facts.altered_more += 1
 
 
-def _lines(engine: Engine, row: Mapping[str, Any], salts: _Salts, declared: Ranges) -> Iterator[_Line]:
+def _lines(
+    events: Iterable[tuple[Any, ...]], row: Mapping[str, Any], salts: _Salts, declared: Ranges
+) -> Iterator[_Line]:
     """Start, logs and finish in the order of their numbers; of equal numbers the logs first."""
     start = start_header(
         row["started_us"], row["parent_run_id"], row["skill_id"], row["source_id"], row["source_seq"]
@@ -343,7 +376,7 @@ def _lines(engine: Engine, row: Mapping[str, Any], salts: _Salts, declared: Rang
     refilled = any(salts.refilled(0, name, str(row[name])) for name in START_FIELDS)
     yield _Line(0, start, body, row["start_tag"], row["started_us"], "start", is_log=False, refilled=refilled)
     finish = _finish_line(row, salts, declared)
-    for seq, event_type, at_us, tag, payload in _events(engine, row):
+    for seq, event_type, at_us, tag, payload in events:
         if finish is not None and seq > finish.seq:
             yield finish
             finish = None
@@ -351,21 +384,6 @@ def _lines(engine: Engine, row: Mapping[str, Any], salts: _Salts, declared: Rang
         yield _Line(seq, header, payload.encode(), tag, at_us, event_type, refilled=refilled)
     if finish is not None:
         yield finish
-
-
-def _events(engine: Engine, row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """The run's logs, by number. Sorted here where they are few, as its row says and it turns out."""
-    if row["events_stored"] <= SORTED_HERE_EVENTS_MAX:
-        few: list[tuple[Any, ...]] = []
-        for chunk in engine.chunks("one.sql", "events_of_short_run", run_key=row["run_key"]):
-            few += chunk
-            if len(few) > SORTED_HERE_EVENTS_MAX:
-                break
-        else:
-            yield from sorted(few, key=itemgetter(0))
-            return
-    for chunk in engine.chunks("one.sql", "events_of_run", run_key=row["run_key"]):
-        yield from chunk
 
 
 def _finish_line(row: Mapping[str, Any], salts: _Salts, declared: Ranges) -> _Line | None:

@@ -14,7 +14,7 @@ from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.tiles import TILE_BYTES, TILE_WIDTH, tile_root
 from skillaudit.proof.verify.engine import Engine, Row
 from skillaudit.proof.verify.request import VerifyRequest
-from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers, verifiers
+from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers
 
 FILE: Final = "journal.sql"
 MEMORY: Final = "memory"
@@ -100,19 +100,18 @@ def _shape(engine: Engine, numbers: Sequence[int]) -> Iterator[Finding]:
 
 def read_checkpoints(rows: Iterable[Row], policy: Policy, findings: Findings) -> Iterator[Signed]:
     """The database's checkpoints, by their rows; what is wrong with their notes goes to `findings`."""
-    keys = verifiers(policy)
-    for size, note, _ in rows:
+    for size, note in rows:
         try:
             checkpoint = read_checkpoint(note)
         except NoteError as exc:
             findings.add(Finding(Kind.SIGNATURE_BAD, f"the checkpoint of {size} is none: {exc}"))
             continue
-        signed_by, bad = signers(note, keys)
+        signed_by, bad = signers(note, policy.keys)
         if bad:
             findings.add(
                 Finding(Kind.SIGNATURE_BAD, f"a signature under the checkpoint of {size} is not its key's")
             )
-        elif keys and not signed_by:
+        elif policy.keys and not signed_by:
             findings.add(
                 Finding(Kind.UNKNOWN_KEY, f"the checkpoint of {size} is signed by none of the policy's keys")
             )

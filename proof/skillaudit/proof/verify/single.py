@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from skillaudit.contract.digests import run_hash
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
-from skillaudit.proof.leaves import SealedRange, encode_ledger, parse_seal
+from skillaudit.proof.leaves import LedgerRow, SealedRange, encode_ledger_rows, parse_seal
 from skillaudit.proof.merkle import leaf_hash, root_of
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
@@ -208,7 +208,7 @@ def _seals_of(
     near = (min(times) - CLOCKS_APART_US, max(times) + SEAL_LAG_US)
     found: list[_Covering] = []
     for low, high in (near, _EVER):
-        found = list(_covering(engine, marks, low, high))
+        found = sorted(_covering(engine, marks, low, high), key=itemgetter(0))
         proven = [it.range for it in found if it.journal_idx < journal.proven(grade)]
         if all(any(_covers(it, mark) for it in proven) for mark in marks):
             break
@@ -242,16 +242,16 @@ def _covers(found: SealedRange, mark: Mark) -> bool:
 def _compared(engine: Engine, journal: JournalState, it: _Covering) -> _Seal:
     found = it.range
     place = {"partition": found.partition, "first": found.first, "end": found.end}
-    rows = [row for _, *row in sorted(engine.rows("one.sql", "rows_between", **place), key=itemgetter(0))]
-    right = len(rows) == found.count and _root(rows) == found.root
+    rows = sorted(engine.rows("one.sql", "rows_between", **place), key=itemgetter(0))
+    right = len(rows) == found.count and _root([row[1:] for row in rows]) == found.root
     if journal.holds is not None:
         right = right and journal.holds(it.journal_idx, it.leaf)
     return _Seal(it.journal_idx, found.partition, found.first, found.end, right)
 
 
-def _root(rows: Sequence[Sequence[Any]]) -> bytes | None:
+def _root(rows: Sequence[LedgerRow]) -> bytes | None:
     """The root over rows of the ledger; None where one has no leaf."""
     try:
-        return root_of(b"".join([leaf_hash(encode_ledger(*row)) for row in rows]))
+        return root_of(b"".join(map(leaf_hash, encode_ledger_rows(rows))))
     except InvalidRecordError:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillaudit.contract.errors import SettingsError, SkillauditError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from skillaudit.proof.anchors import Anchor, StoredObject
     from skillaudit.proof.keys import Verifier
 
+NOTES_REMEMBERED: Final = 64
+NOTE_REMEMBERED_CHARS_MAX: Final = 10_000
+POLICIES_REMEMBERED: Final = 16
 WINDOW_LEAVES: Final = 2_000
 """How far back from its newest object an anchor is read: what was changed there is named leaf by leaf."""
 
@@ -77,21 +81,21 @@ def _window(anchor: Anchor, policy: Policy) -> list[Anchored]:
     newest = anchor.newest()
     if newest is None:
         return []
-    keys = verifiers(policy)
     after = max(newest.content.checkpoint.size - WINDOW_LEAVES, 0)
-    return [_anchored(stored, keys) for stored in anchor.objects(after=after)]
+    return [_anchored(stored, policy.keys) for stored in anchor.objects(after=after)]
 
 
-def verifiers(policy: Policy) -> Sequence[Verifier]:
+@lru_cache(maxsize=POLICIES_REMEMBERED)
+def _verifiers(keys: tuple[str, ...]) -> Sequence[Verifier]:
     """The policy's keys, ready for use."""
-    if not policy.keys:
+    if not keys:
         return ()
     from skillaudit.proof.keys import parse_verifier
 
-    return [parse_verifier(key) for key in policy.keys]
+    return [parse_verifier(key) for key in keys]
 
 
-def _anchored(stored: StoredObject, keys: Sequence[Verifier]) -> Anchored:
+def _anchored(stored: StoredObject, keys: tuple[str, ...]) -> Anchored:
     checkpoint = stored.content.checkpoint
     signed_by, bad = signers(stored.content.note, keys)
     return Anchored(
@@ -107,14 +111,23 @@ def _anchored(stored: StoredObject, keys: Sequence[Verifier]) -> Anchored:
     )
 
 
-def signers(note: str, keys: Sequence[Verifier]) -> tuple[tuple[str, ...], bool]:
-    """Names of the keys that signed the note; and whether a signature claims one of them and is not its own."""
+def signers(note: str, keys: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """Names of those of the policy's keys that signed the note; and whether a signature claims one of them and is not its
+    own. Remembered by the note's and the keys' text: the newest checkpoint is asked about with every run.
+    """
+    return (_remembered if len(note) <= NOTE_REMEMBERED_CHARS_MAX else _signers)(note, keys)
+
+
+def _signers(note: str, keys: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     from skillaudit.proof.notes import parse_note
 
     try:
-        return tuple(key.name for key in parse_note(note).verified_by(keys)), False
+        return tuple(key.name for key in parse_note(note).verified_by(_verifiers(keys))), False
     except NoteError:
         return (), True
+
+
+_remembered: Final = lru_cache(maxsize=NOTES_REMEMBERED)(_signers)
 
 
 def reading_members(reading: AnchorReading) -> dict[str, Any]:
