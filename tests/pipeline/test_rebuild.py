@@ -11,7 +11,8 @@ from typing import Any
 
 import duckdb
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from tests.acts.support import Run, state
 from tests.conformance.compositions import PARTITIONS, kafka_settings
 from tests.support.waiting import until
@@ -130,3 +131,64 @@ async def test_a_database_made_again_from_the_topics(tmp_path: Path, kafka_boots
     assert read(again.database, LEDGER) == ledger
     assert read(again.database, JOURNAL)[: len(journal)] == journal
     assert content(again.database) == content(settings.database)
+
+
+async def delete_before(settings: Settings, positions: dict[str, int]) -> None:
+    """As the topic's retention does."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await admin.start()
+    places = {name: TopicPartition(settings.kafka_topic, int(name.rpartition("/")[2])) for name in positions}
+    await admin.delete_records({places[name]: RecordsToDelete(at) for name, at in positions.items()})
+    await admin.close()
+
+
+async def test_a_database_made_again_from_what_retention_left(tmp_path: Path, kafka_bootstrap: str) -> None:
+    """One partition has lost its first records, another all of them, acts among what they held: the ledger begins at seals,
+    meets the rest of them, and is sealed on.
+    """
+    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
+    settings = await kafka_settings(
+        tmp_path / "data",
+        kafka_bootstrap,
+        seal_key_file=tmp_path / "key",
+        seal_interval_ms=1_000,
+        anchors=f"file:{tmp_path / 'anchor'}",
+        poison_share_percent_max=101,
+    )
+    runs = [Run(f"run-{n}", number=n + 1) for n in range(24)]
+    parts = first_part(runs[:12]), second_part(runs)
+    await send(settings, parts[0])
+    async with consuming(settings, len(parts[0])) as service:
+        await until(lambda: service.status.notary.leaves > 0, WAIT_S)
+        await service.order(plan_redact(ORDER, runs[2].id, 1, None))
+        await service.order(plan_purge_of(ORDER, [runs[1].id]))
+    await send(settings, parts[1])
+    total = len(parts[0]) + len(parts[1])
+    async with consuming(settings, total):
+        pass
+    ledger = read(settings.database, LEDGER)
+    ends = dict(
+        read(
+            settings.database,
+            f"SELECT partition, next_offset FROM positions WHERE starts_with(partition, '{settings.kafka_topic}/')"
+            " AND ledger_next > 1 ORDER BY ledger_next DESC LIMIT 2",
+        )
+    )
+    some, emptied = sorted(ends)
+    await delete_before(settings, {some: 2, emptied: ends[emptied]})
+    again = replace(settings, db_file=tmp_path / "again.duckdb", seal_state_file=tmp_path / "again.state")
+    async with consuming(again, total - 2 - ends[emptied]) as service:
+        await until(lambda: service.status.notary.state is NotaryState.SEALING, WAIT_S)
+        sealed = service.status.notary.rows_sealed
+        await send(settings, [(runs[5].id, runs[5].log(n=9)), ("late", Run("late", number=50).start())])
+        await until(lambda: service.status.notary.rows_sealed > sealed, WAIT_S)
+    cuts = {row[0]: row[1] for row in read(again.database, "SELECT partition, first_row FROM ledger_cuts")}
+    assert sorted(cuts) == sorted(ends)
+    assert cuts[emptied] == sum(row[0] == emptied for row in ledger)
+    left = [row for row in ledger if row[1] >= cuts.get(row[0], 0)]
+    late = [row for row in read(again.database, LEDGER) if row not in left]
+    assert [(row[2], row[3]) for row in late] == [("start", "late")]
+    assert set(left) <= set(read(again.database, LEDGER))
+    assert read(again.database, "SELECT * FROM pending_acts") == []
+    named = read(again.database, "SELECT subject FROM incidents WHERE kind = 'ledger-cut' ORDER BY 1")
+    assert named == [(some,), (emptied,)]
