@@ -253,6 +253,29 @@ def test_a_repeated_old_object_does_not_hide_the_newest(kafka_anchor):
     assert kafka_anchor.newest().content == OBJECTS[-1]
 
 
+MANY = [made(number, number + 1) for number in range(500)]
+
+
+@pytest.mark.broker
+def test_the_newest_objects_are_read_from_the_end(kafka_anchor):
+    """A year of objects is half a million: what a check needs of them stands at the end, and little else is read."""
+    kafka_anchor.publish(MANY)
+    assert contents(kafka_anchor, after=490) == MANY[490:]
+    assert kafka_anchor.records_read <= 300
+    before = kafka_anchor.records_read
+    assert kafka_anchor.newest().content == MANY[-1]
+    assert kafka_anchor.records_read - before <= 16
+    assert contents(kafka_anchor, after=20) == MANY[20:]
+
+
+@pytest.mark.broker
+def test_old_objects_said_again_hide_no_newer_ones(kafka_anchor):
+    """Who may only append puts many old ones behind those that he wants to be overlooked."""
+    kafka_anchor.publish([*MANY[:300], *MANY[:250], MANY[260]])
+    found = [content.checkpoint.size for content in contents(kafka_anchor, after=255)]
+    assert found == [*range(256, 301), 261]
+
+
 @pytest.mark.broker
 def test_a_record_that_is_no_object_is_named_by_its_offset(kafka_anchor, topic):
     """A verifier is told, whoever put it there."""

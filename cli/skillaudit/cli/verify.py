@@ -160,7 +160,9 @@ async def _check(
     def tell(what: str, done: int, of: int) -> None:
         line.show(lambda: f"{what} {done:,}" + (f" of {of:,} ({100 * done // of} %)" if of else ""))
 
-    anchors = await asyncio.to_thread(read_anchors, request.policy, settings)
+    anchors = await asyncio.to_thread(
+        read_anchors, request.policy, settings, newest_only=request.run_id is not None
+    )
     control = await read_control(settings) if request.policy.control_log else None
     request = replace(request, anchors=anchors, control=control)
     if state_file is not None:

@@ -32,6 +32,12 @@ NEWEST_RECORDS_MAX: Final = 16
 PORTION_RECORDS_MAX: Final = 10_000
 PORTION_BYTES_MAX: Final = 16 * 1024 * 1024
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+WALK_RECORDS: Final = 64
+"""The first step back from the end when objects behind a size are looked for; each further one is twice as long."""
+PROBES_MAX: Final = 1_000
+PROBE_RECORDS_MIN: Final = 32
+"""Of what lies before the place so found one record in this many is looked at, or fewer, so that it is `PROBES_MAX` at most."""
+PROBE_BYTES: Final = 64 * 1024
 
 
 class KafkaAnchor:
@@ -44,6 +50,8 @@ class KafkaAnchor:
         self._topic = topic
         self._settings = settings
         self._partition = TopicPartition(topic, 0)
+        self.records_read = 0
+        """Records taken from the topic so far."""
 
     def __repr__(self) -> str:
         """Topic and address."""
@@ -59,8 +67,8 @@ class KafkaAnchor:
         return max(found, key=lambda stored: stored.content.checkpoint.size, default=None)
 
     def objects(self, after: int = 0) -> Iterator[StoredObject]:
-        """As `Anchor.objects`: in the order of the topic, read in portions."""
-        at = 0
+        """As `Anchor.objects`: in the order of the topic, read in portions, from where they begin."""
+        at = asyncio.run(self._behind(after)) if after else 0
         while True:
             portion, at = asyncio.run(self._portion(at))
             if not portion:
@@ -97,20 +105,41 @@ class KafkaAnchor:
             found, _ = await self._read(consumer, max(0, end - NEWEST_RECORDS_MAX), end)
             return found
 
+    async def _behind(self, after: int) -> int:
+        """An offset before which there are no objects larger than `after`: sought backwards from the end, as they are
+        appended in order. Who may append, and nothing else, could hide newer ones behind many old ones said again; so
+        some of what lies before is looked at, too.
+        """
+        async with self._consumer() as consumer:
+            begin, low = await self._begin(consumer), await self._end(consumer)
+            step = WALK_RECORDS
+            while low > begin:
+                first = max(begin, low - step)
+                found, _ = await self._read(consumer, first, low)
+                if step > WALK_RECORDS and all(it.content.checkpoint.size <= after for it in found):
+                    break
+                low, step = first, step * 2
+        async with self._consumer(PROBE_BYTES) as consumer:
+            apart = max(PROBE_RECORDS_MIN, (low - begin) // PROBES_MAX)
+            for at in range(begin, low, apart):
+                found, _ = await self._read(consumer, at, at + 1)
+                if found and found[0].content.checkpoint.size > after:
+                    return max(begin, at - apart)
+        return low
+
     async def _portion(self, at: int) -> tuple[list[StoredObject], int]:
         """Objects from offset `at` on, and the offset behind them; none at the end."""
         async with self._consumer() as consumer:
             return await self._read(consumer, at, await self._end(consumer))
 
     async def _read(self, consumer: Any, at: int, end: int) -> tuple[list[StoredObject], int]:
-        begin = (await consumer.beginning_offsets([self._partition]))[self._partition]
-        at = max(at, begin)
+        at = max(at, await self._begin(consumer))
         found: list[StoredObject] = []
         size_bytes = 0
         if at < end:
             consumer.seek(self._partition, at)
         while at < end and len(found) < PORTION_RECORDS_MAX and size_bytes < PORTION_BYTES_MAX:
-            wanted = PORTION_RECORDS_MAX - len(found)
+            wanted = min(PORTION_RECORDS_MAX - len(found), end - at)
             answer = await consumer.getmany(self._partition, timeout_ms=500, max_records=wanted)
             for message in answer.get(self._partition, ()):
                 size_bytes += len(message.value or b"")
@@ -118,20 +147,24 @@ class KafkaAnchor:
                 content = parse_object(message.value or b"", place)
                 found.append(StoredObject(content, message.timestamp * 1000, place))
                 at = message.offset + 1
+                self.records_read += 1
         return found, at
+
+    async def _begin(self, consumer: Any) -> int:
+        return int((await consumer.beginning_offsets([self._partition]))[self._partition])
 
     async def _end(self, consumer: Any) -> int:
         return int((await consumer.end_offsets([self._partition]))[self._partition])
 
     @contextlib.asynccontextmanager
-    async def _consumer(self) -> AsyncGenerator[Any]:
+    async def _consumer(self, fetch_bytes: int = FETCH_BYTES_MAX) -> AsyncGenerator[Any]:
         """A connected consumer of the partition, for at most `READ_TIMEOUT_S`."""
         with self._mapped("read"):
             consumer: Any = AIOKafkaConsumer(
                 **connection_options(self._settings),
                 enable_auto_commit=False,
                 auto_offset_reset="none",
-                max_partition_fetch_bytes=FETCH_BYTES_MAX,
+                max_partition_fetch_bytes=fetch_bytes,
             )
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S):

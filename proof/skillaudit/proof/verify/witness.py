@@ -55,32 +55,43 @@ class AnchorReading:
     """It holds something that no sealer wrote."""
 
 
-def read_anchors(policy: Policy, settings: Settings | None = None) -> tuple[AnchorReading, ...]:
-    """Ask every anchor of the policy. Blocking; what fails is told in the reading. `settings`: for Kafka's.
+def read_anchors(
+    policy: Policy, settings: Settings | None = None, *, newest_only: bool = False
+) -> tuple[AnchorReading, ...]:
+    """Ask every anchor of the policy. Blocking; what fails is told in the reading. `settings`: for Kafka's. `newest_only`:
+    the newest object is enough, as it is for the check of one run.
 
     Raises `SettingsError` for an anchor that can't be one, such as a topic of several partitions.
     """
-    return tuple(_read(entry, policy, settings) for entry in policy.anchors)
-
-
-def _read(entry: AnchorPolicy, policy: Policy, settings: Settings | None) -> AnchorReading:
     from skillaudit.proof.anchors import open_anchor
 
-    anchor = open_anchor(entry.uri, settings)
-    with contextlib.closing(anchor):
-        try:
-            return AnchorReading(uri=entry.uri, trust=entry.trust, checkpoints=tuple(_window(anchor, policy)))
-        except SettingsError:
-            raise
-        except SkillauditError as exc:
-            altered = isinstance(exc, (AnchorContentError, NoteError))
-            return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc), altered=altered)
+    found: list[AnchorReading] = []
+    for entry in policy.anchors:
+        with contextlib.closing(open_anchor(entry.uri, settings)) as anchor:
+            found.append(read_anchor(anchor, entry, policy, newest_only=newest_only))
+    return tuple(found)
 
 
-def _window(anchor: Anchor, policy: Policy) -> list[Anchored]:
+def read_anchor(
+    anchor: Anchor, entry: AnchorPolicy, policy: Policy, *, newest_only: bool = False
+) -> AnchorReading:
+    """Ask one."""
+    try:
+        window = tuple(_window(anchor, policy, newest_only=newest_only))
+        return AnchorReading(uri=entry.uri, trust=entry.trust, checkpoints=window)
+    except SettingsError:
+        raise
+    except SkillauditError as exc:
+        altered = isinstance(exc, (AnchorContentError, NoteError))
+        return AnchorReading(uri=entry.uri, trust=entry.trust, error=str(exc), altered=altered)
+
+
+def _window(anchor: Anchor, policy: Policy, *, newest_only: bool) -> list[Anchored]:
     newest = anchor.newest()
     if newest is None:
         return []
+    if newest_only:
+        return [_anchored(newest, policy.keys)]
     after = max(newest.content.checkpoint.size - WINDOW_LEAVES, 0)
     return [_anchored(stored, policy.keys) for stored in anchor.objects(after=after)]
 
