@@ -36,7 +36,7 @@ AGENT = {"runs": 2, "logs_min": 3, "logs_max": 3, "events_per_s": 0.02}
 Figures = dict[tuple[str, str], float]
 
 
-async def _figures(url: str) -> Figures:
+async def figures_of(url: str) -> Figures:
     """(name, labels) -> value, as Prometheus would read them."""
 
     def read() -> str:
@@ -55,14 +55,14 @@ def _of_host(figures: Figures, name: str, **labels: str) -> float:
     return 0.0
 
 
-async def _shows(url: str, what: str, condition: Any) -> None:
+async def shows(url: str, what: str, condition: Any) -> None:
     async def shown() -> bool:
-        return bool(condition(await _figures(url)))
+        return bool(condition(await figures_of(url)))
 
     try:
         await until(shown, 30)
     except TimeoutError:
-        hosts = {key: value for key, value in (await _figures(url)).items() if "host" in key[0]}
+        hosts = {key: value for key, value in (await figures_of(url)).items() if "host" in key[0]}
         raise AssertionError(f"{what} does not show: {hosts}") from None
 
 
@@ -97,12 +97,12 @@ async def losses_are_loud(case: Case) -> None:
         Command(settings, "forward", logs=case.directory) as forward,
         Agents(case, settings, [AGENT]) as agents,
     ):
-        await _shows(hosted.url, "the host", lambda now: _of_host(now, "sources", state="live") == 1)
+        await shows(hosted.url, "the host", lambda now: _of_host(now, "sources", state="live") == 1)
         await asyncio.sleep(2 * TIMES["abandon_after_ms"] / 1_000)  # so long it must not fall silent
-        figures = await _figures(hosted.url)
+        figures = await figures_of(hosted.url)
         assert _of_host(figures, "sources", state="silent") == 0, "a working host reads silent"
         stop_process(forward.pid)
-        await _shows(
+        await shows(
             hosted.url,
             "a stuck forwarder",
             lambda now: (
@@ -110,16 +110,16 @@ async def losses_are_loud(case: Case) -> None:
             ),
         )
         wake_process(forward.pid)
-        await _shows(
+        await shows(
             hosted.url, "the host's return", lambda now: _of_host(now, "sources", state="silent") == 0
         )
         await _inject(settings, [b"{", b"no event"])
-        await _shows(
+        await shows(
             hosted.url,
             "a dead letter",
             lambda now: now.get(("skillaudit_dead_letters", 'state="waiting"')) == 2,
         )
-        figures = await _figures(hosted.url)
+        figures = await figures_of(hosted.url)
         lags = {labels for name, labels in figures if name == "skillaudit_consumer_lag_offsets"}
         assert len(lags) >= 6, f"the lag of {len(lags)} partitions is told"
         await agents.processes[0].kill()
