@@ -15,6 +15,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -106,10 +107,10 @@ def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
         alive.append((run, left - 1, finishes))
 
 
-def main(plan: Plan) -> int:
+def main(plan: Plan, make_sink: Callable[[], Sink] = Sink.from_settings) -> int:
     """Record, flush, close."""
     notes = Notebook(plan.account)
-    with Sink.from_settings() as sink:
+    with make_sink() as sink:
         threads = [
             threading.Thread(target=record, args=(sink, plan, notes, n), name=f"recorder {n}")
             for n in range(1, plan.threads)

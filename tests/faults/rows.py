@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ class Case:
     """Empty, the case's own; removed when the case passed."""
     switched_off: str = ""
     """The mechanism that the product has to do without; empty: none."""
+    with_it_s: float = 0.0
+    """How long the same case took just before with the mechanism: what has not come in that time does not come without it."""
     resource: Any = None
     """What the row's `resource` gave, shared by the cases of one command: a broker, a file system."""
     injections: int = 1
@@ -65,9 +67,18 @@ class Row:
     share: int
     """Injections of `make faults`, all rows of which end within ten minutes."""
     test: int = 1
-    """Injections inside `make test`; 0: it takes too long for that, or needs what CI has not."""
+    """Injections inside `make test`."""
+    not_in_tests: str = ""
+    """Why `make test` has none of it, where `test` is 0."""
+    judge: str = ""
+    """What decides in the place of the common judge, or beside it; empty: that one alone. Stands in the published table."""
+    synthetic: bool = False
+    """Its events are records that the row composes and knows, not ones that agents were told are safe."""
     off: Mapping[str, str] = field(default_factory=dict[str, str])
     """Mechanism -> how it is switched off; the row must then fail."""
+    off_by_waiting: Sequence[str] = ()
+    """Those whose want shows only in that something never comes: the same case is run before with the mechanism, and
+    then waited for, where it ends alone, as long as all of that took. All others fail in a judge's words."""
     off_cases_max: int = 3
     """Cases within which the switched-off mechanism must show; where chance decides, more."""
     off_in_tests: bool = True
@@ -76,7 +87,7 @@ class Row:
     """Whether `make faults` shows it, where `make test` does not; else the full run does."""
     resource: ResourceFactory = contextlib.nullcontext
     broker: bool = False
-    """Needs a real broker."""
+    """Needs a real broker, and so Docker or one that is given."""
     root: str = ""
     """What it needs root for (to mount a small file system); skipped, and said so, where it cannot be had."""
     case_s_max: float = 300.0

@@ -195,8 +195,10 @@ class Consumer:
 @row(
     "abandoned-by-broker-time",
     about="Sources that beat for two hours while a person is asked, die, sleep and wake, close; a consumer on an injected clock that lags by up to an hour",
+    judge="who reads abandoned, with which last event, against a model of the broker's time",
+    synthetic=True,
     full=200,
-    share=5,
+    share=3,
     test=1,
     off={"broker-time": "silence is judged by the consumer's own clock"},
 )
@@ -361,6 +363,7 @@ async def real_clock(case: Case) -> None:
     off_in_tests=False,
     resource=shared_broker,
     broker=True,
+    not_in_tests="long: ten seconds of real time, as its twin without a broker, which is in",
 )
 async def real_clock_kafka(case: Case) -> None:
     """As embedded."""

@@ -60,6 +60,7 @@ STOPPED_S = (0.3, 1.5, 4.0)
     resource=shared_broker,
     broker=True,
     case_s_max=PATIENT_CASE_S,
+    not_in_tests="long",
 )
 async def dies_beside_an_adopter(case: Case) -> None:
     """Nobody else forwards: what the adopter has not taken would be missing."""

@@ -105,6 +105,7 @@ async def _kill_all(case: Case, agents: Agents, within_s: float = 0.2) -> None:
     off=QUEUE,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
+    off_in_share=False,
 )
 async def killed_at_a_bytecode(case: Case) -> None:
     """No point of it is special."""
@@ -144,10 +145,11 @@ CHANGE_CALLS = "posix_fallocate,pwrite,ftruncate,replace,open,close,mkdir,fsync"
     about="dies before or after one of the calls that make a source or its next segment: allocate, map, write, rename, cut",
     full=100,
     share=10,
-    test=0,
+    test=1,
     off=QUEUE,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
+    off_in_share=False,
 )
 async def killed_in_a_segment_change(case: Case) -> None:
     """Half a segment, a segment without a name, a source without its identity."""
@@ -228,7 +230,7 @@ async def killed_around_a_fork(case: Case) -> None:
     about="a parent is killed while its forked children, and theirs, record; they go on after its death",
     full=50,
     share=3,
-    test=0,
+    test=1,
     off=FORK_NOTICED,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,

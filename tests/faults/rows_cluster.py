@@ -118,6 +118,7 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     broker=True,
     case_s_max=900.0,
     off_in_share=False,
+    not_in_tests="long: four brokers die and come back",
 )
 async def leader_killed(case: Case) -> None:
     """Everything acknowledged is there afterwards, and everything else was sent again."""

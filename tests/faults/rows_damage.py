@@ -78,8 +78,9 @@ def record_source(settings: Settings, account: Path, seed: int, runs: int = 24) 
     "outbox-damaged-at-rest",
     about="Dead sources with a flipped byte, bit or frame, a hole, zeros, garbage, a torn tail, a cut, a missing or foreign "
     "segment, a copied directory, a damaged source.json, at random places",
+    judge="every event that was not touched is stored once; a touched one is stored as it was, or its number reads missing and an incident names its source",
     full=400,
-    share=26,
+    share=13,
     test=13,
     off={
         "checksum": "every altered line gets the checksum that makes it valid",
@@ -260,8 +261,9 @@ class _Live:
     "outbox-damaged-while-running",
     about="Sources whose processes go on writing, with a flipped byte, bit or frame, a hole, zeros or garbage before, or while, "
     "a consumer reads",
+    judge="every event that was not touched is stored once; a touched one is stored as it was, or its number reads missing and an incident names its source",
     full=100,
-    share=12,
+    share=6,
     test=6,
     off={"findings": "a source that does not pass on what its readers found"},
 )

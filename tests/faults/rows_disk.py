@@ -53,7 +53,7 @@ def _disk(case: Case, size_bytes: int) -> Generator[SmallFs]:
     about="The outbox's file system (ext4 or tmpfs of 8 MiB) is filled three times under two agents and, in half of the "
     "cases, a consumer; its space comes back in pieces at random moments",
     full=20,
-    share=3,
+    share=2,
     off={
         "preallocation": "segments are files with holes: the store into the mapping is what finds that there is no room"
     },

@@ -90,6 +90,7 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     broker=True,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
+    not_in_tests="long: seven forwarders after each other",
 )
 async def killed_under_load(case: Case) -> None:
     """What it had sent and not noted is sent again."""
@@ -131,6 +132,8 @@ AROUND = (
     broker=True,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
+    off_in_share=False,
+    not_in_tests="long: six forwarders after each other",
 )
 async def killed_around_its_acknowledgement(case: Case) -> None:
     """A kill at the n-th of these calls, one after the other."""
@@ -165,6 +168,7 @@ def _is_idle(agents: Agents, settings: Settings) -> bool:
     broker=True,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
+    not_in_tests="long: stands still for seconds",
 )
 async def stopped_and_woken(case: Case) -> None:
     """A stopped process keeps its locks: nobody forwards beside it, whoever wakes up goes on in order."""
@@ -222,7 +226,7 @@ async def thread_hit_by_its_publisher(case: Case) -> None:
     about="an exception is raised in the thread from outside at random bytecodes; it recovers, or the next adopter takes what is left",
     full=30,
     share=5,
-    test=0,
+    test=1,
     off={"supervisor": "the thread ends with its first forwarder"},
     resource=shared_broker,
     broker=True,

@@ -86,6 +86,7 @@ async def _inject(settings: Settings, values: Sequence[bytes]) -> None:
     off_in_tests=False,
     resource=shared_broker,
     broker=True,
+    not_in_tests="long",
 )
 async def losses_are_loud(case: Case) -> None:
     """The host's sources fall silent, then its backlog is told, then both are gone."""

@@ -133,6 +133,7 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     resource=shared_broker,
     broker=True,
     root="host names of its own",
+    not_in_tests="long",
 )
 async def losses_by_host(case: Case) -> None:
     """Known numbers; the other host's figures stay at 0."""

@@ -115,8 +115,10 @@ def _batches(case: Case, records: Sequence[SourceRecord]) -> Iterator[Sequence[S
 @row(
     "poison-fuzzed",
     about="Fuzzed records (bytes flipped, truncated, wrong types, 1.5 and true as numbers, members twice, NaN, deep JSON, NUL, lone surrogates, invalid UTF-8, unknown versions, hostile keys, huge numbers) between good ones, in batches that are decoded in Python and in the engine",
+    judge="every good record is stored once; every other one is a dead letter with its bytes, or still an event and stored",
+    synthetic=True,
     full=1_000_000,
-    share=40_000,
+    share=20_000,
     case_s_max=900,
     test=20_000,
     off={
@@ -242,7 +244,7 @@ STARTS = 3
     "bad-deployment",
     about="A deployment of agents whose every record this release refuses, behind good ones; in every other case mixed half and half with good ones: stops by its limit, replayed after the repair",
     full=5,
-    share=2,
+    share=1,
     test=1,
     off={"poison-limit": "no limit: poison_in_a_row_max and poison_share_percent_max out of reach"},
     resource=shared_broker,

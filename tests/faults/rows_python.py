@@ -96,7 +96,7 @@ async def _live(case: Case, life: str, codes: Sequence[int] = (0,), *, deaths: i
     full=20,
     share=1,
     off=FORK_NOTICED,
-    test=0,
+    test=1,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
 )
@@ -150,7 +150,7 @@ async def _ask(client: httpx.AsyncClient, numbers: Sequence[int]) -> list[int]:
     full=20,
     share=1,
     off=FORK_NOTICED,
-    test=0,
+    test=1,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
 )
@@ -230,6 +230,8 @@ async def multiprocessing_fork(case: Case) -> None:
     test=0,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
+    off_in_share=False,
+    not_in_tests="long; its twin that forks is in",
 )
 async def multiprocessing_spawn(case: Case) -> None:
     """A pool ends its workers by SIGTERM."""

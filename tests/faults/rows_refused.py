@@ -82,7 +82,7 @@ class _Drops(KafkaPublisher):
     "too-large-for-the-topic",
     about="a topic that allows 20 kB, and records of 8 to 24 kB between others",
     full=20,
-    share=2,
+    share=1,
     off={"kept-aside": "what the broker refuses is dropped, and the rest of its batch with it"},
     off_cases_max=1,
     resource=shared_broker,
@@ -264,9 +264,10 @@ async def permission_taken(case: Case) -> None:
         await agents.until_noted(agents.noted_lines() + 40, PATIENCE_S)
         await asyncio.to_thread(broker.grant, AGENT, topic, AclOperation.WRITE)
         stop.touch()
-        await agents.join(PATIENCE_S)
+        codes = await agents.ended(PATIENCE_S)
     accounts = agents.noted()
     assert not _refused(settings, accounts), "a missing permission was taken for a refusal"
+    assert codes == [0, 0], [process.said() for process in agents.processes]
     reading = _as_user(case, broker, settings, CONSUMER, tls=tls)
     await consume_all(reading, PATIENCE_S)
     check(case, reading, accounts)

@@ -109,7 +109,7 @@ class DemandingConsumer(OtherRelease):
     "old-agents-new-consumer",
     about="Records without any of the members that a newer release adds, read by a consumer that knows version 2 and those members",
     full=20,
-    share=2,
+    share=1,
     test=1,
     off={"optional": "what came later is demanded"},
 )
@@ -126,7 +126,7 @@ async def old_agents(case: Case) -> None:
     "new-agents-old-consumer",
     about="Version 1 with unknown members, version 2, unknown types of runs and sources, read by this release; upgraded then, and the dead letters replayed",
     full=20,
-    share=2,
+    share=1,
     test=1,
     off={"dead-letters": "what is not known is passed over"},
 )
@@ -189,7 +189,7 @@ def _without(value: bytes, names: Sequence[str]) -> bytes:
     "forwarder-older-than-agents",
     about="An agent of a newer release (unknown members, version 2, unknown types) whose outbox this release forwards, read by a consumer of the newer one",
     full=20,
-    share=2,
+    share=1,
     test=1,
     off={"bytes-kept": "the forwarder writes anew what it understands"},
     off_in_tests=False,

@@ -106,12 +106,21 @@ async def run_row(
 
 
 async def run_off(row: Row, resources: Resources, mechanism: str, *, seed: int, results: Path | None) -> str:
-    """The row without the mechanism: it must fail within `off_cases_max` cases; answers how. AssertionError if it does not."""
+    """The row without the mechanism: it must fail within `off_cases_max` cases; answers how. AssertionError if it does not.
+
+    Where that shows by waiting in vain, each case is run with the mechanism before, and has to pass: that is how long
+    what comes with it may take.
+    """
     began_s = time.monotonic()
     shared = await resources.of(row)
+    facts: dict[str, object] = {}
     for number in range(row.off_cases_max):
+        with_it_s = 0.0
+        if mechanism in row.off_by_waiting:
+            with_it_s = await _timed(row, number, seed, shared)
+            facts = {"with_it_s": round(with_it_s, 1)}
         try:
-            await run_case(row, number, seed, shared, mechanism, keep=False)
+            await run_case(row, number, seed, shared, mechanism, with_it_s=with_it_s, keep=False)
         except AssertionError as exc:
             error = str(exc) or traceback.format_exc(limit=-1)
             break
@@ -129,18 +138,36 @@ async def run_off(row: Row, resources: Resources, mechanism: str, *, seed: int, 
             seconds=round(time.monotonic() - began_s, 1),
             result=PASSED,
             error=error[:ERROR_CHARS_MAX],
+            facts=facts,
             versions=versions(),
         )
         append(results, told)
     return error
 
 
+async def _timed(row: Row, number: int, seed: int, shared: object) -> float:
+    """How long a case takes that has to pass; what fails in it is no AssertionError, which would look as if it was wanted."""
+    began_s = time.monotonic()
+    try:
+        await run_case(row, number, seed, shared)
+    except AssertionError as exc:
+        raise RuntimeError(f"{row.name} fails with all its mechanisms: {exc}") from exc
+    return time.monotonic() - began_s
+
+
 async def run_case(
-    row: Row, number: int, seed: int, resource: object, switched_off: str = "", *, keep: bool = True
+    row: Row,
+    number: int,
+    seed: int,
+    resource: object,
+    switched_off: str = "",
+    *,
+    with_it_s: float = 0.0,
+    keep: bool = True,
 ) -> Case:
     """One case, bounded by `case_s_max`."""
     directory = Path(tempfile.mkdtemp(prefix=f"skillaudit-{row.name}-"))
-    case = Case(number, seed * 1_000_003 + number, directory, switched_off, resource)
+    case = Case(number, seed * 1_000_003 + number, directory, switched_off, with_it_s, resource)
     passed = False
     try:
         async with asyncio.timeout(row.case_s_max):

@@ -27,13 +27,11 @@ REQUEST_TIMEOUT_MS = 1_000
 PATIENCE_S = DRAIN_S
 CASE_S_MAX = 900.0
 FLUSH_S = 180.0
-FLUSH_OFF_S = 3.0
-"""Where the mechanism is switched off: what has not come by then would not come at all."""
 
 
 def flush_s(case: Case) -> float:
-    """How long agents wait for acknowledgements in the end."""
-    return FLUSH_OFF_S if case.switched_off else FLUSH_S
+    """How long agents wait for acknowledgements in the end; where they wait in vain, as long as all of it took before."""
+    return case.with_it_s or FLUSH_S
 
 
 def through_mock(case: Case, cluster: MockCluster, partitions: int = 3, **members: Any) -> Settings:
@@ -46,7 +44,7 @@ def through_mock(case: Case, cluster: MockCluster, partitions: int = 3, **member
         "kafka_request_timeout_ms": REQUEST_TIMEOUT_MS,
         "forwarder": "host",
     }
-    if case.switched_off:
+    if case.with_it_s:
         own["flush_timeout_ms"] = 0  # what does not come is not waited for once more
     return settings_at(case.directory / f"data-{secrets.token_hex(2)}", **(own | members))
 

@@ -1,5 +1,6 @@
 """Agents' and forwarders' mechanisms switched off: what a row has to notice. Each stands behind the product's own interface.
 
+bounded-by-disk        a bounded queue in memory drops what it has no room for
 stored-before-return   events wait in a queue in memory and are stored a few at a time, as other SDKs do it
 fork-noticed           a forked child goes on in its parent's source, as if nothing had happened
 acknowledged-by-broker a batch counts as acknowledged when it was handed over, before the broker has it
@@ -9,6 +10,7 @@ duplicates-dropped     a consumer that stores what it reads
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,42 @@ class QueueInMemory:
         """Store, then close."""
         self._store()
         return self._log.close(timeout_s)
+
+
+class DroppingQueue(QueueInMemory):
+    """A queue of a thousand events that a thread empties now and then; what finds it full is dropped, and nobody is told."""
+
+    QUEUE_RECORDS_MAX = 1_000
+    EMPTIED_EVERY_S = 5.0
+
+    def __init__(self, log: OutboxLog) -> None:
+        super().__init__(log)
+        self._guard = threading.Lock()
+        self._closing = threading.Event()
+        self._emptying = threading.Thread(target=self._empty, daemon=True)
+        self._emptying.start()
+
+    def append_many(self, items: Sequence[tuple[str, bytes, RecordKind]], *, wait_ms: int) -> int:
+        """Later, or never."""
+        del wait_ms
+        with self._guard:
+            if len(self._queue) < self.QUEUE_RECORDS_MAX:
+                self._queue += items
+        return self._log.position
+
+    def _empty(self) -> None:
+        while not self._closing.wait(self.EMPTIED_EVERY_S):
+            self._store()
+
+    def _store(self) -> None:
+        with self._guard:
+            super()._store()
+
+    def close(self, timeout_s: float) -> FlushReport:
+        """End the thread, then as any queue."""
+        self._closing.set()
+        self._emptying.join()
+        return super().close(timeout_s)
 
 
 class ForgetfulQueue(QueueInMemory):

@@ -2,6 +2,7 @@
 
 import pytest
 import pytest_asyncio
+from _pytest.mark import ParameterSet
 from tests.faults.rows import Row, all_rows
 from tests.faults.running import Resources, run_off, run_row
 
@@ -23,7 +24,13 @@ def _skip(row: Row) -> None:
         pytest.skip(row.skipped_because)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.test], ids=lambda row: row.name)
+def _named(row: Row, *more: str) -> ParameterSet:
+    return pytest.param(
+        row, *more, id="-".join((row.name, *more)), marks=pytest.mark.broker if row.broker else ()
+    )
+
+
+@pytest.mark.parametrize("row", [_named(row) for row in ROWS.values() if row.test])
 async def test_the_contract_is_kept_under(row: Row, resources: Resources) -> None:
     """Nothing lost, duplicated, reordered; everything that is not whole is named."""
     _skip(row)
@@ -32,8 +39,7 @@ async def test_the_contract_is_kept_under(row: Row, resources: Resources) -> Non
 
 @pytest.mark.parametrize(
     ("row", "mechanism"),
-    [(row, mechanism) for row in ROWS.values() if row.off_in_tests for mechanism in row.off],
-    ids=lambda value: value if isinstance(value, str) else value.name,
+    [_named(row, mechanism) for row in ROWS.values() if row.off_in_tests for mechanism in row.off],
 )
 async def test_a_row_fails_without_its_mechanism(row: Row, mechanism: str, resources: Resources) -> None:
     """A row that passes without the mechanism it tests is none."""
