@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--kafka host:port]`: run the benchmarks, print them, write results.json.
+"""`python -m benchmarks [NAME ...] [--kafka host:port]`: run the benchmarks, print them, write results.json and docs/benchmarks.md.
 
 Each module has a `main()` that returns its results. Those of a broker take its address from SKILLAUDIT_BENCH_KAFKA
 (or --kafka); without one they are left out, and said to be.
@@ -12,20 +12,20 @@ import os
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results.json"
+from benchmarks.harness import RESULTS, reaches
+from benchmarks.page import PAGE, benchmark_page
+
 MODULES = {
     "imports": ("import_ms, import_mb", False),
     "append": ("append_1kb_us, append_8_threads, step_1kb_us", False),
     "forward": ("forward_rate", True),
     "materialize": ("materialize_rate, apply_rate", True),
     "seal": ("seal_rate, seal_idle_ms, seal_minute_ms, seal_publish_ms", False),
-    "ledger": ("ledger_cost, proof_bytes_share", False),
+    "ledger": ("digest_1kb_us, ledger_cost, proof_bytes_share", False),
     "beside": ("sealed_freshness_p99_ms, sealed_rate, seal_catch_up_ms", False),
-    "verify": ("verify_run_ms, verify_full_us, verify_quick_us", False),
+    "verify": ("verify_run_ms, verify_full_us, verify_full_1m_runs_s, verify_quick_1m_runs_s", False),
     "freshness": ("freshness_p50_ms, freshness_p99_ms", True),
 }
 
@@ -67,8 +67,12 @@ def main() -> int:
             if r["ratio"]
             else ""
         )
-        print(f"{r['name']:24} {r['value']:>12} {r['unit']}{baseline}")
+        goal = {None: "", True: f"  goal {r['goal']}: reached", False: f"  goal {r['goal']}: MISSED"}[
+            reaches(r)
+        ]
+        print(f"{r['name']:28} {r['value']:>12} {r['unit']}{baseline}{goal}")
     RESULTS.write_text(json.dumps(merge(results), indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(benchmark_page(), encoding="utf-8")
     return 0
 
 

@@ -135,13 +135,13 @@ async def measure() -> list[dict[str, Any]]:
         rates[with_seal].append(len(records) / took_s)
         behind += [behind_ms] if with_seal else []
     return [
-        paired("sealed_freshness_p99_ms", "ms at 20,000 events/s", fresh),
-        paired("sealed_rate", "events/s", rates),
+        paired("sealed_freshness_p99_ms", "ms at 20,000 events/s", fresh, "ratio <= 1.1"),
+        paired("sealed_rate", "events/s", rates, "ratio >= 0.95"),
         result("seal_catch_up_ms", median(behind), f"ms after {len(records)} events flat out"),
     ]
 
 
-def paired(name: str, unit: str, found: dict[bool, list[float]]) -> dict[str, Any]:
+def paired(name: str, unit: str, found: dict[bool, list[float]], goal: str) -> dict[str, Any]:
     ratio = median([a / b for a, b in zip(found[True], found[False], strict=True)])
     return result(
         name,
@@ -150,6 +150,7 @@ def paired(name: str, unit: str, found: dict[bool, list[float]]) -> dict[str, An
         baseline="nothing sealed",
         baseline_value=median(found[False]),
         ratio=ratio,
+        goal=goal,
     )
 
 

@@ -1,4 +1,6 @@
-"""ledger_cost, proof_bytes_share: what the proof costs ingest, and the disk.
+"""digest_1kb_us, ledger_cost, proof_bytes_share: what the proof costs the caller, ingest, and the disk.
+
+`digest_1kb_us`: header, digest and manifest of a log of 1 kB, as the Writer makes them, in processor time.
 
 `ledger_cost`: CPU time of the materializer on the same records with the ledger and without, in turn; events as of
 `materialize`. `proof_bytes_share`: a database of a fleet's runs with everything the proof needs (tags, salts, heads,
@@ -25,6 +27,7 @@ from skillaudit.consumer.database import open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.notary import Notary, WriterAccess
 from skillaudit.contract.clock import SystemClock
+from skillaudit.contract.digests import RunDigest, log_header
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import SourceRecord
 from skillaudit.producer import Sink, SkillRun
@@ -35,6 +38,9 @@ ROUNDS = 7
 SHARE_RUNS = 2_400
 WORDS = [f"{number:x}{'aeiou'[number % 5]}" for number in range(7, 60_007, 29)]
 WORDS_EACH = 75
+
+DIGESTS = 20_000
+EVENT_BYTES = 1_000
 
 Items = list[tuple[bytes, bytes]]
 
@@ -80,6 +86,19 @@ def cost(records: Sequence[SourceRecord]) -> tuple[float, float, float]:
     each = 1e6 / len(records)
     ratio = median([ours / bare for ours, bare in pairs])
     return median([a for a, _ in pairs]) * each, median([b for _, b in pairs]) * each, ratio
+
+
+def digest_us() -> float:
+    """Median of the rounds."""
+    body, taken = random.Random(3).randbytes(EVENT_BYTES), []
+    for _ in range(ROUNDS):
+        digest = RunDigest("0199f0a0-0000-7000-8000-000000000001", "5" * 32)
+        began = time.process_time()
+        for seq in range(DIGESTS):
+            header = log_header(seq, 1_700_000_000_000_000 + seq, "step")
+            digest.add(header, digest.digest(seq, header, body))
+        taken.append((time.process_time() - began) / DIGESTS * 1e6)
+    return median(taken)
 
 
 def fleets_events() -> Items:
@@ -170,6 +189,7 @@ def main() -> list[dict[str, Any]]:
     ours, bare, ratio = cost(records)
     whole, without = share(fleets_events())
     return [
+        result("digest_1kb_us", digest_us(), "us of CPU per event of 1 kB", goal="value <= 3.5"),
         result(
             "ledger_cost",
             ours,
@@ -182,5 +202,6 @@ def main() -> list[dict[str, Any]]:
             "proof_bytes_share",
             100 * (whole - without) / whole,
             f"% of a database of {whole / 1e6:.0f} MB, {SHARE_RUNS * fleet.PER_RUN} events",
+            goal="value <= 7",
         ),
     ]

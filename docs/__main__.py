@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from benchmarks.page import benchmark_page
 from docs.fault_table import fault_page
 
 from skillaudit.cli.app import COMMANDS, cli
@@ -99,7 +100,12 @@ def _meaning(name: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"settings.md": settings_page, "commands.md": command_page, "faults.md": fault_page}
+PAGES = {
+    "settings.md": settings_page,
+    "commands.md": command_page,
+    "faults.md": fault_page,
+    "benchmarks.md": benchmark_page,
+}
 
 
 def main() -> int:
