@@ -195,3 +195,16 @@ def test_of_an_anchor_the_newest_checkpoint_is_enough(database):
         assert (answer is not None) == proven
         if answer:
             assert (answer[0].anchored_size, answer[0].anchors) == (LEAVES, ["file:/x"])
+
+
+@pytest.mark.parametrize(("origin", "fork"), [(NAME, True), ("elsewhere/log", False)])
+def test_a_fork_is_of_one_origin(database, origin, fork):
+    """Two checkpoints of one size: of one log they contradict each other; another log's is merely not this one's."""
+    root = merkle.root_of(b"".join(hashes(database)))
+    with database.transaction("checkpoint") as cursor:
+        note = Checkpoint(NAME, LEAVES, root).signed([signer()])
+        cursor.execute("INSERT INTO store.checkpoints VALUES (?, ?, 0, '{}')", [LEAVES, note])
+    seen = Anchored(origin, LEAVES, bytes(32), NOW_US, "there", (), False, LEAVES, ())
+    request = VerifyRequest(anchors=(AnchorReading(uri="file:/x", checkpoints=(seen,)),))
+    names, _ = check(database, request)
+    assert names == {"JOURNAL_REWRITTEN"} | ({"CHECKPOINT_FORK"} if fork else set())

@@ -51,6 +51,7 @@ class JournalState:
 class Signed:
     """A checkpoint in the database."""
 
+    origin: str
     size: int
     root: bytes
     signed_by: tuple[str, ...]
@@ -119,7 +120,7 @@ def read_checkpoints(rows: Iterable[Row], policy: Policy, findings: Findings) ->
             findings.add(
                 Finding(Kind.JOURNAL_ALTERED, f"the checkpoint stored for {size} is of {checkpoint.size}")
             )
-        yield Signed(checkpoint.size, checkpoint.root, signed_by)
+        yield Signed(checkpoint.origin, checkpoint.size, checkpoint.root, signed_by)
 
 
 def _roots(engine: Engine, sizes: Iterable[int], numbers: list[int]) -> tuple[dict[int, bytes], list[bytes]]:
@@ -179,12 +180,16 @@ def _against_checkpoints(
 
 
 def _forks(signed: Sequence[Signed], readings: Sequence[AnchorReading]) -> Iterator[Finding]:
-    """Two checkpoints of one origin and one size must be one."""
-    told: dict[int, tuple[bytes, str]] = {}
-    places = [(it.size, it.root, "the database") for it in signed]
-    places += [(it.size, it.root, reading.uri) for reading in readings for it in reading.checkpoints]
-    for size, root, place in places:
-        other = told.setdefault(size, (root, place))
+    """Two checkpoints of one origin and one size must be one. Of another origin it is another journal's, and no fork of this
+    one: that it is not this one is told all the same.
+    """
+    told: dict[tuple[str, int], tuple[bytes, str]] = {}
+    places = [(it.origin, it.size, it.root, "the database") for it in signed]
+    places += [
+        (it.origin, it.size, it.root, reading.uri) for reading in readings for it in reading.checkpoints
+    ]
+    for origin, size, root, place in places:
+        other = told.setdefault((origin, size), (root, place))
         if other[0] != root:
             says = f"{other[1]} and {place} hold different checkpoints of {size}"
             yield Finding(Kind.CHECKPOINT_FORK, says)
