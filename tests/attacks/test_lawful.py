@@ -35,6 +35,7 @@ from skillaudit.contract.wire import RunFinished, RunLog, RunStarted, SourceHear
 from skillaudit.producer import Sink
 from skillaudit.producer.publisher import partition_for
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
+from skillaudit.proof.verify.facts import BROKERS_APART_US_MAX
 
 SELF = Policy()
 
@@ -276,12 +277,28 @@ def test_a_run_whose_partition_is_read_behind_its_listing_is_not_cut(fleet):
             assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)
 
 
+def test_a_listing_stamped_by_a_broker_whose_clock_is_behind_cuts_no_run(fleet):
+    """It was sent after what it lists, and looks older; the rest of the run is still on its way."""
+    said, done = listed_elsewhere(fleet)
+    rest, records = fleet.topic.append(done), fleet.topic.append(said)
+    early = [it._replace(received_us=it.received_us - BROKERS_APART_US_MAX // 2) for it in records]
+    fleet.opened().materializer.apply(early, fleet.topic.ends)
+    fleet.opened().materializer.apply(rest[:4], fleet.topic.ends)
+    for options in ({}, {"run_id": fleet.ids()[0]}):
+        report = fleet.verify(SELF, **options)
+        assert (report.exit_code, names(report)) == (6, {"RUN_OPEN"}), told(report)
+
+
 def test_a_run_whose_partition_is_read_past_its_listing_is_cut(fleet):
     """What was sent before the listing would have been read by then."""
     said, done = listed_elsewhere(fleet)
     fleet.take(done)
     fleet.take(said)
-    fleet.take([])
+    later = [
+        it._replace(received_us=it.received_us + 2 * BROKERS_APART_US_MAX)
+        for it in fleet.topic.append(done[-1:])
+    ]
+    fleet.opened().take(fleet.topic, later)
     some = fleet.ids()[0]
     with contextlib.closing(fleet.opened().cursor()) as cursor:
         cursor.execute("DELETE FROM store.events_hot_a WHERE sequence > 3")

@@ -34,11 +34,11 @@ from skillaudit.contract.digests import (
     run_hash,
 )
 from skillaudit.contract.events import FINISHED, LOG, STARTED, parse_ranges
+from skillaudit.contract.redacted import JSON_FIELDS, REDACTED_TEXT, redacted_json
 
 _SQL: Final = statements("redaction.sql")
 MISSING_SALTS_MAX: Final = 10_000
 """Numbers of a run that never arrived and whose salts are kept nevertheless, should they come."""
-REDACTED_TEXT: Final = "[redacted]"
 Columns: TypeAlias = Mapping[str, Kind]
 _SALTS: Final[Columns] = {"run_key": Kind.I64, "seq": Kind.I64, "field": Kind.TEXT, "salt": Kind.TEXT}
 _TAKEN: Final[Columns] = {
@@ -48,7 +48,6 @@ _TAKEN: Final[Columns] = {
     "digest": Kind.BLOB,
     "act_id": Kind.TEXT,
 }
-_JSON_FIELDS: Final = frozenset({"inputs", "attributes"})
 _FIELDS_OF: Final = {STARTED: START_FIELDS, FINISHED: FINISH_FIELDS}
 
 
@@ -130,7 +129,7 @@ class Redactor:
         self._cursor = cursor
         self._act_id = act_id
         self._moment = moment
-        self._json = orjson.dumps({"_redacted": {"act": act_id}}).decode()
+        self._json = redacted_json(act_id)
         self.rows = 0
         """Rows put into the hot table."""
 
@@ -215,7 +214,7 @@ class Redactor:
             assert name is not None  # noqa: S101  fields only
             salt = self._field_salt(run, seq, name)
             digest = bytes.fromhex(field_digest(salt, name, content[name].encode()).decode()) if salt else b""
-            text = self._json if name in _JSON_FIELDS else REDACTED_TEXT
+            text = self._json if name in JSON_FIELDS else REDACTED_TEXT
             statement = _SQL["blank_field"].format(field=name)
             self._cursor.execute(statement, {"run_key": run.run_key, "text": text})
             where = {"run_key": run.run_key, "seq": seq, "field": name}
@@ -288,7 +287,7 @@ class Redactor:
                 self._execute("replace_conflict", id=number, record=orjson.dumps(members))
 
     def _blank(self, name: str) -> object:
-        return orjson.Fragment(self._json) if name in {*_JSON_FIELDS, "payload"} else REDACTED_TEXT
+        return orjson.Fragment(self._json) if name in {*JSON_FIELDS, "payload"} else REDACTED_TEXT
 
     def _blank_dead_letters(self, run: RunRow, seq: int | None) -> None:
         for number, key, record in self._execute("dead_letters", run_id=run.id):

@@ -24,7 +24,7 @@ from skillaudit.proof.verify import Depth, Verifier, VerifyRequest
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.facts import read_facts
 from skillaudit.proof.verify.judging import judge_run
-from skillaudit.proof.verify.runs import RunsCheck, RunTotals
+from skillaudit.proof.verify.runs import REDACTED, RunsCheck, RunTotals
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "digests.json").read_text(encoding="utf-8"))[
     "runs"
@@ -57,7 +57,7 @@ class Loaded:
         with engine.snapshot():
             engine.run("runs.sql", "make_marks", first=0, last=1 << 40)
             scope = {"since_us": None, "until_us": None, "first": 0, "last": 1 << 40, "long": []}
-            return engine.records("runs.sql", "chunk", **scope, examples=5, ahead_us=1 << 50)[0]
+            return engine.records("runs.sql", "chunk", **scope, **REDACTED, examples=5, ahead_us=1 << 50)[0]
 
     def close(self):
         self.cursor.close()

@@ -57,11 +57,13 @@ SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, r
 FROM ledger WHERE run_id = $run_id
 
 -- name: read_to
--- The broker's time up to which a partition is known to be read.
-SELECT greatest(
-    coalesce((SELECT epoch_us(max(read_to)) FROM positions WHERE partition = $partition), 0),
-    coalesce((SELECT max(received_us) FROM ledger WHERE partition = $partition), 0)
-)
+-- The broker's time up to which a partition is known to be read; and whether all that the source counted is.
+SELECT
+    greatest(
+        coalesce((SELECT epoch_us(max(read_to)) FROM positions WHERE partition = $partition), 0),
+        coalesce((SELECT max(received_us) FROM ledger WHERE partition = $partition), 0)
+    ),
+    EXISTS (SELECT 1 FROM sources WHERE source_id = $source_id AND state = 'closed')
 
 -- name: rest_of_run
 -- What there may be of it beside its row, its events and the ledger's rows; mostly nothing. One kind a branch.

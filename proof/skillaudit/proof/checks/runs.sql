@@ -140,8 +140,8 @@ fields AS (
         ) AS body,
         bool_or(
             x.digest IS NOT NULL AND r.content IS DISTINCT FROM CASE
-                WHEN r.name IN ('inputs', 'attributes') THEN '{"_redacted":{"act":"' || x.act_id || '"}}'
-                ELSE '[redacted]'
+                WHEN r.name IN ('inputs', 'attributes') THEN replace($redacted_json, '%s', x.act_id)
+                ELSE $redacted_text
             END
         ) AS refilled
     FROM (
@@ -183,7 +183,7 @@ stored AS (
 digested AS (
     SELECT
         r.run_key, r.seq, r.tag, r.at_us, r.is_log, r.header,
-        r.refilled OR (x.digest IS NOT NULL AND r.body <> '{"_redacted":{"act":"' || x.act_id || '"}}') AS refilled,
+        r.refilled OR (x.digest IS NOT NULL AND r.body <> replace($redacted_json, '%s', x.act_id)) AS refilled,
         coalesce(
             lower(hex(x.digest)),
             sha256(

@@ -29,16 +29,15 @@ from skillaudit.contract.digests import (
 )
 from skillaudit.contract.events import format_ranges, parse_ranges
 from skillaudit.contract.ranges import Ranges
+from skillaudit.contract.redacted import JSON_FIELDS, REDACTED_TEXT, redacted_json
 from skillaudit.proof.verify.engine import Engine
 
 UNSALTED: Final = ""
 """Digest of an event whose salt is gone without anything in its place."""
-REDACTED_JSON: Final = '{"_redacted":{"act":"%s"}}'
-REDACTED_TEXT: Final = "[redacted]"
-"""What stands in the place of content that was taken out: of JSON, and of a plain text."""
-_JSON_FIELDS: Final = frozenset({"inputs", "attributes"})
 SORTED_HERE_EVENTS_MAX: Final = 5_000
 """Of a run up to this long the engine need not sort the logs, which takes it longer to plan than to do."""
+BROKERS_APART_US_MAX: Final = 10_000_000
+"""Clocks of two brokers differ by no more: a run is cut where its partition is read so far beyond its listing."""
 _LISTINGS: Final = frozenset({"progress", "closed"})
 ALTERED_MAX: Final = 100
 """Altered events of one run that are told one by one."""
@@ -209,8 +208,8 @@ class _Salts:
         act_id = self.acts.get((seq, name)) if self.acts else None
         if act_id is None:
             return False
-        plain = name is not None and name not in _JSON_FIELDS
-        return content != (REDACTED_TEXT if plain else REDACTED_JSON % act_id)
+        plain = name is not None and name not in JSON_FIELDS
+        return content != (REDACTED_TEXT if plain else redacted_json(act_id))
 
     def digest(self, seq: int, header: bytes, body: bytes | None) -> str:
         stood = self.digests.get((seq, None)) if self.digests else None
@@ -319,13 +318,17 @@ def _before_ledger(engine: Engine, facts: RunFacts) -> bool:
 
 
 def _ahead(engine: Engine, facts: RunFacts) -> frozenset[Mark]:
-    """A source's word is sent after what it counts; partitions are read independently, so it may be read before."""
+    """A source's word is sent after what it counts; partitions are read independently, so it may be read before, and stamped
+    by a broker whose clock is behind. What a source counted is all read once it is closed.
+    """
     own = facts.row["partition"]
     apart = [mark for mark in facts.marks if mark.kind in _LISTINGS and mark.partition != own]
     if not apart or any(mark.kind == "finish" for mark in facts.marks):
         return frozenset()
-    read_to_us = engine.rows("one.sql", "read_to", partition=own)[0][0]
-    return frozenset(mark for mark in apart if mark.received_us >= read_to_us > 0)
+    read_to_us, closed = engine.rows("one.sql", "read_to", partition=own, source_id=facts.row["source_id"])[0]
+    if closed or not read_to_us:
+        return frozenset()
+    return frozenset(mark for mark in apart if mark.received_us + BROKERS_APART_US_MAX >= read_to_us)
 
 
 def _compute(facts: RunFacts, salts: _Salts, events: Iterable[tuple[Any, ...]]) -> None:

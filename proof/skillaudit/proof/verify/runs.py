@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from skillaudit.contract.digests import run_hash
+from skillaudit.contract.redacted import REDACTED_TEXT, redacted_json
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.verify.cuts import NO_CUTS, ORPHAN_BEFORE, Cuts, orphans_before
 from skillaudit.proof.verify.engine import Engine, told_where_not
@@ -25,6 +26,8 @@ LONG_RUN_EVENTS: Final = 2_000_000
 LOOKED_AT_MAX: Final = 1_000
 """Runs looked at one by one; of those beyond it is only said how many there are."""
 EXAMPLES: Final = 20
+REDACTED: Final = {"redacted_json": redacted_json("%s"), "redacted_text": REDACTED_TEXT}
+"""What stands in the place of redacted content, as the set-wise check is told it; `%s` is the act."""
 
 _PLAIN: Final = (
     ("open", Kind.RUN_OPEN, "is not finished, or was abandoned: its last events are not proven"),
@@ -116,9 +119,9 @@ class RunsCheck:
             if content
             else []
         )
-        statement = "chunk" if content else "chunk_quickly"
+        statement, marks = ("chunk", REDACTED) if content else ("chunk_quickly", {})
         answer = self._engine.records(
-            FILE, statement, **keys, examples=EXAMPLES, ahead_us=CLOCK_AHEAD_US_MAX, long=long
+            FILE, statement, **keys, **marks, examples=EXAMPLES, ahead_us=CLOCK_AHEAD_US_MAX, long=long
         )[0]
         self._totals.runs += answer["runs"]
         self._totals.events += answer["events"]
