@@ -15,6 +15,7 @@ from skillaudit.contract.outbox.segments import archived_path, archived_segments
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import OUTBOX_TOPIC
 from skillaudit.producer import Sink, SkillRun
+from skillaudit.proof.errors import SigningRefusedError
 from skillaudit.proof.keys import generate_key
 
 WAIT_S = 30.0
@@ -86,6 +87,22 @@ async def test_sources_that_can_not_have_expired_are_missed(settings: Settings, 
         service.status.notary.sealed_us = 1
         assert "a backup" in service.late_seal()
     assert read(again, CUTS) == []
+
+
+async def test_without_leaves_a_new_journal_is_begun_only_on_purpose(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """It stops and says how; with a key of another name, and a state of its own, it begins."""
+    record_runs(settings)
+    await consumed(settings)
+    again = replace(elsewhere(settings, tmp_path), anchors="", seal_state_file=settings.seal_state)
+    (settings.outbox_dir / "reader").unlink()
+    with pytest.raises(SigningRefusedError, match=r"a backup.*keys new"):
+        await consumed(again)
+    generate_key(tmp_path / "other", "audit.example.org/fleet-2")
+    await consumed(replace(again, seal_key_file=tmp_path / "other", seal_state_file=tmp_path / "other.state"))
+    assert read(again, CUTS) == []
+    assert read(again, "SELECT count(*) > 0 FROM main.checkpoints") == [(True,)]
 
 
 async def test_a_source_whose_first_segments_expired(settings: Settings, tmp_path: Path) -> None:

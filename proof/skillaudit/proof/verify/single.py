@@ -118,18 +118,33 @@ def _absent(
     if tombstones:
         return _purged(engine, request, findings, journal, run_id, {row[-1] for row in tombstones})
     orphans = engine.rows("one.sql", "orphans_of_hash", **key)
+    if _is_cut(engine, run_id, marks, waits=bool(orphans)):
+        findings.add(Finding(Kind.LEDGER_CUT, ORPHAN_BEFORE, {"run_id": run_id}))
+        completeness = orphans[0][3] if orphans else "incomplete"
+        return CheckedRun({"run_id": run_id, "completeness": completeness, "integrity": "unchecked"}, ())
     if any(mark.kind == "start" for mark in marks) or (marks and not orphans):
         says = f"the ledger lists it ({marks[0].place}), and it is not stored"
         findings.add(Finding(Kind.RUN_MISSING, says, {"run_id": run_id}))
         return CheckedRun({"run_id": run_id, "completeness": "incomplete", "integrity": "altered"}, ())
-    if orphans and run_id in orphans_before(engine, find_cuts(engine, Findings())):
-        findings.add(Finding(Kind.LEDGER_CUT, ORPHAN_BEFORE, {"run_id": run_id}))
-        return CheckedRun({"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}, ())
     if orphans:
         says = "its start never arrived; events of it are kept and can't be checked without"
         findings.add(Finding(Kind.RUN_INCOMPLETE, says, {"run_id": run_id}))
         return CheckedRun({"run_id": run_id, "completeness": orphans[0][3], "integrity": "unchecked"}, ())
     return None
+
+
+def _is_cut(engine: Engine, run_id: str, marks: Sequence[Mark], *, waits: bool) -> bool:
+    """Whether a run without a start, or one that is only listed, may lie before what a rebuilt database holds. `waits`:
+    events of it are kept.
+    """
+    if any(mark.kind == "start" for mark in marks) or not (marks or waits):
+        return False
+    cuts = find_cuts(engine, Findings())
+    if waits:
+        return run_id in orphans_before(engine, cuts)
+    return all(
+        mark.kind != "finish" and mark.source_seq < cuts.numbers.get(mark.source_id, 0) for mark in marks
+    )
 
 
 def _purged(
