@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from skillaudit.contract.settings import Settings
 from skillaudit.proof.keys import generate_key
 from skillaudit.storage.hosting import host_consumer
 from skillaudit.storage.operations import ServiceOperations
-from skillaudit.storage.restoring import restore
+from skillaudit.storage.restoring import held, put_in_place, restore
 
 AGAIN = ("runs", "events", "tombstones", "redactions", "run_salts", "ledger", "purges")
 
@@ -65,6 +68,33 @@ async def test_a_restored_backup_becomes_what_was_lost(tmp_path: Path, anchored:
     if anchored:
         assert again[: len(leaves)] == leaves, "what was anchored stands where it stood"
     assert sum(b'"restore"' in leaf for _, leaf in again) == 1
+
+
+OPEN = "import sys, duckdb; duckdb.connect(sys.argv[1]).close()"
+
+
+def openable(path: Path) -> bool:
+    """By another process."""
+    return (
+        subprocess.run([sys.executable, "-c", OPEN, str(path)], check=False, capture_output=True).returncode
+        == 0
+    )
+
+
+async def test_nobody_opens_a_database_while_it_is_replaced(tmp_path: Path) -> None:
+    """Neither what was there, whose writes would be lost, nor what is there now, before the restore is recorded in it."""
+    settings = settings_at(tmp_path / "data")
+    await record(settings, "a")
+    await consume(settings, backup=tmp_path / "backup")
+    with contextlib.ExitStack() as files:
+        replaced = put_in_place(tmp_path / "backup", settings.database, files)
+        assert replaced is not None
+        assert not openable(replaced)
+        assert not openable(settings.database)
+    assert openable(replaced)
+    assert openable(settings.database)
+    with held(settings.database):
+        assert not openable(settings.database)
 
 
 async def test_what_cannot_be_restored_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +25,7 @@ from skillaudit.consumer.database import open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import plan_note
 from skillaudit.contract.admin import ActOrder, ActReport
-from skillaudit.contract.errors import DatabaseError, RejectedError
+from skillaudit.contract.errors import DatabaseError, LockedError, RejectedError
 from skillaudit.contract.outbox.files import sync_directory
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.acts import ActKind
@@ -53,8 +55,9 @@ async def restore(settings: Settings, backup: Path, order: ActOrder) -> RestoreR
     with it goes on.
     """
     database_id, size = await asyncio.to_thread(_look, backup)
-    replaced = await asyncio.to_thread(_put, backup, settings.database)
-    report = await _record(settings, order, database_id, size)
+    with contextlib.ExitStack() as files:
+        replaced = await asyncio.to_thread(put_in_place, backup, settings.database, files)
+        report = await _record(settings, order, database_id, size)
     return RestoreReport(database_id=database_id, journal_size=size, replaced=replaced, act=report.acts[-1])
 
 
@@ -71,12 +74,15 @@ def _look(backup: Path) -> tuple[str, int]:
     return str(row[0]), int(row[1])
 
 
-def _put(backup: Path, target: Path) -> Path | None:
-    """Returns where the file is now that stood there; None where none did."""
+def put_in_place(backup: Path, target: Path, files: contextlib.ExitStack) -> Path | None:
+    """Returns where the file is now that stood there; None where none did. Until `files` is closed no other process can open
+    what was there or what is there now. Raises `LockedError` where one has it.
+    """
     target = target.absolute()
     if target.exists():
         with contextlib.suppress(DatabaseError):  # damaged: a reason to be here
-            open_database(target).close()  # raises `LockedError` where a process has it
+            open_database(target).close()
+        files.enter_context(held(target))
     if backup.absolute() == target:
         return None
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
@@ -84,8 +90,9 @@ def _put(backup: Path, target: Path) -> Path | None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(backup, partial)
         _sync(partial)
-        replaced = _move_away(target)
-        partial.rename(target)
+        files.enter_context(held(partial))
+        replaced = _keep(target)
+        partial.replace(target)
         sync_directory(target.parent)
     except OSError as exc:
         raise DatabaseError(f"can't put {backup} in the place of {target}: {exc.strerror}") from exc
@@ -94,14 +101,37 @@ def _put(backup: Path, target: Path) -> Path | None:
     return replaced
 
 
-def _move_away(target: Path) -> Path | None:
+@contextlib.contextmanager
+def held(file: Path) -> Generator[None]:
+    """Keep other processes from opening a database file, under whatever name: by the lock that the engine takes. In this
+    process it can be opened; when that is closed the lock is gone, as POSIX has it. Raises `LockedError`.
+    """
+    fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise LockedError(f"another process has {file}; stop it, and ask again") from exc
+        yield
+    finally:
+        os.close(fd)
+
+
+def _keep(target: Path) -> Path | None:
+    """Give the file that is there another name. It keeps its own until another file takes that: nobody finds the place empty,
+    and makes a new database there.
+    """
     if not target.exists():
         return None
     replaced = target.with_name(f"{target.name}.replaced-{secrets.token_hex(4)}")
     log = target.with_name(target.name + ".wal")
     if log.exists():
         log.rename(replaced.with_name(replaced.name + ".wal"))
-    return target.rename(replaced)
+    try:
+        replaced.hardlink_to(target)
+    except OSError:  # a file system without links
+        target.rename(replaced)
+    return replaced
 
 
 def _sync(path: Path) -> None:
