@@ -19,6 +19,8 @@ CHECKS_MAX: Final = 1
 CHECK_S_MAX: Final = 7_200.0
 PROGRESS_S: Final = 0.25
 _STOP_AGAIN_S: Final = 0.02
+_ENDING_S: Final = 0.000_5
+"""A thread that has its result ends at once; a check of one run should not wait longer for it than it took."""
 
 
 class BusyError(RetryableError):
@@ -102,7 +104,7 @@ class _Check:
                 self._stopped = self._stopped or not self.done.done()
                 if self._verifier is not None and not self.done.done():
                     self._verifier.stop()
-            await asyncio.sleep(_STOP_AGAIN_S)
+            await asyncio.sleep(_ENDING_S if self.done.done() else _STOP_AGAIN_S)
 
     def _work(self) -> None:
         try:
