@@ -250,10 +250,10 @@ class _PermissionsArePermanent(KafkaPublisher):
     async def send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> int:
         try:
             offset = await super().send(partition, records)
-            self.has_sent = True
-            return offset
         except UnreachableError as exc:
             raise RefusedForGoodError(str(exc)) from exc
+        self.has_sent = True
+        return offset
 
 
 @row(
