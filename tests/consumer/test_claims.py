@@ -28,6 +28,7 @@ from tests.consumer.support import (
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.contract import events
+from skillaudit.proof.verify.engine import Engine
 
 GAPS = "SELECT first_seq, last_seq FROM main.source_gaps ORDER BY 1"
 
@@ -157,6 +158,18 @@ def test_numbers_that_never_came_are_named(materializer: Materializer, database:
     materializer.apply(records([events.encode_heartbeat(SOURCE_A, streams.BASE_US, 6, counts)], first=4))
     settle(materializer)
     assert rows(database, GAPS) == [(4, 2**63 - 1)]
+
+
+def test_what_counts_as_arrived_is_what_verify_counts(materializer: Materializer, database: Database) -> None:
+    """A run without a row of the ledger did not come by a record, unless it came by a dead letter that was replayed."""
+    materializer.apply(records([start(run=0), start(run=1), beat(number=2)]))
+    settle(materializer)
+    assert rows(database, GAPS) == []
+    with contextlib.closing(database.cursor()) as cursor:
+        cursor.execute("DELETE FROM store.ledger WHERE kind = 'start'")
+    with contextlib.closing(database.cursor()) as cursor, Engine(cursor).snapshot():
+        verified = [row[:3] for row in Engine(cursor).rows("sources.sql", "gaps")]
+    assert rows(database, GAPS) == [row[1:] for row in verified] == [(1, 2)]
 
 
 def test_nothing_is_missed_before_it_is_due(materializer: Materializer, database: Database) -> None:

@@ -3,16 +3,8 @@
 -- name: gaps
 -- Numbers that a source gave or counted and of whose run nothing arrived, as ranges: those that are due, and those that
 -- may still be on their way.
-WITH old AS (
-    SELECT regexp_replace(partition, '/[^/]*$', '') AS topic, max(run_key) AS first_listed FROM ledger_from GROUP BY ALL
-), arrived AS (
-    SELECT source_id, source_seq FROM ledger WHERE kind IN ('start', 'finish') AND run_id <> ''
-    UNION
-    SELECT r.source_id, r.source_seq FROM runs AS r JOIN old AS o ON r.topic = o.topic AND r.run_key < o.first_listed
-    WHERE r.source_id <> ''
-    UNION
-    SELECT r.source_id, r.source_seq FROM tombstones AS r JOIN old AS o ON r.topic = o.topic AND r.run_key < o.first_listed
-    WHERE r.source_id <> ''
+WITH arrived AS (
+    SELECT source_id, source_seq FROM source_arrivals
 ), counted AS (
     SELECT source_id, max(source_seq) AS count FROM ledger WHERE run_id <> '' GROUP BY source_id
     UNION ALL
@@ -44,7 +36,7 @@ ORDER BY 1, 2
 -- Runs that a heartbeat or a last word lists and of which neither start nor finish ever came.
 SELECT l.source_id, l.source_seq, min(l.run_id), max(l.events), arg_min(l.partition || '#' || l.idx, l.idx)
 FROM ledger AS l
-ANTI JOIN (SELECT source_id, source_seq FROM ledger WHERE kind IN ('start', 'finish') AND run_id <> '') AS a
+ANTI JOIN source_arrivals AS a
     ON l.source_id = a.source_id AND l.source_seq = a.source_seq
 WHERE l.kind IN ('progress', 'closed') AND l.run_id <> ''
 GROUP BY l.source_id, l.source_seq

@@ -88,17 +88,29 @@ SELECT run_key, seq, field, salt FROM store.run_salts;
 CREATE OR REPLACE VIEW main.holds AS
 SELECT act_id, scope, placed_us, released_by FROM store.holds;
 
+-- Numbers of runs of which a start or a finish arrived: by the ledger, and of what was stored without a row there, before
+-- there was a ledger or by a dead letter replayed later, by the run or by what is left of it. `verify` asks it, too: what counts as arrived is one rule.
+CREATE OR REPLACE VIEW main.source_arrivals AS
+WITH old AS (
+    SELECT regexp_replace(partition, '/[^/]*$', '') AS topic, max(run_key) AS first_listed FROM store.ledger_from GROUP BY ALL
+)
+SELECT source_id, source_seq FROM store.ledger WHERE kind IN ('start', 'finish') AND run_id <> ''
+UNION
+SELECT r.source_id, r.source_seq FROM store.runs AS r JOIN old AS o ON r.topic = o.topic AND r.run_key < o.first_listed
+WHERE r.source_id <> ''
+UNION
+SELECT r.source_id, r.source_seq FROM store.tombstones AS r JOIN old AS o ON r.topic = o.topic AND r.run_key < o.first_listed
+WHERE r.source_id <> ''
+UNION
+SELECT r.source_id, r.source_seq FROM store.runs AS r
+JOIN store.dead_letters AS d ON d.state = 'replayed' AND d.partition = r.partition AND d.record_offset = r.record_offset
+WHERE r.source_id <> '';
+
 -- Numbers of runs that their source counted, that are due, and of which neither start nor finish ever arrived: as ranges,
 -- so that no number a source claims makes this large.
 CREATE OR REPLACE VIEW main.source_gaps AS
-WITH arrived AS (
-    SELECT source_id, source_seq FROM store.ledger WHERE kind IN ('start', 'finish') AND run_id <> ''
-    UNION
-    SELECT source_id, source_seq FROM store.runs WHERE source_id <> ''
-    UNION
-    SELECT source_id, source_seq FROM store.tombstones WHERE source_id <> ''
-), numbers AS (
-    SELECT source_id, source_seq FROM arrived
+WITH numbers AS (
+    SELECT source_id, source_seq FROM main.source_arrivals
     UNION ALL
     SELECT source_id, 0 FROM store.sources
 ), next_numbers AS (
