@@ -9,13 +9,14 @@ from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import Checkpoint
 from skillaudit.proof.findings import Findings
 from skillaudit.proof.journal import Journal
+from skillaudit.proof.keys import Signer
 from skillaudit.proof.leaves import SealLeaf
 from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.journal import check_journal
 from skillaudit.proof.verify.request import VerifyRequest
 from skillaudit.proof.verify.tip import prove_journal
-from skillaudit.proof.verify.witness import Anchored, AnchorReading
+from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers
 
 LEAVES = 300
 
@@ -208,3 +209,14 @@ def test_a_fork_is_of_one_origin(database, origin, fork):
     request = VerifyRequest(anchors=(AnchorReading(uri="file:/x", checkpoints=(seen,)),))
     names, _ = check(database, request)
     assert names == {"JOURNAL_REWRITTEN"} | ({"CHECKPOINT_FORK"} if fork else set())
+
+
+def test_a_signature_is_remembered_by_note_and_keys():
+    """Asked again, with one byte changed, with another key or with none, each has its own answer."""
+    note = Checkpoint(NAME, 7, bytes(32)).signed([signer()])
+    ours, other = signer().verifier.text, Signer("other.example.org/log", bytes(32)).verifier.text
+    for _ in range(2):
+        assert signers(note, (ours,)) == ((NAME,), False)
+        assert signers(note.replace("\n7\n", "\n8\n"), (ours,)) == ((), True)
+        assert signers(note, (other,)) == ((), False)
+        assert signers(note, ()) == ((), False)
