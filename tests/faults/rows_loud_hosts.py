@@ -124,16 +124,18 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     "losses-by-host",
     about="Two hosts, one of them in trouble: what it records is held back before the broker; records are too large for the topic; its outbox is full and "
     "drops (best effort)",
+    judge="the consumer's /metrics tell of that host, and of no other, exactly how many records and bytes wait, how old the oldest is, how many were refused and "
+    "how many lost; backlog and age go back when it is mended",
     full=20,
     share=1,
     test=0,
+    not_in_tests="half a minute: figures are read anew every five seconds",
     off={"agents-share": "heartbeats say nothing of what waits and was refused"},
     off_cases_max=1,
     off_in_tests=False,
     resource=shared_broker,
     broker=True,
     root="host names of its own",
-    not_in_tests="long",
 )
 async def losses_by_host(case: Case) -> None:
     """Known numbers; the other host's figures stay at 0."""

@@ -367,42 +367,49 @@ LEADERLESS_S = 60.0
 )
 async def partition_leaderless(case: Case) -> None:
     """The other partitions go on, at the forwarder and at the consumer; afterwards all of it is there."""
-    stop = case.directory / "stop"
     with MockCluster() as cluster:
         settings = through_mock(case, cluster, kafka_request_timeout_ms=5_000)
-        topic = settings.kafka_topic
-        plan = {"runs": 10_000, "events_per_s": 20.0, "stop_file": str(stop), "flush_s": flush_s(case)}
-        make = _asking_all if case.switched_off else ConsumerService
-        async with contextlib.AsyncExitStack() as stack:
-            first, running = await stack.enter_async_context(consuming(settings, make))
-            await stack.enter_async_context(forwarding(settings))
-            agents = await stack.enter_async_context(Agents(case, settings, [plan]))
-            await agents.until_noted(20, PATIENCE_S)
-            async with _without_leader(cluster, topic, case.random.randrange(3)):
-                later = await stack.enter_async_context(Agents(case, settings, [plan]))
-                second = replace(settings, data=case.directory / "data-second")
-                try:
-                    other, _ = await stack.enter_async_context(consuming(second, make, begin_s=20.0))
-                except TimeoutError as exc:
-                    raise AssertionError(f"a consumer can't begin beside it: {exc}") from exc
-                slowest = {"first": 0.0, "second": 0.0}
-                seconds = 25.0 if case.switched_off else LEADERLESS_S
-                for _ in range(int(seconds / 5)):
-                    before = first.status.records, other.status.records
-                    await asyncio.sleep(5)  # the fault's length, in pieces
-                    for name, now, then in zip(slowest, (first, other), before, strict=True):
-                        stood_still = now.status.records == then
-                        slowest[name] = slowest[name] + 5 if stood_still else 0.0
-                    assert max(slowest.values()) <= 15, f"consumers stand still beside it: {slowest}"
-            stop.touch()
-            await agents.join(PATIENCE_S)
-            await later.join(PATIENCE_S)
-            assert not running.done(), running
-        await consume_with(settings)
-        await consume_with(second)
-        accounts = agents.noted() | later.noted()
-        check(case, settings, accounts)
-        check(case, second, accounts)
+        leaderless = _without_leader(cluster, settings.kafka_topic, case.random.randrange(3))
+        await go_on_beside(case, settings, leaderless)
+
+
+async def go_on_beside(
+    case: Case, settings: Settings, leaderless: contextlib.AbstractAsyncContextManager[None]
+) -> None:
+    """Agents, a forwarder and a consumer work on, others begin beside it; nobody stands still for long."""
+    stop = case.directory / "stop"
+    plan = {"runs": 10_000, "events_per_s": 20.0, "stop_file": str(stop), "flush_s": flush_s(case)}
+    make = _asking_all if case.switched_off else ConsumerService
+    async with contextlib.AsyncExitStack() as stack:
+        first, running = await stack.enter_async_context(consuming(settings, make))
+        await stack.enter_async_context(forwarding(settings))
+        agents = await stack.enter_async_context(Agents(case, settings, [plan]))
+        await agents.until_noted(20, PATIENCE_S)
+        async with leaderless:
+            later = await stack.enter_async_context(Agents(case, settings, [plan]))
+            second = replace(settings, data=case.directory / "data-second")
+            try:
+                other, _ = await stack.enter_async_context(consuming(second, make, begin_s=20.0))
+            except TimeoutError as exc:
+                raise AssertionError(f"a consumer can't begin beside it: {exc}") from exc
+            slowest = {"first": 0.0, "second": 0.0}
+            seconds = 25.0 if case.switched_off else LEADERLESS_S
+            for _ in range(int(seconds / 5)):
+                before = first.status.records, other.status.records
+                await asyncio.sleep(5)  # the fault's length, in pieces
+                for name, now, then in zip(slowest, (first, other), before, strict=True):
+                    stood_still = now.status.records == then
+                    slowest[name] = slowest[name] + 5 if stood_still else 0.0
+                assert max(slowest.values()) <= 15, f"consumers stand still beside it: {slowest}"
+        stop.touch()
+        await agents.join(PATIENCE_S)
+        await later.join(PATIENCE_S)
+        assert not running.done(), running
+    await consume_with(settings)
+    await consume_with(second)
+    accounts = agents.noted() | later.noted()
+    check(case, settings, accounts)
+    check(case, second, accounts)
 
 
 class _AsksAll(KafkaSource):
