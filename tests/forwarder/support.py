@@ -22,7 +22,7 @@ from skillaudit.contract.records import RunStats, SkillRun
 from skillaudit.producer.forwarder import Forwarder
 from skillaudit.producer.forwarder_core import ForwarderLimits
 from skillaudit.producer.forwarder_sources import Scope
-from skillaudit.producer.publisher import PublisherBrokenError, RefusedForGoodError
+from skillaudit.producer.publisher import PartitionUnavailableError, PublisherBrokenError, RefusedForGoodError
 
 FAST = ForwarderLimits(
     poll_interval_ms=1,
@@ -31,6 +31,7 @@ FAST = ForwarderLimits(
     ack_interval_ms=1,
     backoff_ms_min=1,
     backoff_ms_max=2,
+    leader_interval_ms=1,
     drain_timeout_ms=1_000,
 )
 AT_US = 1_700_000_000_000_000
@@ -292,6 +293,21 @@ class TopicThatHoldsBack(TopicInMemory):
         if partition in self.held:
             self.waiting.add(partition)
             await self.held[partition].wait()
+        return await super().send(partition, records)
+
+
+class TopicWithoutLeader(TopicInMemory):
+    """Nobody leads the partitions in `leaderless`."""
+
+    def __init__(self, partitions: int = 3, leaderless: Sequence[int] = ()) -> None:
+        super().__init__(partitions)
+        self.leaderless = set(leaderless)
+        self.turned_away = 0
+
+    async def send(self, partition, records):
+        if partition in self.leaderless:
+            self.turned_away += 1
+            raise PartitionUnavailableError(f"{self.topic}/{partition} has no leader")
         return await super().send(partition, records)
 
 

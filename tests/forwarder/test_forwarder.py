@@ -18,6 +18,7 @@ from tests.forwarder.support import (
     TopicThatHoldsBack,
     TopicThatIsAway,
     TopicThatRefuses,
+    TopicWithoutLeader,
     forward_all,
     forwarding,
     until,
@@ -185,6 +186,29 @@ async def test_a_heartbeat_waits_for_everything_before_it(tmp_path: Path):
         assert beat not in topic.values
         topic.held[partition_for(b"k0", 3)].set()
         await until(lambda: beat in topic.values and after in topic.values)
+    source.die()
+
+
+async def test_a_partition_without_a_leader_holds_up_no_other(tmp_path: Path):
+    """Its records wait, in order, and are tried again; the publisher is not opened anew for that."""
+    source = HandwrittenSource(tmp_path, alive=True)
+    waits, goes_on = two_keys_in_different_partitions()
+    for key in (waits, goes_on):
+        source.run(key)
+    topic = TopicWithoutLeader(leaderless=[partition_for(waits.encode(), 3)])
+    async with forwarding(tmp_path, topic) as forwarder:
+        for _ in range(5):
+            for run in source.runs.values():
+                run.log()
+            await until(lambda: topic.of_key(goes_on) == source.runs[goes_on].records)
+        await until(lambda: topic.turned_away > 5)
+        assert topic.of_key(waits) == []
+        assert "has no leader" in forwarder.outage
+        topic.leaderless.clear()
+        await until(lambda: forwarder.report.acknowledged == 12)
+        assert forwarder.outage == ""
+    assert topic.of_key(waits) == source.runs[waits].records
+    assert topic.opened == 1
     source.die()
 
 

@@ -38,6 +38,7 @@ from skillaudit.producer.forwarder_sources import Scope, Sources
 from skillaudit.producer.forwarder_trouble import Trouble, Troubles
 from skillaudit.producer.publisher import (
     OFFSET_UNKNOWN,
+    PartitionUnavailableError,
     PublisherBrokenError,
     RecordPublisher,
     RefusedForGoodError,
@@ -271,6 +272,8 @@ class Forwarder:
 
     def _dispatch(self, lane: Lane) -> None:
         """Send the lane's next batch, where it has one and none is under way."""
+        if lane.held_until_s and asyncio.get_running_loop().time() < lane.held_until_s:
+            return
         if self._failure is None and (batch := lane.next_batch()):
             task = asyncio.ensure_future(self._send(lane, batch))
             self._sends.add(task)
@@ -279,6 +282,8 @@ class Forwarder:
     async def _send(self, lane: Lane, batch: Sequence[Entry]) -> None:
         try:
             offset = await self._publisher.send(lane.partition, [(e.key, e.value) for e in batch])
+        except PartitionUnavailableError as exc:
+            self._hold(lane, exc)
         except RefusedForGoodError as exc:
             self._refused(lane, exc)
             self._fail(exc)
@@ -293,6 +298,12 @@ class Forwarder:
             self._acknowledge(lane, offset)
             self._dispatch(lane)
             self._wake.set()
+
+    def _hold(self, lane: Lane, exc: PartitionUnavailableError) -> None:
+        """Its records wait where they are; the first batch is tried again after a while."""
+        lane.failed()
+        lane.held_until_s = asyncio.get_running_loop().time() + self._limits.leader_interval_ms / 1000
+        self._troubles.begin(Trouble.LEADERLESS, str(exc), str(lane.partition))
 
     def _fail(self, exc: BaseException) -> None:
         """The first failure is the one that counts; those after it are its echo."""
@@ -315,6 +326,9 @@ class Forwarder:
             for window, number in last.items():
                 window.positions[name] = max(offset + number, window.positions.get(name, 0))
         self._troubles.end(Trouble.PUBLISHING)
+        if lane.held_until_s:
+            lane.held_until_s = 0.0
+            self._troubles.end(Trouble.LEADERLESS, str(lane.partition))
         self._backoff.reset()
 
     def _release(self, entry: Entry) -> None:

@@ -52,6 +52,9 @@ class ForwarderLimits:
     """Acknowledgements reach the disk after this much time or this many records: what a crash sends twice."""
     backoff_ms_min: int = 100
     backoff_ms_max: int = 15_000
+    leader_interval_ms: int = 500
+    """Between two attempts to send to a partition without a leader; the others go on beside it, as long as there is room
+    for what is under way."""
     log_interval_ms: int = 60_000
     """Between two lines about an outage that goes on."""
     drain_timeout_ms: int = 5_000
@@ -219,11 +222,22 @@ class SourceWindow:
 class Lane:
     """The records of one partition, over all sources, in order; one batch under way at most."""
 
-    __slots__ = ("_alone", "_batch_bytes_max", "_limits", "_queue", "_suspect", "in_flight", "partition")
+    __slots__ = (
+        "_alone",
+        "_batch_bytes_max",
+        "_limits",
+        "_queue",
+        "_suspect",
+        "held_until_s",
+        "in_flight",
+        "partition",
+    )
 
     def __init__(self, partition: int, limits: ForwarderLimits) -> None:
         self.partition = partition
         self.in_flight: Sequence[Entry] = ()
+        self.held_until_s = 0.0
+        """Nothing is sent before this time of the event loop."""
         self._queue: deque[Entry] = deque()
         self._limits = limits
         self._batch_bytes_max = limits.batch_bytes_max

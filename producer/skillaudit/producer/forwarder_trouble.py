@@ -18,13 +18,15 @@ class Trouble(Enum):
     """What goes wrong."""
 
     PUBLISHING = "publishing"
+    LEADERLESS = "leaderless"
+    """One partition; the others go on."""
     READING = "reading"
     SAVING = "saving"
     """Acknowledgements, or what is kept beside a source; records are sent all the same."""
 
 
 class Troubles:
-    """Those of one forwarder, each of the publisher or of one source."""
+    """Those of one forwarder, each of the publisher, of one partition or of one source."""
 
     def __init__(self, outbox_dir: Path, clock: Clock, log_interval_ms: int) -> None:
         self._outbox_dir = outbox_dir
@@ -41,7 +43,7 @@ class Troubles:
                 return reason
         return ""
 
-    def begin(self, trouble: Trouble, reason: str, source_id: str = "") -> None:
+    def begin(self, trouble: Trouble, reason: str, subject: str = "") -> None:
         """It is there, maybe still: a line if no trouble of this kind was, and then one per interval."""
         reasons = self._reasons.setdefault(trouble, {})
         now_us = self._clock.steady_us()
@@ -52,12 +54,12 @@ class Troubles:
                 reason,
             )
             self._logged_us[trouble] = now_us
-        reasons[source_id] = reason
+        reasons[subject] = reason
 
-    def end(self, trouble: Trouble, source_id: str = "") -> None:
+    def end(self, trouble: Trouble, subject: str = "") -> None:
         """It is over; a line if it was the last one of all."""
         reasons = self._reasons.get(trouble)
-        if reasons is None or reasons.pop(source_id, None) is None or reasons:
+        if reasons is None or reasons.pop(subject, None) is None or reasons:
             return
         del self._reasons[trouble]
         if not self._reasons:

@@ -3,7 +3,8 @@
 Facts it stands on (aiokafka 0.14): one request per node and one batch per partition are in flight, so order survives
 retries. A batch of an idempotent producer takes its sequence number when it is first drained and a refused batch's
 numbers are never given back, so after any refusal every later batch of that partition fails: the producer is spent and
-has to be opened anew. With idempotence a batch is retried for ever, so a bound of our own (`_ack_timeout_s`) is needed.
+has to be opened anew. That holds for a batch, too, which expires while its partition has no leader, so such a partition
+is given none. With idempotence a batch is retried for ever, so a bound of our own (`_ack_timeout_s`) is needed.
 A closed batch doesn't linger. `send_batch` checks no size, so the broker's limit decides, not the client's. Its
 metadata requests would create a missing topic with the broker's defaults: `partition_count` asks without that first.
 """
@@ -20,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 # pyright: reportMissingTypeStubs=false
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -31,6 +32,7 @@ from skillaudit.contract.kafka_options import connection_options
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.publisher import (
     OFFSET_UNKNOWN,
+    PartitionUnavailableError,
     PublisherBrokenError,
     RefusedForGoodError,
 )
@@ -38,6 +40,8 @@ from skillaudit.producer.topics import TopicPlan, TopicState
 
 _T = TypeVar("_T")
 
+_NOBODY: Final = -1
+"""The leader that metadata name for a partition without one."""
 _CLOSE_TIMEOUT_S: Final = 5.0
 _CANCEL_ROUNDS_MAX: Final = 100
 _LOG_INTERVAL_S: Final = 30.0
@@ -146,6 +150,7 @@ class KafkaPublisher:
         batch.close()
         try:
             async with asyncio.timeout(self._ack_timeout_s):
+                await self._check_leader(producer, partition)
                 acknowledged = await producer.send_batch(batch, self.topic, partition=partition)
                 metadata = await acknowledged
         except TimeoutError as exc:
@@ -155,6 +160,13 @@ class KafkaPublisher:
         except (kafka_errors.KafkaError, OSError, AssertionError) as exc:
             _raise_mapped(exc, f"{self.topic}/{partition}")
         return OFFSET_UNKNOWN if metadata is None else int(metadata.offset)
+
+    async def _check_leader(self, producer: Any, partition: int) -> None:
+        client = producer.client
+        await client._wait_on_metadata(self.topic)  # noqa: SLF001  what `send_batch` does next
+        if client.cluster.leader_for_partition(TopicPartition(self.topic, partition)) == _NOBODY:
+            client.force_metadata_update()
+            raise PartitionUnavailableError(f"{self.topic}/{partition} has no leader")
 
     async def close(self) -> None:
         """As `RecordPublisher.close`."""

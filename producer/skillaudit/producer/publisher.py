@@ -31,6 +31,10 @@ class PublisherBrokenError(RetryableError):
     """The publisher can't go on (jammed sequence numbers, a dead sender, no answer): open it anew, send again."""
 
 
+class PartitionUnavailableError(RetryableError):
+    """Nobody leads the partition now. Nothing was handed over and the publisher is not spent: others go on."""
+
+
 class RefusedForGoodError(RejectedError):
     """The broker will never take this batch as it stands; the text says why, in the broker's words."""
 
@@ -40,8 +44,8 @@ class RecordPublisher(Protocol):
 
     All calls come from one event loop. A caller has at most one `send` under way per partition and waits for its
     acknowledgement before it sends the next one to that partition: that keeps the order whatever fails. After `send`
-    has raised anything the publisher is spent: the caller calls `abandon`, then `open`, and sends again everything
-    that was not acknowledged.
+    has raised anything but `PartitionUnavailableError` the publisher is spent: the caller calls `abandon`, then `open`,
+    and sends again everything that was not acknowledged.
     """
 
     topic: str
@@ -59,8 +63,8 @@ class RecordPublisher(Protocol):
 
         `OFFSET_UNKNOWN` where the broker had the batch already and can't say where. Raises `RefusedForGoodError` when
         the batch can never be taken (with several records: at least one of them, or all together, is the cause),
-        `PublisherBrokenError` or `UnreachableError` when it may work after `open`. A batch that raised may have been
-        stored nevertheless.
+        `PartitionUnavailableError` when it may work a little later, `PublisherBrokenError` or `UnreachableError` when
+        it may work after `open`: such a batch may have been stored nevertheless.
         """
         ...
 
