@@ -116,6 +116,9 @@ def test_a_control_log_that_cannot_be_read_leaves_a_check_undone(attacked):
 BROKEN = "CREATE OR REPLACE VIEW main.{0} AS SELECT * REPLACE (error('bad block') AS {1}) FROM store.{0}"
 
 
+NEWER = "UPDATE store.meta SET value = '99' WHERE name = 'schema_version'"
+
+
 @pytest.mark.parametrize(
     ("view", "column", "part"),
     [
@@ -127,6 +130,7 @@ BROKEN = "CREATE OR REPLACE VIEW main.{0} AS SELECT * REPLACE (error('bad block'
 def test_a_part_that_cannot_be_checked_says_so_and_the_others_go_on(attacked, view, column, part):
     """One unreadable table: exit code 7 and its cause, not the end of the check; what the others find counts as ever."""
     attacked.sql(BROKEN.format(view, column))
+    attacked.sql(NEWER)  # whose views nobody here knows: else this one is a violation by itself
     report = attacked.verify()
     assert (report.exit_code, violations(report), report.grade) == (7, set(), "self"), told(report)
     assert f"could not check {part}" in told(report)
@@ -243,3 +247,49 @@ def test_a_seal_appended_behind_what_is_anchored_stands_for_no_other(attacked):
     for options in ({}, {"run_id": run_id(attacked)}):
         report = attacked.verify(**options)
         assert report.exit_code == 5, told(report)
+
+
+TWO_FACED = """CREATE OR REPLACE VIEW main.events AS
+SELECT e.run_key, e.sequence, e.event_type,
+    CASE WHEN contains(current_query(), 'tag') THEN coalesce(o.payload, e.payload) ELSE e.payload END AS payload,
+    e.created_at, e.tag
+FROM (
+    SELECT * FROM store.events_sealed UNION ALL SELECT * FROM store.events_hot_a UNION ALL SELECT * FROM store.events_hot_b
+) AS e LEFT JOIN store.originals AS o ON e.run_key = o.run_key AND e.sequence = o.sequence"""
+SCHEMA_ATTACKS = {
+    "two-faced view": TWO_FACED,
+    "all runs arrived": "CREATE OR REPLACE VIEW main.source_arrivals AS SELECT source_id, unnest(range(1, 99)) AS source_seq FROM store.sources",
+    "a function of the engine's name": "CREATE MACRO sha256(x) AS system.main.sha256(x)",
+    "a view in a table's place": "ALTER TABLE store.runs RENAME TO runs_; CREATE VIEW store.runs AS SELECT * FROM store.runs_",
+    "a computed column": "CREATE TABLE store.holds_ (act_id VARCHAR GENERATED ALWAYS AS (current_query()), x INTEGER)",
+    "a view that is gone": "DROP VIEW main.source_gaps",
+}
+
+
+@pytest.mark.parametrize("attack", SCHEMA_ATTACKS)
+def test_views_that_answer_a_check_and_a_reader_differently_never_zero(attacked, attack):
+    """No row says so: the event that readers are told is another one than the one that is checked."""
+    attacked.sql(
+        "CREATE TABLE store.originals AS SELECT run_key, sequence, payload FROM events WHERE run_key = ?", KEY
+    )
+    if attack == "two-faced view":
+        edit(attacked, "payload", '\'{"content":"nothing happened"}\'')
+    for statement in SCHEMA_ATTACKS[attack].split(";"):
+        attacked.sql(statement)
+    for options in ({}, {"depth": Depth.QUICK}, {"run_id": run_id(attacked)}):
+        report = attacked.verify(**options)
+        assert (report.exit_code, "SCHEMA_ALTERED" in names(report)) == (5, True), told(report)
+
+
+def test_what_an_analyst_adds_is_no_violation(attacked):
+    """Views, tables and functions by names of their own take the place of nothing."""
+    attacked.sql("CREATE VIEW main.long_runs AS SELECT id FROM main.runs WHERE events_stored > 5")
+    attacked.sql("CREATE TABLE main.notes (note VARCHAR); CREATE MACRO minutes_of(x) AS x / 60")
+    assert attacked.verify().exit_code == 0
+
+
+def test_a_newer_schema_is_not_vouched_for(attacked):
+    """Nobody knows its views: 7, never 0."""
+    attacked.sql(NEWER)
+    report = attacked.verify()
+    assert (report.exit_code, names(report) - {"RUN_ABANDONED"}) == (7, {"NOT_CHECKED"}), told(report)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -23,6 +24,7 @@ from skillaudit.contract.errors import (
     SchemaVersionError,
 )
 from skillaudit.contract.owner import Owner, write_owner
+from skillaudit.contract.views import SCHEMA, views_text
 
 VIEWS = {
     "conflicts",
@@ -137,6 +139,25 @@ def test_what_is_no_database_is_said(path: Path) -> None:
 def test_migrations_count_up_from_one() -> None:
     """A step left out would be skipped in silence on some databases."""
     assert [number for number, _, _ in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_a_change_of_a_view_asks_for_a_step_of_the_schema() -> None:
+    """Views are made again with a step, and with nothing else: after a change of `views.sql` add one, `SCHEMA`, and this line."""
+    assert (SCHEMA, sha256(views_text().encode()).hexdigest()[:16]) == (
+        migrations()[-1][0],
+        "2dd337eb7be04e55",
+    )
+
+
+def test_a_database_of_the_schema_before_gets_the_views(path: Path) -> None:
+    """Those that were added since."""
+    open_database(path).close()
+    with contextlib.closing(duckdb.connect(str(path))) as before:
+        before.execute(
+            "DROP VIEW main.source_arrivals; UPDATE store.meta SET value = '4' WHERE name = 'schema_version'"
+        )
+    with open_database(path) as database, contextlib.closing(database.cursor()) as cursor:
+        assert cursor.execute("SELECT count(*) FROM source_arrivals").fetchall() == [(0,)]
 
 
 @pytest.mark.parametrize("file", ["lookup.sql", "sealing.sql", "staging.sql", "state.sql", "writes.sql"])

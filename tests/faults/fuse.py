@@ -19,7 +19,8 @@ import duckdb
 
 from skillaudit.consumer.database import STORAGE_VERSION, WAL_AUTOCHECKPOINT, Database, migrate
 from skillaudit.consumer.sealing import HOT_TABLES
-from skillaudit.consumer.statements import migrations, sql_text, statements
+from skillaudit.consumer.statements import migrations, statements
+from skillaudit.contract.views import views_text
 
 BEFORE, DURING, AFTER = "before", "during", "after"
 MOMENTS = (BEFORE, DURING, AFTER)
@@ -37,7 +38,7 @@ _SCHEMA = re.compile(r"CREATE (SCHEMA|TABLE)|INSERT INTO store\.meta VALUES \('s
 
 
 def _migration_statements() -> frozenset[str]:
-    texts = [text for _, _, text in migrations()] + [sql_text("schema/views.sql")]
+    texts = [text for _, _, text in migrations()] + [views_text()]
     return frozenset(one.query for text in texts for one in duckdb.extract_statements(text))
 
 

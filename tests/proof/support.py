@@ -7,7 +7,8 @@ from hashlib import sha256
 import duckdb
 
 from skillaudit.consumer.database import open_database
-from skillaudit.consumer.statements import migrations, sql_text
+from skillaudit.consumer.statements import migrations
+from skillaudit.contract.views import views_text
 from skillaudit.proof.anchors.base import AnchorTrust
 from skillaudit.proof.keys import Signer
 from skillaudit.proof.leaves import LedgerLeaf
@@ -31,7 +32,7 @@ class MemoryDatabase:
         )
         for _, _, text in migrations():
             self._connection.execute(text)
-        self._connection.execute(sql_text("schema/views.sql"))
+        self._connection.execute(views_text())
 
     def cursor(self):
         return self._connection.cursor()

@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 import duckdb
 
-from skillaudit.consumer.statements import migrations, sql_text
+from skillaudit.consumer.statements import migrations
 from skillaudit.contract.engine import engine_errors, first_line, translate
 from skillaudit.contract.errors import (
     DatabaseError,
@@ -28,6 +28,7 @@ from skillaudit.contract.errors import (
     UnsupportedPlatformError,
 )
 from skillaudit.contract.owner import read_owner
+from skillaudit.contract.views import views_text
 
 STORAGE_VERSION: Final = "v1.5.0"
 """The file format: the oldest that compresses payloads with zstd."""
@@ -202,7 +203,7 @@ def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str, *, last: bo
             )
         cursor.execute(text)
         if last:
-            cursor.execute(sql_text("schema/views.sql"))
+            cursor.execute(views_text())
         cursor.execute("UPDATE store.meta SET value = ? WHERE name = 'schema_version'", [str(number)])
         cursor.execute("COMMIT")
     except BaseException:

@@ -90,6 +90,7 @@ class Kind(StrEnum):
     INCIDENT = "INCIDENT"
     REDACTED = "REDACTED"
     # The check itself.
+    SCHEMA_ALTERED = "SCHEMA_ALTERED"
     NOT_CHECKED = "NOT_CHECKED"
 
 
@@ -181,6 +182,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.PURGED: "the run was purged by an act",
     Kind.INCIDENT: "the sealer noted something in the journal",
     Kind.REDACTED: "content was taken out by an act",
+    Kind.SCHEMA_ALTERED: "a view or a function is not the one that a release makes: whoever reads may be told what is not stored",
     Kind.NOT_CHECKED: "a part of the check could not be made; the others were",
 }
 """What each says, in a few words; the table in docs/verify.md is made of it."""

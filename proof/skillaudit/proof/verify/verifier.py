@@ -10,8 +10,9 @@ from skillaudit.contract.errors import DatabaseError, RunNotFoundError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
+from skillaudit.proof.verify.catalog import EarlierSchemaError, check_catalog
 from skillaudit.proof.verify.cuts import NO_CUTS, find_cuts
-from skillaudit.proof.verify.engine import Engine, told_where_not
+from skillaudit.proof.verify.engine import Engine, VerifyStoppedError, told_where_not
 from skillaudit.proof.verify.journal import JournalState, check_journal
 from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
@@ -30,6 +31,7 @@ class Verifier:
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, progress: Progress | None = None) -> None:
         self._engine = Engine(cursor, progress)
+        self._catalog: tuple[Finding, ...] | None = None
 
     def stop(self) -> None:
         """End a check: it raises `VerifyStoppedError`. Repeat until it has."""
@@ -37,29 +39,33 @@ class Verifier:
 
     def check(self, request: VerifyRequest, now_us: int) -> Report:
         """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`."""
+        if self._catalog is None:
+            self._catalog = self._check_schema()
         if request.run_id is None:
-            self._check_schema()
             return self._check_all(request, now_us)
-        try:
-            return self._check_run(request, request.run_id, now_us)
-        except DatabaseError:
-            self._check_schema()  # says why, where it is that
-            raise
+        return self._check_run(request, request.run_id, now_us)
 
-    def _check_schema(self) -> None:
+    def _check_schema(self) -> tuple[Finding, ...]:
+        """Once: a file has one owner, in whose process the next check is asked for."""
         try:
-            self._engine.run("schema.sql", "probe")
+            with self._engine.snapshot():
+                return tuple(check_catalog(self._engine))
+        except VerifyStoppedError:
+            raise
+        except EarlierSchemaError as exc:
+            raise DatabaseError(
+                "this database was written by an earlier release; open it once with `skillaudit consume`, which migrates it"
+            ) from exc
         except DatabaseError as exc:
             found = {row[0] for row in self._engine.rows("schema.sql", "views")}
             if "runs" not in found:
                 raise DatabaseError("this is no database of skillaudit; is it the right file?") from exc
-            raise DatabaseError(
-                "this database was written by an earlier release; open it once with `skillaudit consume`, which migrates it"
-            ) from exc
+            raise
 
     def _check_all(self, request: VerifyRequest, now_us: int) -> Report:
         engine, findings = self._engine, Findings()
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
+        findings.add_all(self._catalog or ())
         journal, cuts = JournalState(), NO_CUTS
         with told_where_not(findings, "the record in one state"), engine.snapshot():
             with engine.part(findings, "the journal"):
@@ -124,6 +130,7 @@ class Verifier:
         journal = look(engine, request, findings, now_us)
         if journal is None:
             return None
+        findings.add_all(self._catalog or ())
         checked = check_run(engine, request, findings, totals, journal, run_id)
         if journal.holds and (checked is None or checked.words.get("redactions") != 0):
             return None
