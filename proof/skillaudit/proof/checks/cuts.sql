@@ -2,7 +2,7 @@
 
 -- name: cuts
 SELECT
-    c.partition, c.first_row, c.record_offset, j.leaf,
+    c.partition, c.first_row, c.record_offset, c.journal_idx, j.leaf,
     (SELECT count(*) FROM ledger AS l WHERE l.partition = c.partition AND l.idx < c.first_row) AS here
 FROM ledger_cuts AS c LEFT JOIN journal AS j ON j.idx = c.journal_idx AND j.kind = 'act'
 ORDER BY 1
@@ -19,12 +19,12 @@ WHERE NOT s.bad AND c.record_offset = 0
 
 -- name: numbers_before
 -- Of sources that may have begun before what is here: below which number their runs may have started before. A source counts
--- up, so what it numbered after one that was received behind the cut came behind it, too. Embedded, its partition is its own.
+-- up, so what it numbered after one that was received behind the cut came behind it, too. The time of the cut is what the
+-- seal's own bytes say: the journal's column is covered by nothing. Embedded, its partition is its own.
 WITH topics AS (
-    SELECT regexp_replace(c.partition, '/[^/]*$', '') AS topic, max(j.at_us) AS cut_us
+    SELECT regexp_replace(c.partition, '/[^/]*$', '') AS topic, max(s.at_us) AS cut_us
     FROM ledger_cuts AS c
     JOIN seals AS s ON s.partition = c.partition AND s.first::HUGEINT + s.rows = c.first_row
-    JOIN journal AS j ON j.idx = s.journal_idx
     GROUP BY ALL
 )
 SELECT s.source_id, coalesce(min(l.source_seq), 9223372036854775807)

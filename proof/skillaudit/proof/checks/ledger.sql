@@ -158,16 +158,16 @@ LIMIT $limit
 -- What the seals say, one row per partition and seal. Lines of another form are `bad`.
 CREATE OR REPLACE TEMP TABLE seals AS
 SELECT
-    idx AS journal_idx, place, parts[2] AS partition, TRY_CAST(parts[3] AS BIGINT) AS first,
+    idx AS journal_idx, place, TRY_CAST(substr(at_line, 4) AS BIGINT) AS at_us, parts[2] AS partition, TRY_CAST(parts[3] AS BIGINT) AS first,
     TRY_CAST(parts[4] AS BIGINT) AS rows, parts[5] AS root, TRY_CAST(parts[6] AS BIGINT) AS next_offset,
     NOT regexp_full_match(
         line,
         'ledger [!-~]+ (0|[1-9][0-9]{0,18}) [1-9][0-9]{0,18} [0-9a-f]{64} (0|[1-9][0-9]{0,18})'
     ) AS bad
 FROM (
-    SELECT idx, place, line, string_split(line, ' ') AS parts
+    SELECT idx, place, at_line, line, string_split(line, ' ') AS parts
     FROM (
-        SELECT idx, unnest(range(len(lines) - 3)) AS place, unnest(lines[3:-2]) AS line
+        SELECT idx, lines[2] AS at_line, unnest(range(len(lines) - 3)) AS place, unnest(lines[3:-2]) AS line
         FROM (SELECT idx, string_split(TRY(decode(leaf)), chr(10)) AS lines FROM journal WHERE kind = 'seal')
     )
 )

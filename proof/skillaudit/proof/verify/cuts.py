@@ -33,17 +33,20 @@ NO_CUTS: Final = Cuts()
 ORPHAN_BEFORE: Final = "its start is not here, and may lie before what this database was made again from"
 
 
-def find_cuts(engine: Engine, findings: Findings) -> Cuts:
-    """In the engine's snapshot. Costs nothing to speak of where nothing is cut."""
+def find_cuts(engine: Engine, findings: Findings, proven: int) -> Cuts:
+    """In the engine's snapshot. Costs nothing to speak of where nothing is cut. `proven`: how many of the journal's leaves are
+    more than the database's own word; one that is named behind them may be anybody's.
+    """
     said = engine.rows(FILE, "cuts")
     if not said:
         return NO_CUTS
     engine.run("ledger.sql", "make_seals")
     ends = {(row[0], row[1], row[2]) for row in engine.rows(FILE, "ends_of_cuts")}
     rows: dict[str, int] = {}
-    for partition, first, offset, leaf, here in said:
+    for partition, first, offset, journal_idx, leaf, here in said:
         where = {"partition": partition, "idx": first}
-        if _names(leaf, partition, first, offset) and (partition, first, offset) in ends:
+        named = _names(leaf, partition, first, offset) and (partition, first, offset) in ends
+        if named and journal_idx < proven:
             rows[partition] = first
             says = (
                 f"{first - here} rows before this one were sealed and are not in this database, nor the runs and events they"
@@ -51,7 +54,8 @@ def find_cuts(engine: Engine, findings: Findings) -> Cuts:
             )
             findings.add(Finding(Kind.LEDGER_CUT, says, where))
         else:
-            says = "is said to begin with this row, and the journal does not say so"
+            who = "nothing that is signed or anchored says so yet" if named else "the journal does not say so"
+            says = f"is said to begin with this row, and {who}"
             findings.add(Finding(Kind.LEDGER_ALTERED, says, where))
     numbers: dict[str, int] = dict(engine.rows(FILE, "numbers_before")) if rows else {}
     return Cuts(rows, numbers)

@@ -118,7 +118,7 @@ def _absent(
     if tombstones:
         return _purged(engine, request, findings, journal, run_id, {row[-1] for row in tombstones})
     orphans = engine.rows("one.sql", "orphans_of_hash", **key)
-    if _is_cut(engine, run_id, marks, waits=bool(orphans)):
+    if _is_cut(engine, run_id, marks, waits=bool(orphans), vouched=journal.vouched(request)):
         findings.add(Finding(Kind.LEDGER_CUT, ORPHAN_BEFORE, {"run_id": run_id}))
         completeness = orphans[0][3] if orphans else "incomplete"
         return CheckedRun({"run_id": run_id, "completeness": completeness, "integrity": "unchecked"}, ())
@@ -133,13 +133,13 @@ def _absent(
     return None
 
 
-def _is_cut(engine: Engine, run_id: str, marks: Sequence[Mark], *, waits: bool) -> bool:
+def _is_cut(engine: Engine, run_id: str, marks: Sequence[Mark], *, waits: bool, vouched: int) -> bool:
     """Whether a run without a start, or one that is only listed, may lie before what a rebuilt database holds. `waits`:
-    events of it are kept.
+    events of it are kept; `vouched`: as `JournalState.vouched`.
     """
     if any(mark.kind == "start" for mark in marks) or not (marks or waits):
         return False
-    cuts = find_cuts(engine, Findings())
+    cuts = find_cuts(engine, Findings(), vouched)
     if waits:
         return run_id in orphans_before(engine, cuts)
     return all(

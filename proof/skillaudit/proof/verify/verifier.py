@@ -71,7 +71,7 @@ class Verifier:
             with engine.part(findings, "the journal"):
                 journal = check_journal(engine, request, findings, now_us)
             with engine.part(findings, "where the ledger begins"):
-                cuts = find_cuts(engine, findings)
+                cuts = find_cuts(engine, findings, journal.vouched(request))
             with engine.part(findings, "the ledger"):
                 report.sealed_to = max(check_ledger(engine, request, findings, cuts), request.sealed_from)
                 self._sealed(request, journal, findings, report)
