@@ -34,8 +34,9 @@ It honestly cannot detect:
    `anchor_age_s_max` makes verify do so);
 10. what was written through a bare Storage, or by a release before the ledger: it reads `unproven`;
 11. copies that left by the side: this is integrity, not secrecy;
-12. whether what a rebuilt database lacks (`LEDGER_CUT`) was taken by its topic's retention or by somebody who holds the
-    key: it is named, exit code 6, and a backup or another database that holds it meets the same seals.
+12. whether what a rebuilt database lacks (`LEDGER_CUT`) was taken by its topic's retention or by somebody who could write the
+    database before a seal (3), for the sealer names and signs what it finds cut: it is told, exit code 6, for ever, and
+    a backup or another database that holds it meets the same seals.
 """
 
 NOT_COVERED: Final[Mapping[str, tuple[str, ...]]] = {
