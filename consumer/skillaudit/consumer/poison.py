@@ -45,6 +45,10 @@ class PoisonState:
             previous, longest = index, max(longest, current)
         return longest
 
+    def records(self) -> int:
+        """Records in the window: whole batches, so that there may be more than `WINDOW_RECORDS`."""
+        return sum(records for records, _ in self.batches)
+
     def malformed(self) -> int:
         """Malformed records in the window."""
         return sum(bad for _, bad in self.batches)
@@ -73,8 +77,8 @@ def exceeded(policy: PoisonPolicy, before: PoisonState, records: int, malformed:
     longest = before.longest(records, malformed)
     if longest >= policy.in_a_row_max:
         return f"{policy.in_a_row_max} records in a row or more are malformed (poison_in_a_row_max)"
-    bad = before.after(records, malformed).malformed()
-    if bad * 100 > policy.share_percent_max * max(records, WINDOW_RECORDS):
+    after = before.after(records, malformed)
+    if after.malformed() * 100 > policy.share_percent_max * max(after.records(), WINDOW_RECORDS):
         return (
             f"more than {policy.share_percent_max} % of the last {WINDOW_RECORDS} records are malformed "
             "(poison_share_percent_max)"
