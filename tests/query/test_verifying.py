@@ -149,4 +149,5 @@ def test_the_request_is_plain_json(world):
         "sealed_from",
         "policy",
         "anchors",
+        "control",
     }
