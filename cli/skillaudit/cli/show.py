@@ -13,8 +13,9 @@ import orjson
 from skillaudit.cli.options import json_option, with_settings
 from skillaudit.cli.output import print_json, print_table, stdout
 from skillaudit.cli.presenting import event_json, preview, run_json
+from skillaudit.contract.errors import RejectedError, RunNotFoundError
 from skillaudit.contract.events import format_ranges
-from skillaudit.contract.records import RunState, SkillRun, SkillRunLog
+from skillaudit.contract.records import Completeness, RunState, SkillRun, SkillRunLog
 from skillaudit.contract.settings import Settings
 
 _PREVIEW_CHARACTERS = 100
@@ -34,6 +35,12 @@ class SequenceRange(click.ParamType[tuple[int, int]]):
         if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(low) > int(high)):
             self.fail(f"{value!r} is neither a number like 17 nor a range like 40-80", param, ctx)
         return int(low), int(high if dash else low)
+
+
+class NotListedError(RejectedError):
+    """The run is no row that could be shown, but it left a trace: it was purged, or its start never came."""
+
+    exit_code = RunNotFoundError.exit_code
 
 
 @click.command()
@@ -72,9 +79,21 @@ async def _read(
     from skillaudit.storage import open_reader
 
     async with open_reader(settings) as reader:
-        run = await reader.get_run(run_id)
+        try:
+            run = await reader.get_run(run_id)
+        except RunNotFoundError:
+            trace = (await reader.list_run_states([run_id])).get(run_id)
+            if trace is None:
+                raise
+            raise NotListedError(_why_not_listed(run_id, trace)) from None
         state = await reader.get_run_state(run_id)
         return run, state, await reader.walk_parent_chain(run_id), await reader.list_logs_by_run(run_id)
+
+
+def _why_not_listed(run_id: str, trace: RunState) -> str:
+    if trace.completeness is Completeness.PURGED:
+        return f"run {run_id!r} was purged; `skillaudit acts --kind purge` says by whom and why"
+    return f"of run {run_id!r} only events are stored here, {trace.events}; its start has not come"
 
 
 def _print_head(run: SkillRun, state: RunState, chain: Sequence[SkillRun]) -> None:
