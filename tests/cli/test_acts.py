@@ -75,6 +75,9 @@ def test_the_way_of_a_run(command, act, settings):
         (("release", "no such"), 3),
         (("restore", "/no/such/file", "--yes"), 1),
         (("keys", "record"), 2),
+        (("keys", "new", "/no/such/directory/key", "--name", "x"), 2),
+        (("keys", "new", "/no/such/directory/key", "--name", "white space"), 2),
+        (("acts", "--kind", "prge"), 2),
     ],
     ids=str,
 )
@@ -94,7 +97,9 @@ def test_a_backup_put_back(command, act, settings, tmp_path):
     report = act("restore", str(backup), "--yes")
     assert report["replaced"]
     assert [it["kind"] for it in act("acts")] == ["restore", "purge"]
-    assert command("show", "a", settings=settings).code == 3, "what was purged since is purged again"
+    gone = command("show", "a", settings=settings)
+    assert gone.code == 3, "what was purged since is purged again"
+    assert "purged" in gone.err, "a purged run is told as one, not as one that never was"
 
 
 def test_keys(command, act, settings, tmp_path):

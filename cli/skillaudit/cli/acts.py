@@ -11,10 +11,13 @@ from skillaudit.cli.output import json_time, print_json, print_table, stderr
 from skillaudit.contract.admin import HoldScope, StoredAct, StoredHold
 from skillaudit.contract.records import LIST_LIMIT_MAX
 from skillaudit.contract.settings import Settings
+from skillaudit.proof.acts import ActKind
+
+_KINDS = tuple(kind.value for kind in ActKind)
 
 
 @click.command()
-@click.option("--kind", help="Only these: purge, redact, erase, hold, release, key, restore ...")
+@click.option("--kind", type=click.Choice(_KINDS), help="Only these.")
 @click.option("--limit", type=click.IntRange(1, LIST_LIMIT_MAX), default=50, show_default=True)
 @click.option("--holds", is_flag=True, help="The holds in force instead.")
 @with_settings

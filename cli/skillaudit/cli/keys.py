@@ -29,8 +29,14 @@ def new(file: Path, name: str) -> None:
     Set `seal_key_file` to it. Best under another user, on another host than the database's administrators; the printed
     line goes into the verifiers' policies.
     """
+    from skillaudit.proof.errors import NoteError
     from skillaudit.proof.keys import generate_key
+    from skillaudit.proof.notes import check_name
 
+    try:
+        check_name(name)
+    except NoteError as exc:
+        raise click.BadParameter(str(exc), param_hint="'--name'") from exc
     click.echo(generate_key(file, name).text)
     stderr().print(f"{file}: the private key; keep it, and keep it apart from the database")
 
