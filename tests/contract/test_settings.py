@@ -45,6 +45,13 @@ def test_a_bad_value_is_named_with_its_origin(name, value):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("value", ["many", "1.5", ""])
+def test_what_is_no_number_is_told_in_plain_words(value):
+    """And not in those of the interpreter."""
+    with pytest.raises(SettingsError, match="is not a whole number"):
+        load({"segment_bytes": value})
+
+
 @pytest.mark.parametrize("text", ["nope = 1", "enabled = 1.5", "segment_bytes = true", "= broken"])
 def test_a_bad_file_is_named(tmp_path, text):
     """Unknown settings, wrong types and broken TOML."""

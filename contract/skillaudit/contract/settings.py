@@ -265,7 +265,10 @@ def _boolean(raw: object) -> bool:
 def _integer(raw: object) -> int:
     if isinstance(raw, bool) or not isinstance(raw, int | str):
         raise TypeError(f"{raw!r} is not a whole number")
-    return int(raw)
+    try:
+        return int(raw)
+    except ValueError as exc:
+        raise ValueError(f"{raw!r} is not a whole number") from exc
 
 
 def _string(raw: object) -> str:
