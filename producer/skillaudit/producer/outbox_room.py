@@ -101,7 +101,7 @@ class RoomKeeper:
         if held + size > limit and held > 0:
             raise NoRoom(
                 f"{held} bytes wait to be acknowledged, and outbox_bytes_max allows {limit} here; is the forwarder or "
-                "consumer running? `skillaudit outbox` shows what waits"
+                "consumer running? `skillaudit outbox status` shows what waits"
             )
 
     def check_disk(self, size: int, kind: RecordKind) -> None:

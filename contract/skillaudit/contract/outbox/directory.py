@@ -56,7 +56,7 @@ def claim_reader(outbox_dir: Path, identity: str) -> None:
     if owner != identity:
         raise OutboxMismatchError(
             f"the outbox {outbox_dir} is read by {owner}, and this is {identity}: two readers would each get a part. "
-            f"Use another data directory; or, once `skillaudit outbox` shows no backlog, remove {path}"
+            f"Use another data directory; or, once `skillaudit outbox status` shows no backlog, remove {path}"
         )
 
 
