@@ -31,6 +31,7 @@ from skillaudit.contract.outbox.refused import list_refused, read_refused
 from skillaudit.producer.forwarder import Forwarder
 from skillaudit.producer.forwarder_core import ForwarderLimits, ForwarderState
 from skillaudit.producer.forwarder_files import read_incidents
+from skillaudit.producer.forwarder_source import GATED_MAX
 from skillaudit.producer.forwarder_sources import Scope
 from skillaudit.producer.forwarder_trouble import Trouble, Troubles
 from skillaudit.producer.publisher import partition_for
@@ -209,6 +210,44 @@ async def test_a_partition_without_a_leader_holds_up_no_other(tmp_path: Path):
         assert forwarder.outage == ""
     assert topic.of_key(waits) == source.runs[waits].records
     assert topic.opened == 1
+    source.die()
+
+
+async def test_nothing_waits_for_a_heartbeat_that_waits(tmp_path: Path):
+    """What comes behind it goes on, but is not acknowledged before it."""
+    source = HandwrittenSource(tmp_path, alive=True)
+    waits, goes_on = two_keys_in_different_partitions()
+    source.run(waits)
+    beats = [source.heartbeat(1)]
+    source.run(goes_on)
+    beats += [source.heartbeat(2), source.close()]
+    topic = TopicWithoutLeader(leaderless=[partition_for(waits.encode(), 3)])
+    async with forwarding(tmp_path, topic) as forwarder:
+        await until(lambda: topic.of_key(goes_on) == source.runs[goes_on].records)
+        assert topic.of_key(source.source_id) == []
+        ack = source.acknowledgement()
+        assert ack is None or ack.records == 0
+        topic.leaderless.clear()
+        await until(lambda: forwarder.report.acknowledged == 5)
+    assert topic.of_key(source.source_id) == beats
+    assert source.acknowledgement().records == 5
+    source.die()
+
+
+async def test_only_so_many_heartbeats_wait(tmp_path: Path):
+    """Then the source is read no further until they go."""
+    source = HandwrittenSource(tmp_path, alive=True)
+    waits, goes_on = two_keys_in_different_partitions()
+    source.run(waits)
+    beats = [source.heartbeat(n) for n in range(GATED_MAX + 1)]
+    source.run(goes_on)
+    topic = TopicWithoutLeader(leaderless=[partition_for(waits.encode(), 3)])
+    async with forwarding(tmp_path, topic) as forwarder:
+        await until(lambda: topic.turned_away > 20)
+        assert topic.values == []
+        topic.leaderless.clear()
+        await until(lambda: forwarder.report.acknowledged == GATED_MAX + 3)
+    assert topic.of_key(source.source_id) == beats
     source.die()
 
 

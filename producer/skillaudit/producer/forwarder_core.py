@@ -212,6 +212,11 @@ class SourceWindow:
         self._outstanding.pop(entry.line, None)
 
     @property
+    def first_line(self) -> int | None:
+        """The first one that is not acknowledged."""
+        return next(iter(self._outstanding), None)
+
+    @property
     def acknowledged(self) -> tuple[int, int]:
         """(records, position) of the unbroken acknowledged beginning."""
         for line, position in self._outstanding.items():

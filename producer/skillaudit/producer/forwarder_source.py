@@ -2,8 +2,8 @@
 
 The states, in order; a source only ever moves forward, and from any of them it can be let go for another forwarder:
 
-    FOLLOWING   lines are read and sent
-    GATED       the next line counts what was sent before it: it waits until all of that is acknowledged
+    FOLLOWING   lines are read and sent; one that counts what was sent before it (a heartbeat, a source's last word)
+                waits until all of that is acknowledged, while those behind it go on
     CLOSING     its writer is gone and everything is acknowledged; the adopter's `source.closed` is on its way
     FINISHED    nothing is left to do; the directory can go
 """
@@ -14,6 +14,7 @@ import contextlib
 import logging
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from enum import Enum
@@ -56,6 +57,8 @@ from skillaudit.producer.forwarder_tally import Tally
 logger = logging.getLogger(__name__)
 
 ADOPTER: Final = "adopter"
+GATED_MAX: Final = 64
+"""Records of one source that wait for those before them; the source is read no further while so many do."""
 TRASH_PREFIX: Final = ".removed-"
 _SOURCE_SEQ: Final = re.compile(rb'"source_seq":(\d+),"clock"')
 
@@ -64,7 +67,6 @@ class FeedState(Enum):
     """See the module's docstring."""
 
     FOLLOWING = "following"
-    GATED = "gated"
     CLOSING = "closing"
     FINISHED = "finished"
 
@@ -98,6 +100,9 @@ class SourceFeed:
         self._written = ack
         self._written_us = clock.steady_us()
         self._pending: list[OutboxLine] = []
+        """Read, and not admitted yet."""
+        self._gated: deque[Entry] = deque()
+        """Admitted, and waiting for the acknowledgement of everything before them."""
         self._last_type = ""
         self._runs = OpenRuns()
         self._tally = self._read_tally()
@@ -121,10 +126,10 @@ class SourceFeed:
     @property
     def gate_is_open(self) -> bool:
         """Whether a line waited for acknowledgements and need not any more."""
-        return self.state is FeedState.GATED and not len(self.window)
+        return bool(self._gated) and self.window.first_line == self._gated[0].line
 
     def read(self, records_max: int, bytes_max: int) -> list[Entry]:
-        """The next records to send, at most so many. Empty at the end, and while a gate holds."""
+        """The next records to send, at most so many and one that waited. Empty at the end."""
         entries = self._read(records_max, bytes_max)
         self._interval_ms = self._limits.poll_interval_ms if entries else 2 * self._interval_ms
         return entries
@@ -135,8 +140,9 @@ class SourceFeed:
         self.due_us = now_us + self._interval_ms * 1000
 
     def _read(self, records_max: int, bytes_max: int) -> list[Entry]:
-        if self.state not in (FeedState.FOLLOWING, FeedState.GATED):
+        if self.state is not FeedState.FOLLOWING:
             return []
+        waited = [self._gated.popleft()] if self.gate_is_open else []
         lines = self._pending
         if not lines:
             lines = self._reader.read(records_max, bytes_max)
@@ -147,22 +153,24 @@ class SourceFeed:
             self.window.reach(first.position, first.line - 1)
         else:
             self.window.reach(self._reader.position, self._reader.records)
-        return entries
+        return waited + entries
 
     def _admit(self, lines: list[OutboxLine]) -> tuple[list[Entry], list[OutboxLine]]:
-        """The entries of the lines that may go, and the lines that have to wait, beginning with a gated one."""
+        """The entries of the lines that may go, and the lines that are left for later."""
         entries: list[Entry] = []
         admit = self.window.admit
         for number, (position, _, record, line) in enumerate(lines):
             kind, key = self._classify(record)
             if kind != events.LOG:
                 if kind in GATED_TYPES and len(self.window):
-                    self.state = FeedState.GATED
-                    return entries, lines[number:]
+                    if len(self._gated) >= GATED_MAX:
+                        return entries, lines[number:]
+                    self._last_type = kind
+                    self._gated.append(admit(line, position, key, record))
+                    continue
                 self._runs.see(kind, key, record, unpack_position(position)[0])
             self._last_type = kind
             entries.append(admit(line, position, key, record))
-        self.state = FeedState.FOLLOWING
         return entries, []
 
     def _classify(self, record: bytes) -> tuple[str, bytes]:
