@@ -170,6 +170,18 @@ def _named_anew(chance: random.Random, value: bytes) -> bytes:
     )
 
 
+COUNTS = {
+    "run.started": ("seq", "at_us", "source_seq"),
+    "run.log": ("seq", "at_us"),
+    "run.finished": ("seq", "at_us", "events", "source_seq"),
+    "run.refused": ("seq", "at_us", "bytes"),
+    "source.opened": ("at_us", "pid"),
+    "source.heartbeat": ("at_us", "beat", "runs_started", "runs_finished"),
+    "source.closed": ("at_us", "runs_started", "runs_finished"),
+}
+"""Members that count, by type. A member that its type does not have says nothing, whatever it is named."""
+
+
 class _RefusedError(Exception):
     """No JSON, or twice the same member, or a number that is none."""
 
@@ -186,9 +198,10 @@ def is_sound(value: bytes | None) -> bool:
         return False
     if not isinstance(record, _Pairs) or record.repeats:
         return False
-    whole = all(type(record.get(name, 0)) is int for name in ("seq", "at_us", "events", "beat", "source_seq"))
-    version = record.get("v")
-    return type(version) is int and version == 1 and isinstance(record.get("type"), str) and whole
+    version, kind = record.get("v"), record.get("type")
+    if type(version) is not int or version != 1 or not isinstance(kind, str):
+        return False
+    return all(type(record.get(name, 0)) is int for name in COUNTS.get(kind, ()))
 
 
 class _Pairs(dict[str, Any]):
