@@ -614,7 +614,9 @@ def test_an_anchor_out_of_reach_leaves_a_check_undone(world, attacked):
 
 
 def test_an_empty_anchor_proves_nothing(world, attacked):
-    policy = replace(world.policy, anchors=(AnchorPolicy(f"file:{attacked.path.parent / 'empty'}"),))
+    empty = attacked.path.parent / "empty"
+    empty.mkdir()
+    policy = replace(world.policy, anchors=(AnchorPolicy(f"file:{empty}"),))
     report = attacked.verify(policy=policy)
     assert (report.exit_code, "NOT_ANCHORED" in names(report)) == (6, True)
 

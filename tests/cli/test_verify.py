@@ -60,8 +60,10 @@ def test_the_grade_asked_for_decides(verify, world):
     """Without a policy `self` is asked for; an anchor on the command line asks for more."""
     assert verify("--all").code == 0
     assert verify("--all", "--quick", "--anchor", f"file:{world.anchor}").code == 0
-    said = verify("--all", "--quick", "--anchor", f"file:{world.anchor}-that-is-none")
+    said = verify("--all", "--quick", "--anchor", f"file:{world.anchor.parent}")
     assert (said.code, "NOT_ANCHORED" in said.out) == (6, True)
+    said = verify("--all", "--quick", "--anchor", f"file:{world.anchor}-that-is-none")
+    assert (said.code, "ANCHOR_UNREACHABLE" in said.out) == (7, True)
     said = verify("--all", "--anchor", "kafka://127.0.0.1:1/t")
     assert (said.code, "ANCHOR_UNREACHABLE" in said.out) == (7, True)
 

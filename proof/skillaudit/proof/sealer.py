@@ -431,5 +431,5 @@ def _refused(signed: Checkpoint, how: str) -> SigningRefusedError:
         f"the journal does not continue the checkpoint of {signed.size} leaves that was signed: {how}. Nothing is sealed"
         " or signed until its leaves are put back: from an anchor that holds them, or with a backup; look with `skillaudit"
         " verify`. Where neither is left, a new journal is begun on purpose: with a key of another name"
-        " (`skillaudit keys new`), another seal_state and other anchors; what was signed before then proves nothing here"
+        " (`skillaudit keys new`), another seal_state_file and other anchors; what was signed before then proves nothing here"
     )

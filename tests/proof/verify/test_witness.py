@@ -6,7 +6,7 @@ from skillaudit.proof import merkle
 from skillaudit.proof.anchors import AnchorObject, open_anchor
 from skillaudit.proof.checkpoint import Checkpoint
 from skillaudit.proof.policy import AnchorPolicy, Policy
-from skillaudit.proof.verify.witness import WINDOW_LEAVES, read_anchor
+from skillaudit.proof.verify.witness import WINDOW_LEAVES, read_anchor, read_anchors
 
 LEAF = b"skillaudit seal 1\nat 0\n"
 OBJECTS = 60
@@ -57,3 +57,12 @@ def test_the_check_of_all_reads_a_bounded_window(tmp_path):
     reading = read_anchor(anchor, AnchorPolicy(anchor.uri), Policy())
     assert len(reading.checkpoints) == WINDOW_LEAVES // LEAVES_EACH
     assert anchor.read == 1 + WINDOW_LEAVES // LEAVES_EACH
+
+
+def test_a_directory_that_is_not_there_is_out_of_reach(tmp_path):
+    """A disk that is not mounted is no anchor without objects; one that is there and holds none is."""
+    policy = Policy(anchors=(AnchorPolicy(f"file:{tmp_path / 'away'}"), AnchorPolicy(f"file:{tmp_path}")))
+    away, empty = read_anchors(policy)
+    assert "is it mounted" in away.error
+    assert not away.altered
+    assert (empty.error, empty.checkpoints) == ("", ())

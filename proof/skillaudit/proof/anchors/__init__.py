@@ -18,17 +18,17 @@ _LATER: Final = ("https", "http", "exec", "witness", "s3", "rfc3161", "ots")
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
-def open_anchor(uri: str, settings: Settings | None = None) -> Anchor:
+def open_anchor(uri: str, settings: Settings | None = None, *, make: bool = True) -> Anchor:
     """The anchor behind a URI: `file:<directory>`, `kafka:<topic>` on the broker of the settings, or
     `kafka://<host>:<port>/<topic>` on another one, with the same security settings.
 
-    Nothing is asked of it yet. Raises `SettingsError` for anything else.
+    `make`: a directory that is missing is made, as a sealer wants it; to a verifier it is out of reach. Nothing is asked of it yet. Raises `SettingsError` for anything else.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
         raise SettingsError(f"an anchor is a URI like file:/mnt/worm/audit or kafka:<topic>, not {uri!r}")
     if scheme == "file":
-        return _file(uri)
+        return _file(uri, make)
     if scheme == "kafka":
         return _kafka(uri, settings)
     if scheme in _LATER:
@@ -36,13 +36,13 @@ def open_anchor(uri: str, settings: Settings | None = None) -> Anchor:
     raise SettingsError(f"no anchor is called {scheme}:; use file: or kafka:")
 
 
-def _file(uri: str) -> Anchor:
+def _file(uri: str, make: bool) -> Anchor:
     from skillaudit.proof.anchors.file import FileAnchor
 
     parts = urlsplit(uri)
     if parts.netloc not in {"", "localhost"} or not parts.path or parts.query or parts.fragment:
         raise SettingsError(f"{uri} names no directory of this machine; write file:/path/to/it")
-    return FileAnchor(Path(unquote(parts.path)), uri)
+    return FileAnchor(Path(unquote(parts.path)), uri, make=make)
 
 
 def _kafka(uri: str, settings: Settings | None) -> Anchor:

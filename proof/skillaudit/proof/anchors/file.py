@@ -41,10 +41,12 @@ _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class FileAnchor:
-    """`Anchor` in a directory, which is made where it is missing."""
+    """`Anchor` in a directory."""
 
-    def __init__(self, directory: Path, uri: str = "") -> None:
+    def __init__(self, directory: Path, uri: str = "", *, make: bool = True) -> None:
+        """`make`: where the directory is missing it is an anchor without objects yet, and made. Else it is out of reach."""
         self.directory = directory
+        self._make = make
         self.uri = uri or f"file:{directory}"
         self.trust = AnchorTrust.HOST
 
@@ -126,6 +128,8 @@ class FileAnchor:
 
     def _paths(self, after: int = 0, *, newest_first: bool = False) -> Iterator[Path]:
         """Paths of the objects larger than `after`, by size."""
+        if not self._make and not self.directory.is_dir():
+            raise UnreachableError(f"there is no directory {self.directory}; is it mounted here?")
         base = self.directory / "objects"
         for directory in sorted(_names(base), reverse=newest_first):
             if int(directory) < (after + 1) // OBJECTS_PER_DIRECTORY:

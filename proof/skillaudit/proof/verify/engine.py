@@ -35,7 +35,7 @@ def told_where_not(findings: Findings, what: str) -> Generator[None]:
         yield
     except VerifyStoppedError:
         raise
-    except (SkillauditError, ValueError, ArithmeticError) as exc:
+    except (SkillauditError, ValueError, ArithmeticError, TypeError, LookupError) as exc:
         findings.add(Finding(Kind.NOT_CHECKED, f"could not check {what}: {exc}"))
 
 

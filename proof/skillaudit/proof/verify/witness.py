@@ -67,7 +67,7 @@ def read_anchors(
 
     found: list[AnchorReading] = []
     for entry in policy.anchors:
-        with contextlib.closing(open_anchor(entry.uri, settings)) as anchor:
+        with contextlib.closing(open_anchor(entry.uri, settings, make=False)) as anchor:
             found.append(read_anchor(anchor, entry, policy, newest_only=newest_only))
     return tuple(found)
 
