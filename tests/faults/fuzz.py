@@ -182,6 +182,10 @@ COUNTS = {
 """Members that count, by type. A member that its type does not have says nothing, whatever it is named."""
 
 
+BARE_COUNTS = {"run.started": ("at_us",), "run.log": ("seq", "at_us"), "run.finished": ("at_us",)}
+"""The same of a bare storage's records."""
+
+
 class _RefusedError(Exception):
     """No JSON, or twice the same member, or a number that is none."""
 
@@ -201,7 +205,8 @@ def is_sound(value: bytes | None) -> bool:
     version, kind = record.get("v"), record.get("type")
     if type(version) is not int or version != 1 or not isinstance(kind, str):
         return False
-    return all(type(record.get(name, 0)) is int for name in COUNTS.get(kind, ()))
+    counts = BARE_COUNTS.get(kind, ()) if record.get("by") == "storage" else COUNTS.get(kind, ())
+    return all(type(record.get(name, 0)) is int for name in counts)
 
 
 class _Pairs(dict[str, Any]):
