@@ -198,6 +198,7 @@ def _fuse(chance: random.Random) -> dict[str, Any]:
     case_s_max=900,
     test=5,
     off=ALONE,
+    off_cases_max=12,
     off_in_tests=False,
     resource=zygote,
 )
