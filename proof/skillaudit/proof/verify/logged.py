@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.proof.acts import ActKind, parse_act
 from skillaudit.proof.findings import Finding, Kind
-from skillaudit.proof.verify.engine import Engine
+
+if TYPE_CHECKING:
+    from skillaudit.proof.verify.engine import Engine
 
 FILE: Final = "acts.sql"
 _LIFE: Final = frozenset({ActKind.GENESIS.value, ActKind.SCHEMA.value})
