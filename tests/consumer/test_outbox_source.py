@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from skillaudit.contract.eventlog import RecordKind
 from skillaudit.contract.outbox.acknowledgement import read_acknowledgement
 from skillaudit.contract.outbox.directory import READER_LOCK_NAME
 from skillaudit.contract.outbox.layout import segment_name
+from skillaudit.contract.outbox.locks import lock_holder
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import SourceRecord, StoredPosition
 from skillaudit.producer import Sink, SkillRun
@@ -48,6 +51,40 @@ async def take_all(source: OutboxSource) -> list[SourceRecord]:
     while (batch := await source.poll(10_000, 0)).records:
         taken += batch.records
     return taken
+
+
+class HeldClock(ManualClock):
+    """Whoever asks for the time waits until it may pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.passing = threading.Event(), threading.Event()
+
+    def steady_us(self) -> int:
+        """As the manual clock's."""
+        self.asked.set()
+        assert self.passing.wait(30)
+        return super().steady_us()
+
+
+async def test_whoever_is_cancelled_while_it_opens_keeps_no_lock(settings: Settings) -> None:
+    """A reader that leaves at once: its thread took the sources' locks after everything had been let go of, and nobody
+    else in the machine could read them until the process ended.
+    """
+    names, clock = [make_source(settings), make_source(settings)], HeldClock()
+    source = open_source(settings, clock)
+    opening = asyncio.create_task(source.open({}))
+    await until(clock.asked.is_set)
+    opening.cancel()
+    closing = asyncio.create_task(source.close())
+    await asyncio.wait((closing,), timeout=0.5)  # it may not end before the thread has
+    clock.passing.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await closing
+    await asyncio.get_running_loop().shutdown_default_executor()  # every thread of it has ended
+    for name in names:
+        assert lock_holder(settings.outbox_dir / name.partition("/")[2] / READER_LOCK_NAME) is None
 
 
 async def test_a_source_that_cannot_be_read_costs_the_others_nothing(settings: Settings) -> None:

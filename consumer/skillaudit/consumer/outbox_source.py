@@ -225,10 +225,18 @@ class OutboxSource:
 
     async def open(self, positions: Mapping[str, StoredPosition]) -> None:
         """As `RecordSource.open`. Raises `LockedError` where another consumer reads this directory."""
-        try:
-            await asyncio.to_thread(self._open, positions)
-        except OSError as exc:
-            raise self._translate("open the outbox", exc) from exc
+        async with self._turn:
+            opening = asyncio.ensure_future(asyncio.to_thread(self._open, positions))
+            try:
+                await asyncio.shield(opening)
+            except OSError as exc:
+                raise self._translate("open the outbox", exc) from exc
+            except asyncio.CancelledError:
+                # Else the thread would take locks after `close` has let go of all, and this process would keep them.
+                await asyncio.wait((opening,))
+                if not opening.cancelled() and opening.exception() is None:
+                    await asyncio.to_thread(self._close)
+                raise
 
     async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
         """As `RecordSource.poll`."""
