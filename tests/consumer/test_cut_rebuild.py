@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.consumer.test_notary import anchored, consuming, elsewhere, read, record_runs
+from tests.proof.support import sealing
 from tests.support.waiting import until
 
 from skillaudit.consumer.notary import NotaryState
@@ -27,14 +28,7 @@ LEDGER = "SELECT * FROM main.ledger WHERE partition = '{}' ORDER BY idx"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Embedded, with a key and an anchor."""
-    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
-    return Settings(
-        data=tmp_path / "data",
-        outbox_free_bytes_min=0,
-        seal_key_file=tmp_path / "key",
-        seal_interval_ms=1_000,
-        anchors=f"file:{tmp_path / 'anchor'}",
-    )
+    return Settings(data=tmp_path / "data", outbox_free_bytes_min=0, **sealing(tmp_path))
 
 
 async def is_sealing(service: ConsumerService) -> None:

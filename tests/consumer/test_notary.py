@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 from prometheus_client import generate_latest
+from tests.proof.support import sealing
 from tests.support.waiting import until
 
 from skillaudit.consumer.database import open_database
@@ -25,7 +26,6 @@ from skillaudit.producer import Sink, SkillRun
 from skillaudit.proof.anchors import open_anchor
 from skillaudit.proof.anchors.file import FileAnchor
 from skillaudit.proof.errors import AnchorConflictError, SigningRefusedError
-from skillaudit.proof.keys import generate_key
 from skillaudit.proof.publishing import AnchorStatus
 
 WAIT_S = 20.0
@@ -35,14 +35,7 @@ LEDGER = "SELECT * FROM main.ledger ORDER BY partition, idx"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Embedded, with a key and an anchor."""
-    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
-    return Settings(
-        data=tmp_path / "data",
-        outbox_free_bytes_min=0,
-        seal_key_file=tmp_path / "key",
-        seal_interval_ms=1_000,
-        anchors=f"file:{tmp_path / 'anchor'}",
-    )
+    return Settings(data=tmp_path / "data", outbox_free_bytes_min=0, **sealing(tmp_path))
 
 
 def record_runs(settings: Settings, count: int = 3) -> None:

@@ -16,6 +16,7 @@ from tests.consumer import support
 from tests.consumer.test_metrics import heard_of
 from tests.consumer.test_service import ListSource
 from tests.forwarder.support import TopicInMemory
+from tests.proof.support import sealing
 from tests.support.waiting import until
 
 from skillaudit.consumer.metrics import ServiceCollector
@@ -23,7 +24,6 @@ from skillaudit.consumer.service import ConsumerService
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder import Forwarder
 from skillaudit.producer.forwarder_metrics import ForwarderCollector
-from skillaudit.proof.keys import generate_key
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROMTOOL_S_MAX = 240
@@ -99,13 +99,7 @@ async def test_rules_ask_for_what_is_served(tmp_path: Path) -> None:
     """Every series that a rule names is one of the consumer's or the forwarder's, with the labels that it is asked by; a
     label's value that a rule wants is one that exists.
     """
-    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
-    settings = Settings(
-        data=tmp_path,
-        seal_key_file=tmp_path / "key",
-        anchors=f"file:{tmp_path / 'anchor'}",
-        seal_interval_ms=1_000,
-    )
+    settings = Settings(data=tmp_path, **sealing(tmp_path))
     values = [*heard_of(1, "north"), support.start(), support.log(1), support.log(1, variant=1), b"no event"]
     source = ListSource(support.records(values))
     service, stop = ConsumerService(settings, source=lambda _: source, seal=True), asyncio.Event()

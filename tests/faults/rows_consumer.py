@@ -35,13 +35,13 @@ from tests.faults.stage import (
 )
 from tests.faults.zygote import KILLED, Worker, Zygote, zygote
 from tests.pipeline.support import Command, environment
+from tests.proof.support import sealing
 from tests.support.waiting import until
 
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.service import ConsumerService, make_source
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.anchors import open_anchor
-from skillaudit.proof.keys import generate_key
 
 KILLS_IN_CASE = 5
 SYNTHETIC = "tests.faults.consumer_worker"
@@ -396,17 +396,15 @@ VERIFIED = (0, 6)
 )
 async def killed_sealing(case: Case) -> None:
     """A leaf, its rows and what was signed of it never disagree."""
-    key, anchor = case.directory / "key", f"file:{case.directory / 'anchor'}"
-    generate_key(key, "audit.example.org/fleet")
-    settings = embedded(case, **QUIET_SMALL, seal_key_file=key, seal_interval_ms=1_000, anchors=anchor)
+    settings = embedded(case, **QUIET_SMALL, **sealing(case.directory))
     await _kill_under_load(case, settings, case.resource, after_s=6.0, seal=True)
     await consume_with(settings, seal=True)
-    words = ("verify", "--all", "--anchor", anchor, "--json")
+    words = ("verify", "--all", "--anchor", settings.anchors, "--json")
     verify = Command(settings, *words, logs=case.directory)
     await verify.start()
     code = await verify.join()
     assert code in VERIFIED, f"verify ends with {code}: {verify.said()[-300:]}"
-    with contextlib.closing(open_anchor(anchor)) as opened, database(settings) as cursor:
+    with contextlib.closing(open_anchor(settings.anchors)) as opened, database(settings) as cursor:
         newest = opened.newest()
         leaves = cursor.execute("SELECT count(*), max(idx) + 1 FROM main.journal").fetchone()
         assert newest is not None

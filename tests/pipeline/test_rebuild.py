@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from tests.acts.support import Run, state
 from tests.conformance.compositions import PARTITIONS, kafka_settings
+from tests.proof.support import sealing
 from tests.support.waiting import until
 
 from skillaudit.consumer.database import open_database
@@ -24,7 +25,6 @@ from skillaudit.consumer.service import ConsumerService
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.publisher import partition_for
-from skillaudit.proof.keys import generate_key
 
 pytestmark = pytest.mark.broker
 
@@ -98,14 +98,8 @@ def content(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 async def test_a_database_made_again_from_the_topics(tmp_path: Path, kafka_bootstrap: str) -> None:
     """After duplicates, a conflict, an orphan, dead letters, a redaction, an erasure, a purge and a restart."""
-    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
     settings = await kafka_settings(
-        tmp_path / "data",
-        kafka_bootstrap,
-        seal_key_file=tmp_path / "key",
-        seal_interval_ms=1_000,
-        anchors=f"file:{tmp_path / 'anchor'}",
-        poison_share_percent_max=101,
+        tmp_path / "data", kafka_bootstrap, poison_share_percent_max=101, **sealing(tmp_path)
     )
     runs = [Run(f"run-{n}", number=n + 1) for n in range(12)]
     parts = first_part(runs), second_part(runs)
@@ -146,14 +140,8 @@ async def test_a_database_made_again_from_what_retention_left(tmp_path: Path, ka
     """One partition has lost its first records, another all of them, acts among what they held: the ledger begins at seals,
     meets the rest of them, and is sealed on.
     """
-    generate_key(tmp_path / "key", "audit.example.org/fleet-1")
     settings = await kafka_settings(
-        tmp_path / "data",
-        kafka_bootstrap,
-        seal_key_file=tmp_path / "key",
-        seal_interval_ms=1_000,
-        anchors=f"file:{tmp_path / 'anchor'}",
-        poison_share_percent_max=101,
+        tmp_path / "data", kafka_bootstrap, poison_share_percent_max=101, **sealing(tmp_path)
     )
     runs = [Run(f"run-{n}", number=n + 1) for n in range(24)]
     parts = first_part(runs[:12]), second_part(runs)

@@ -10,7 +10,7 @@ from skillaudit.consumer.database import open_database
 from skillaudit.consumer.statements import migrations
 from skillaudit.contract.views import views_text
 from skillaudit.proof.anchors.base import AnchorTrust
-from skillaudit.proof.keys import Signer
+from skillaudit.proof.keys import Signer, generate_key
 from skillaudit.proof.leaves import LedgerLeaf
 
 NAME = "audit.example.org/fleet-1"
@@ -20,6 +20,16 @@ MINUTE_US = 60_000_000
 
 def signer(name=NAME, seed=1):
     return Signer(name, bytes([seed]) * 32)
+
+
+def sealing(directory, name=NAME):
+    """Members of the settings of a consumer that seals every second, signs with a key and tells an anchor, both in there."""
+    generate_key(directory / "key", name)
+    return {
+        "seal_key_file": directory / "key",
+        "seal_interval_ms": 1_000,
+        "anchors": f"file:{directory / 'anchor'}",
+    }
 
 
 class MemoryDatabase:

@@ -50,7 +50,7 @@ class ForwarderCollector:
         report = self._forwarder.report
         yield GaugeMetricFamily(
             "skillaudit_forwarder_up",
-            "1 while the broker takes records, 0 while it does not answer",
+            "1 while nothing keeps it from its work; 0 while the broker does not answer, a partition has no leader, or the outbox's disk fails",
             value=0.0 if self._forwarder.outage else 1.0,
         )
         counters = {
