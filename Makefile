@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Each has a broker of its own where tests want one.
 WORKERS ?= 2
+JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo test faults lint format bench docs wheel clean attacks
@@ -24,8 +25,8 @@ demo: $(STAMP)   ## record, materialize and read a small fleet (KAFKA=host:port:
 test: $(STAMP)   ## the whole test suite in two processes (WORKERS=0: in one; ARGS=... for pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
-faults: $(STAMP) ## inject the faults of the delivery contract, a share (FULL=1: the published counts; ROWS=...)
-	$(BIN)/python -m tests.faults $(if $(FULL),--full,--share) $(ROWS)
+faults: $(STAMP) ## inject the faults of the delivery contract, a share (FULL=1: the published counts; ROWS=..., JOBS=rows at a time)
+	$(BIN)/python -m tests.faults $(if $(FULL),--full,--share) --jobs $(JOBS) $(ROWS)
 
 attacks: $(STAMP) ## everything an attacker may do to the record, and what verify must say (FLIPS=5000)
 	SKILLAUDIT_ATTACKS=all $(BIN)/python -m pytest tests/attacks $(ARGS)

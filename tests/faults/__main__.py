@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import time
-import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from tests.faults.results import read
+from tests.faults.lanes import RunOne, run_lanes
+from tests.faults.one_row import run_one_row
 from tests.faults.rows import Row, all_rows
-from tests.faults.running import Resources, run_off, run_row
+from tests.faults.running import Resources
 
 RESULTS = Path(__file__).parents[2] / "docs" / "faults" / "results.jsonl"
 SHARE_RESULTS = Path(__file__).parents[2] / "build" / "faults.jsonl"
@@ -36,6 +37,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, help=f"default: {RESULTS.name} of docs/faults; --share: build/faults.jsonl"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="rows at a time, each job with brokers of its own"
+    )
     parser.add_argument("--share", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--off", action="store_true")
@@ -43,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def main(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Exit code 0 if all passed, 1 if something failed, 2 for a row that is not there."""
     rows = all_rows()
     unknown = [name for name in options.rows if name not in rows]
@@ -58,8 +62,11 @@ async def main(options: argparse.Namespace) -> int:
     if options.share and not options.results:
         results.unlink(missing_ok=True)
     chosen = [rows[name] for name in options.rows] if options.rows else list(rows.values())
-    async with Resources() as resources:
-        failed = [row.name for row in chosen if not await _run(row, resources, options, results)]
+    run_one = partial(run_one_row, options=options, results=results)
+    if options.jobs > 1:
+        failed = run_lanes(chosen, options.jobs, run_one)
+    else:
+        failed = asyncio.run(_run_all(chosen, run_one))
     print(
         f"{len(chosen) - len(failed)} of {len(chosen)} rows passed"
         + (f"; failed: {', '.join(failed)}" if failed else "")
@@ -67,39 +74,11 @@ async def main(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-async def _run(row: Row, resources: Resources, options: argparse.Namespace, results: Path) -> bool:
-    """Whether it passed; a broker that does not start fails its row, not the others."""
-    began_s = time.monotonic()
-    if row.skipped_because:
-        print(f"skipped {row.name}: {row.skipped_because}", flush=True)
-        return True
-    try:
-        if not options.off:
-            count = options.count or (row.share if options.share else row.full)
-            made = await run_row(
-                row, resources, count=count, seed=options.seed, results=results, first=options.first
-            )
-            took_s = time.monotonic() - began_s
-            print(f"passed {row.name}: {made} injections now, {took_s:.1f} s", flush=True)
-        in_share = options.share and row.off_in_share and not row.off_in_tests
-        if options.off or options.full or in_share:
-            await _show_off(row, resources, options, results)
-    except Exception as exc:
-        if not isinstance(exc, AssertionError):
-            traceback.print_exc()
-        print(f"FAILED {row.name}: {exc}", flush=True)
-        return False
-    return True
-
-
-async def _show_off(row: Row, resources: Resources, options: argparse.Namespace, results: Path) -> None:
-    shown = {result.off for result in read(results) if result.row == row.name}
-    for mechanism in row.off:
-        if mechanism in shown:
-            continue
-        told = await run_off(row, resources, mechanism, seed=options.seed, results=results)
-        print(f"{row.name} without {mechanism} fails, as it must: {told[:160]}", flush=True)
+async def _run_all(rows: Sequence[Row], run_one: RunOne) -> list[str]:
+    """The names of those that did not pass."""
+    async with Resources() as resources:
+        return [row.name for row in rows if not await run_one(row, resources)]
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(parse())))
+    sys.exit(main(parse()))

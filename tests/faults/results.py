@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -92,6 +93,7 @@ def append(path: Path, result: Result) -> None:
     """One more line, in the file for good."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # rows may run side by side
         _cut_torn_line(file)
         told = replace(result, error=without_places(result.error))
         file.write(json.dumps(asdict(told), ensure_ascii=False).encode() + b"\n")

@@ -200,6 +200,7 @@ def _fuse(chance: random.Random) -> dict[str, Any]:
     off=ALONE,
     off_cases_max=12,
     off_in_tests=False,
+    off_in_share=False,
     resource=zygote,
 )
 async def killed_at_a_statement(case: Case) -> None:

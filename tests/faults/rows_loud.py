@@ -85,6 +85,7 @@ async def _inject(settings: Settings, values: Sequence[bytes]) -> None:
     test=0,
     off={"heartbeats": "the source beats once an hour"},
     off_in_tests=False,
+    off_in_share=False,
     resource=shared_broker,
     broker=True,
     not_in_tests="long",

@@ -133,6 +133,7 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     off={"agents-share": "heartbeats say nothing of what waits and was refused"},
     off_cases_max=1,
     off_in_tests=False,
+    off_in_share=False,
     resource=shared_broker,
     broker=True,
     root="host names of its own",
