@@ -3,14 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
-from tests.faults.results import FAILED, PASSED, Result, read
+from tests.faults.results import FAILED, PASSED, Counted, Result, counted, read
 from tests.faults.rows import Row, all_rows
 
 RESULTS = Path(__file__).parent / "faults" / "results.jsonl"
 SHOWN_CHARS_MAX = 150
 ABOUT_CHARS_MAX = 400
+UNNAMED = "unnamed"
 
 HEAD = """# The delivery contract under injected faults
 
@@ -24,6 +26,10 @@ or incident may be there that the fault does not explain. Where agents are kille
 stored at its end, as the account's own last line was cut off. A case passes only if all of that holds, and only cases that passed are
 counted as injected: in those, zero events were lost, zero duplicated, zero out of order. Cases that failed are listed
 below, apart.
+
+A case (row, seed, number) that was run several times counts once, by the newest line that holds it; where a line holds others besides,
+each of its cases has the same part of its counts. "Commits" are the oldest and the newest of the lines that count, in the order in which they were
+written; "unnamed" are lines from before results named a commit, and `+` is a commit with files that differed from it.
 
 Some rows have a judge of their own, since something has to be missing or refused in them, or since no agent made their records: the
 column "judged by" says what is compared then; where it is empty, it is the common judge. Records that a row composes itself are
@@ -42,10 +48,33 @@ says stands under [How each row fails without what it tests](#how-each-row-fails
 
 @dataclass(slots=True)
 class _Sum:
-    injections: int = 0
-    cases: int = 0
-    events: int = 0
-    facts: dict[str, float] = field(default_factory=lambda: defaultdict(int))
+    """Of the lines of one row that count."""
+
+    lines: list[Counted] = field(default_factory=list[Counted])
+
+    @property
+    def injections(self) -> int:
+        return int(sum(line.share(line.result.count) for line in self.lines))
+
+    @property
+    def events(self) -> int:
+        return int(sum(line.share(line.result.events) for line in self.lines))
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Those that are numbers."""
+        found: dict[str, Fraction] = defaultdict(Fraction)
+        for line in self.lines:
+            for name, value in line.result.facts.items():
+                if isinstance(value, int | float):
+                    found[name] += line.share(value)
+        return {name: round(value) for name, value in found.items()}
+
+    @property
+    def commits(self) -> str:
+        """The oldest and the newest; one where they are the same, empty where there is none."""
+        named = [f"`{name}`" if (name := _commit(line.result)) else UNNAMED for line in self.lines]
+        return " .. ".join(dict.fromkeys([*named[:1], *named[-1:]]))
 
 
 def fault_page(path: Path = RESULTS) -> str:
@@ -58,8 +87,8 @@ def fault_page(path: Path = RESULTS) -> str:
         "",
         *_totals(rows, results, sums),
         "",
-        "| row | fault | injected | of | events safe | records composed | judged by | what else was counted, over all its cases |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| row | fault | injected | of | events safe | records composed | commits | judged by | what else was counted, over all its cases |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_row(row, sums[name]) for name, row in sorted(rows.items())),
         "",
         *_versions(results),
@@ -73,19 +102,18 @@ def fault_page(path: Path = RESULTS) -> str:
 
 def _sums(results: Sequence[Result]) -> dict[str, _Sum]:
     sums: dict[str, _Sum] = defaultdict(_Sum)
-    for result in _passed(results):
-        found = sums[result.row]
-        found.injections += result.count
-        found.cases += result.cases
-        found.events += result.events
-        for name, value in result.facts.items():
-            if isinstance(value, int | float):
-                found.facts[name] += value
+    for line in counted(results):
+        sums[line.result.row].lines.append(line)
     return sums
 
 
 def _passed(results: Iterable[Result]) -> list[Result]:
     return [result for result in results if not result.off and result.result == PASSED]
+
+
+def _commit(result: Result) -> str:
+    """Empty where the line names none."""
+    return result.versions.get("commit", "").replace("unknown", "")
 
 
 def _totals(rows: dict[str, Row], results: Sequence[Result], sums: dict[str, _Sum]) -> list[str]:
@@ -105,10 +133,10 @@ def _totals(rows: dict[str, Row], results: Sequence[Result], sums: dict[str, _Su
 
 
 def _row(row: Row, found: _Sum) -> str:
-    facts = ", ".join(f"{name.replace('_', ' ')} {value:,.0f}" for name, value in sorted(found.facts.items()))
+    facts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in sorted(found.facts.items()))
     events = f"| {found.events:,}" if row.synthetic else f"{found.events:,} |"
     return (
-        f"| {row.name} | {_cell(row.about, ABOUT_CHARS_MAX)} | {found.injections:,} | {row.full:,} | {events} | "
+        f"| {row.name} | {_cell(row.about, ABOUT_CHARS_MAX)} | {found.injections:,} | {row.full:,} | {events} | {found.commits} | "
         f"{_cell(row.judge, ABOUT_CHARS_MAX)} | {facts} |"
     )
 
@@ -116,15 +144,15 @@ def _row(row: Row, found: _Sum) -> str:
 def _versions(results: Sequence[Result]) -> list[str]:
     """What took part, and how many injections passed with each commit."""
     others: set[str] = set()
-    commits: dict[str, int] = {}
-    for result in _passed(results):
-        commit = result.versions.get("commit", "")
+    commits: dict[str, Fraction] = defaultdict(Fraction)
+    for line in counted(results):
+        result = line.result
         others.add(", ".join(f"{k} {v}" for k, v in result.versions.items() if k != "commit"))
-        commits[commit] = commits.get(commit, 0) + result.count
+        commits[_commit(result)] += line.share(result.count)
     if not commits:
         return ["Nothing was run yet."]
     named = [
-        f"`{commit}` {count:,}" if commit else f"{count:,} before results named a commit"
+        f"`{commit}` {int(count):,}" if commit else f"{int(count):,} before results named a commit"
         for commit, count in commits.items()
     ]
     return [
@@ -145,7 +173,7 @@ def _repaired(results: Sequence[Result], at: int) -> str:
     for later in _passed(results[at + 1 :]):
         same = (later.row, later.seed) == (failure.row, failure.seed)
         if same and failure.numbers <= later.numbers:
-            return later.versions.get("commit", "") or "unnamed"
+            return _commit(later) or UNNAMED
     return ""
 
 
@@ -153,7 +181,7 @@ def _failures(results: Sequence[Result]) -> list[str]:
     lines = []
     for at in _failed(results):
         failure, commit = results[at], _repaired(results, at)
-        with_ = f", with commit `{commit}`" if commit not in ("", "unnamed") else ""
+        with_ = f", with commit `{commit}`" if commit not in ("", UNNAMED) else ""
         state = f"repaired: passed later{with_}" if commit else "open"
         (number,) = failure.numbers
         lines.append(f"| {failure.row} | {number} | {failure.seed} | {state} | `{_cell(failure.error)}` |")

@@ -10,8 +10,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -110,6 +111,33 @@ def read(path: Path) -> Iterator[Result]:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """A line that tells of cases that passed, as far as it is the newest that tells of them."""
+
+    result: Result
+    cases: int
+    """Of its cases those that no later line holds; at least one."""
+
+    def share(self, whole: float) -> Fraction:
+        """Of what the line tells of all its cases together, what falls to the counted ones: as much to each."""
+        return Fraction(whole) * self.cases / self.result.cases
+
+
+def counted(results: Iterable[Result]) -> list[Counted]:
+    """The lines that count, in their order: of each (row, seed, case) the newest line that holds it, where it passed there.
+    What was run again with a later release counts once, and a case that failed last does not count.
+    """
+    told: set[tuple[str, int, int]] = set()
+    found: list[Counted] = []
+    for result in reversed([result for result in results if not result.off]):
+        new = {(result.row, result.seed, number) for number in result.numbers} - told
+        told |= new
+        if new and result.result == PASSED:
+            found.append(Counted(result, len(new)))
+    return found[::-1]
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Where a row goes on under a seed."""
 
@@ -118,19 +146,19 @@ class Progress:
     next: int
     """Number of the first case that was never run."""
     passed: int
-    """Injections that passed so far."""
+    """Injections that passed so far, each case counted once."""
 
 
 def progress(path: Path, row: str, seed: int) -> Progress:
     """From the results file."""
-    first = count = 0
+    results = [found for found in read(path) if (found.row, found.off, found.seed) == (row, "", seed)]
+    first = 0
     failed: set[int] = set()
-    for result in read(path):
-        if (result.row, result.off, result.seed) == (row, "", seed):
-            first = max(first, result.first + result.cases)
-            if result.result == PASSED:
-                count += result.count
-                failed -= result.numbers
-            else:
-                failed |= result.numbers
-    return Progress(tuple(sorted(failed)), first, count)
+    for result in results:
+        first = max(first, result.first + result.cases)
+        if result.result == PASSED:
+            failed -= result.numbers
+        else:
+            failed |= result.numbers
+    passed = sum(line.share(line.result.count) for line in counted(results))
+    return Progress(tuple(sorted(failed)), first, int(passed))

@@ -28,6 +28,8 @@ from skillaudit.storage.hosting import host_consumer
 TROUBLED, QUIET = "north", "south"
 TOPIC_BYTES_MAX = 20_000
 TOO_LARGE_BYTES = 24_000
+WAYS = 3
+"""What a case injects: records held back, records too large for the topic, events dropped; how many of each is told apart."""
 BEATS_AFTER = 2
 """Heartbeats until a forwarder has saved what was acknowledged last, which it does every half second."""
 AGE_S_MAX = 2.0
@@ -126,8 +128,8 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     "drops (best effort)",
     judge="the consumer's /metrics tell of that host, and of no other, exactly how many records and bytes wait, how old the oldest is, how many were refused and "
     "how many lost; backlog and age go back when it is mended",
-    full=20,
-    share=1,
+    full=20 * WAYS,
+    share=WAYS,
     test=0,
     not_in_tests="half a minute: figures are read anew every five seconds",
     off={"agents-share": "heartbeats say nothing of what waits and was refused"},
@@ -225,5 +227,5 @@ async def _losses_show(case: Case, url: str, valve: Valve, settings: Settings, a
     valve.let_go()
     await shows(url, f"{dropped} lost", lambda now: _of(now, TROUBLED, "lost_events") == dropped)
     await until(lambda: _waiting(settings) < 50, PATIENCE_S)
-    case.injections = 1 + refused + dropped
+    case.injections = WAYS
     case.note(refused=refused, dropped=dropped)

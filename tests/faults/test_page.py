@@ -29,6 +29,43 @@ def test_records_that_a_row_composes_are_no_events_of_agents(tmp_path):
     assert f"1 of {len(all_rows())} rows have their full count; {len(all_rows()) - 2} have no result" in page
 
 
+def test_what_was_run_again_counts_once(tmp_path):
+    """In the row, in the sum over all, and by commit; events and other figures as the injections."""
+    path = tmp_path / "r.jsonl"
+    append(path, result("clock-set", cases=4, count=20, events=400, facts={"runs": 8, "kind": "x"}))
+    append(
+        path,
+        result(
+            "clock-set", first=2, cases=4, count=20, events=80, facts={"runs": 4}, versions={"commit": "ab"}
+        ),
+    )
+    page = fault_page(path)
+    assert cells(page, "clock-set")[2:6] == ["30", "20", "280", ""]
+    assert cells(page, "clock-set")[-1] == "runs 8"
+    assert "In all 30 injections passed, with 280 events" in page
+    assert "`ab` 20" in page
+    assert "10 before results named a commit" in page
+
+
+def test_a_row_names_the_commits_that_its_lines_name(tmp_path):
+    """The oldest and the newest of those that count, or that they name none."""
+    path = tmp_path / "r.jsonl"
+
+    def commits():
+        return cells(fault_page(path), "clock-set")[6]
+
+    assert commits() == ""
+    append(path, result("clock-set"))
+    append(path, result("clock-set", first=1))
+    assert commits() == "unnamed"
+    append(path, result("clock-set", first=2, versions={"commit": "ab+"}))
+    assert commits() == "unnamed .. `ab+`"
+    append(path, result("clock-set", cases=2, versions={"commit": "cd"}))
+    assert commits() == "`ab+` .. `cd`", "lines whose cases were all run again name nothing"
+    append(path, result("clock-set", cases=3, versions={"commit": "ef"}))
+    assert commits() == "`ef`"
+
+
 def test_a_failure_is_repaired_only_by_the_same_case(tmp_path):
     """Of the same row, with the same seed, later; the commit that it passed with is named."""
     path = tmp_path / "r.jsonl"

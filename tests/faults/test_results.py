@@ -4,7 +4,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests.faults.results import FAILED, PASSED, Progress, Result, append, progress, read, without_places
+from tests.faults.results import (
+    FAILED,
+    PASSED,
+    Progress,
+    Result,
+    append,
+    counted,
+    progress,
+    read,
+    without_places,
+)
 from tests.faults.rows import Row
 from tests.faults.running import Resources, RowFailedError, run_row
 
@@ -59,6 +69,60 @@ def test_a_row_goes_on_behind_its_last_case(tmp_path):
     assert progress(path, "r", 1) == Progress((), 5, 14), "what failed has passed"
     append(path, result(first=3, result=FAILED))
     assert progress(path, "r", 1).failed == (3,), "the last result counts"
+
+
+def test_a_case_counts_once_however_often_it_was_run(tmp_path):
+    """By the newest line that holds it; where stretches overlap only in part, the older one counts with its other cases."""
+    path = tmp_path / "r.jsonl"
+    append(path, result(cases=4, count=40))
+    append(path, result(cases=4, count=40))
+    assert progress(path, "r", 1) == Progress((), 4, 40), "the same stretch again adds nothing"
+    append(path, result(first=2, cases=4, count=12))
+    assert progress(path, "r", 1) == Progress((), 6, 20 + 12), (
+        "two cases of the older line, all four of the newer"
+    )
+    append(path, result(first=3, cases=1, count=5))
+    lines = counted(read(path))
+    assert [(line.result.first, line.result.cases, line.cases) for line in lines] == [
+        (0, 4, 2),
+        (2, 4, 3),
+        (3, 1, 1),
+    ]
+    assert progress(path, "r", 1).passed == 20 + 9 + 5
+    append(path, result(seed=2, cases=4, count=40))
+    append(path, result(row="another", cases=4, count=40))
+    append(path, result(off="crc", cases=4, count=4))
+    assert progress(path, "r", 1).passed == 20 + 9 + 5, "other rows, seeds and variants are other cases"
+
+
+def test_a_share_is_never_more_than_was_injected(tmp_path):
+    """Five injections in three cases: nobody knows which case had one more, and none is made up."""
+    path = tmp_path / "r.jsonl"
+    append(path, result(cases=3, count=5))
+    append(path, result(first=2, cases=1, count=1))
+    assert progress(path, "r", 1).passed == 3 + 1, "two thirds of five, and one"
+
+
+def test_a_case_whose_newest_line_is_a_failure_does_not_count(tmp_path):
+    """It passed once, and fails now; when it passes again it counts again."""
+    path = tmp_path / "r.jsonl"
+    append(path, result(cases=3, count=3))
+    append(path, result(first=1, result=FAILED))
+    assert progress(path, "r", 1) == Progress((1,), 3, 2)
+    append(path, result(first=1))
+    assert progress(path, "r", 1) == Progress((), 3, 3)
+
+
+def test_what_is_published_counts_no_case_twice():
+    """The committed results: as many cases count as there are that passed, or fewer, where some failed since."""
+    results = list(read(ROOT / "docs" / "faults" / "results.jsonl"))
+    passed = {
+        (found.row, found.seed, number)
+        for found in results
+        if not found.off and found.result == PASSED
+        for number in found.numbers
+    }
+    assert 0 < sum(line.cases for line in counted(results)) <= len(passed)
 
 
 @pytest.mark.asyncio
