@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from tests.proof.support import MemoryState, signer
+from tests.proof.support import MemoryCuts, MemoryState, signer
 
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
@@ -90,9 +90,10 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.database: Database = open_database(path)
-        self.materializer = Materializer(self.database, identity="attacks")
-        self.state = MemoryState()
-        self.sealer = Sealer(self, signing=Signing(signers=[SIGNER], state=self.state))
+        self.state, self.cuts = MemoryState(), MemoryCuts()
+        self.materializer = Materializer(self.database, identity="attacks", cuts=self.cuts)
+        signing = Signing(signers=[SIGNER], state=self.state, cuts=self.cuts)
+        self.sealer = Sealer(self, signing=signing)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         return self.database.cursor()

@@ -128,6 +128,19 @@ class MemoryState:
         self.note = note
 
 
+class MemoryCuts:
+    """`CutState` in memory; outlives database and sealer like the file does."""
+
+    def __init__(self):
+        self.cuts = {}
+
+    def read(self):
+        return self.cuts
+
+    def write(self, cuts):
+        self.cuts = dict(cuts)
+
+
 class Crash(BaseException):
     """The process ends here."""
 

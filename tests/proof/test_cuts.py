@@ -37,6 +37,7 @@ from skillaudit.producer.publisher import partition_for
 from skillaudit.proof.acts import act_line
 from skillaudit.proof.anchors import open_anchor
 from skillaudit.proof.cuts import Around, Cut, Trial, beginning, cut_act, end_empty, name_cuts
+from skillaudit.proof.decided import FileCuts, check_decided, decide, decide_trial
 from skillaudit.proof.errors import SigningRefusedError
 from skillaudit.proof.findings import Findings
 from skillaudit.proof.leaves import encode_act, leaf_kind, parse_seal
@@ -99,7 +100,9 @@ class Again:
 
     def end_empty(self):
         with self.store.transaction("find empty partitions") as cursor:
-            return end_empty(cursor, self.world.topic.ends, lambda _name, _us: False)
+            cuts = end_empty(cursor, self.world.topic.ends, lambda _name, _us: False)
+        decide(self.store.cuts, cuts)
+        return cuts
 
     def seal(self):
         self.store.seal(f"file:{self.anchor}")
@@ -419,7 +422,7 @@ def test_a_cut_named_in_the_journal_without_the_key(tampered, world, part):
 
 
 def test_a_cut_with_the_key_is_told_for_ever(tampered, world, part, tmp_path):
-    """Who holds the key can say so: what is missing is named, by range, and never exit code 0; also to a verifier who
+    """Who holds the key and what is kept beside it can say so: what is missing is named, by range, and never exit code 0; also to a verifier who
     remembers that it was there.
     """
     anchor = tmp_path / "anchor"
@@ -429,6 +432,7 @@ def test_a_cut_with_the_key_is_told_for_ever(tampered, world, part, tmp_path):
     cut_away(tampered, world, part)
     tampered.close()
     store = Store(tampered.path)
+    decide(store.cuts, [Cut(part, it.end, it.next_offset) for it in [seals_of(world)[part][1]]])
     with store.transaction("name the cut") as cursor:
         name_cuts(cursor, 1)
     with contextlib.closing(store.cursor()) as cursor:
@@ -450,6 +454,104 @@ def test_a_cut_with_the_key_is_told_for_ever(tampered, world, part, tmp_path):
             assert range_told["idx"] == seals_of(world)[part][1].end
     finally:
         again.close()
+
+
+def restarted(tampered, world):
+    """The sealer starts on the file as somebody left it, with what it keeps outside."""
+    (note,) = tampered.sql("SELECT note FROM store.checkpoints ORDER BY size DESC LIMIT 1")[0]
+    tampered.connection.execute("CHECKPOINT")
+    tampered.connection.close()
+    store = Store(tampered.path)
+    store.state.note = note
+    return store
+
+
+def refuses(store, tampered):
+    """It names what it does not sign, and what it is asked then says so."""
+    size = open_anchor(f"file:{tampered.anchor}").newest().content.checkpoint.size
+    try:
+        with pytest.raises(SigningRefusedError, match="did not decide"):
+            store.seal(f"file:{tampered.anchor}")
+    finally:
+        store.close()
+        tampered.connection = duckdb.connect(str(tampered.path))
+    assert open_anchor(f"file:{tampered.anchor}").newest().content.checkpoint.size == size
+    report = tampered.verify()
+    assert (report.exit_code, "LEDGER_ENTRY_MISSING" in violations(report)) == (5, True), told(report)
+
+
+@pytest.fixture
+def own_anchor(world, tampered, tmp_path):
+    shutil.copytree(world.anchor, tmp_path / "own")
+    tampered.anchor = tmp_path / "own"
+    return tampered
+
+
+def test_a_cut_that_somebody_wrote_into_the_closed_database_is_not_signed(own_anchor, world, part):
+    """As if it were being made again: the sealer that starts on it did not decide so, and 5 stays 5."""
+    cut_away(own_anchor, world, part)
+    own_anchor.sql("INSERT INTO store.meta VALUES ('seals_unmet_from', '0')")
+    refuses(restarted(own_anchor, world), own_anchor)
+
+
+def test_an_act_of_a_cut_that_somebody_appended_is_not_signed(own_anchor, world, part):
+    """Whoever seals next signs what he finds in the journal, but not this."""
+    size = own_anchor.one("SELECT count(*) FROM journal")
+    second = cut_away(own_anchor, world, part, journal_idx=size)
+    leaf = encode_act(act_line(cut_act([Cut(part, second.end, second.next_offset)], 1)))
+    own_anchor.sql("INSERT INTO store.journal VALUES (?, 1, 'act', ?)", size, leaf)
+    refuses(restarted(own_anchor, world), own_anchor)
+
+
+def test_a_trial_that_somebody_wrote_is_none_of_the_consumers(own_anchor, world, part):
+    """The consumer would settle it with the next records, as if it had begun it."""
+    second = cut_away(own_anchor, world, part)
+    end = own_anchor.one("SELECT next_offset FROM store.positions WHERE partition = ?", part)
+    rows = own_anchor.one("SELECT ledger_next FROM store.positions WHERE partition = ?", part)
+    own_anchor.sql("UPDATE store.ledger_cuts SET trial_row = ?, trial_offset = ?", rows, end)
+    own_anchor.sql("INSERT INTO store.meta VALUES ('seals_unmet_from', '0')")
+    store = restarted(own_anchor, world)
+    [late, *_] = [r for r in world.topic.records if r.partition == part]
+    store.materializer.apply([late._replace(offset=end, next_offset=end + 1)])
+    assert cuts_of(store) == [(part, second.end, second.next_offset)], "it is settled"
+    refuses(store, own_anchor)
+
+
+def test_what_was_decided_is_kept_outside_until_it_is_signed(again, world, part):
+    """A consumer that ends in between goes on with it; another cut of the same partition is still none of its own."""
+    second, begin = place_in(world, part, 1)
+    it = again({part: begin})
+    it.take(40)
+    expected = Cut(part, second.end, second.next_offset)
+    assert it.store.cuts.read() == {part: expected}
+    with pytest.raises(SigningRefusedError, match=part):
+        check_decided(it.store.cuts, [replace(expected, first_row=second.end + 1)])
+    it.seal()
+    assert it.is_met()
+    assert it.store.cuts.read() == {}
+
+
+def test_decided_cuts_are_kept_in_a_file(tmp_path):
+    """Beside what was signed last, and made with its directory. What is none of ours is named."""
+    state = FileCuts(tmp_path / "deep" / "state.cuts")
+    tried, other = Cut(P, 0, 0, Trial(10, 100)), Cut("t/ü", 7, 70)
+    assert state.read() == {}
+    decide(state, [])
+    assert not (tmp_path / "deep").exists()
+    decide(state, [tried])
+    decide(state, [other])
+    assert FileCuts(tmp_path / "deep" / "state.cuts").read() == {P: tried, "t/ü": other}
+    with pytest.raises(SigningRefusedError, match="t/0 with row 0"):
+        check_decided(state, [replace(tried, trial=None)])
+    decide_trial(state, replace(tried, first_row=3), Cut(P, 10, 100))  # not the one that was begun
+    assert state.read()[P] == tried
+    decide_trial(state, tried, Cut(P, 10, 100))
+    check_decided(state, [Cut(P, 10, 100), other])
+    decide_trial(state, other, None)
+    assert state.read() == {P: Cut(P, 10, 100)}
+    (tmp_path / "deep" / "state.cuts").write_text("something")
+    with pytest.raises(SigningRefusedError, match=r"state\.cuts"):
+        state.read()
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,11 @@ from skillaudit.consumer.taking import turn_source
 from skillaudit.contract.errors import PoisonLimitError, StopError
 from skillaudit.contract.sources import OUTBOX_TOPIC, Finding
 from skillaudit.proof.cuts import CUT_INCIDENT, end_empty
+from skillaudit.proof.decided import decide
 
 _STATE: Final = statements("state.sql")
+UNMET_INCIDENT: Final = "seals-unmet"
+"""The kind under which it is kept that a database made again has not met what was sealed before."""
 
 
 def close_sources(materializer: Materializer, partitions: Sequence[str]) -> int:
@@ -68,6 +71,14 @@ def record_stop(materializer: Materializer, exc: StopError) -> None:
         materializer.record_incident(kind, "consumer", detail)
 
 
+def record_unmet(materializer: Materializer, detail: str) -> None:
+    """Keep that a database made again lacks rows that were sealed; said once, as `record_stop`."""
+    with materializer.transaction("read the newest incident") as cursor:
+        newest = cursor.execute(_STATE["newest_of_kind"], {"kind": UNMET_INCIDENT}).fetchone()
+    if newest != (detail,):
+        materializer.record_incident(UNMET_INCIDENT, "ledger", detail)
+
+
 def _waits_before_poison(materializer: Materializer, refused: Collection[str]) -> bool:
     """Whether this is the stop that was recorded last: something that was not taken then is not taken still.
 
@@ -99,6 +110,7 @@ def end_empty_partitions(
     """
     with materializer.transaction("find partitions of which nothing is left") as cursor:
         cuts = end_empty(cursor, emptied, is_expired)
+        decide(materializer.remembered.decided, cuts)
         if cuts:
             changes, now_us = Changes(), materializer.clock.wall_us()
             for cut in cuts:

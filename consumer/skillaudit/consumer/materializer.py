@@ -50,6 +50,7 @@ from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import PoisonLimitError
 from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord, StoredPosition
+from skillaudit.proof.decided import CutState
 
 _STATE: Final = statements("state.sql")
 _PARTITION: Final = attrgetter("partition")
@@ -109,8 +110,9 @@ class Materializer:
         policy: MaterializerPolicy | None = None,
         clock: Clock | None = None,
         parse: Parse = parse_value,
+        cuts: CutState | None = None,
     ) -> None:
-        """`parse`: what judges the records that the engine does not decode."""
+        """`parse`: what judges the records that the engine does not decode. `cuts`: as `Remembered`'s `decided`."""
         self.database = database
         self.parse = parse
         self.identity = identity
@@ -121,7 +123,7 @@ class Materializer:
             self.sealer.move()
         self._cursor = database.cursor()
         with engine_errors("read what is stored"):
-            self.remembered = Remembered(self._cursor)
+            self.remembered = Remembered(self._cursor, decided=cuts)
             self.acting = Acting(self._cursor, journal=self.policy.journal_acts)
         newest_us = max((book.received_us for book in self.remembered.partitions.values()), default=0)
         self._broker_clock = BrokerClock(newest_us, self.clock.steady_us())
@@ -283,7 +285,7 @@ class Materializer:
 
     def forget(self) -> None:
         """Throw away what is remembered; it is read again."""
-        self.remembered = Remembered(self._cursor, self.remembered.known)
+        self.remembered = Remembered(self._cursor, self.remembered.known, self.remembered.decided)
         self.acting.load(self._cursor)
 
     def close(self) -> None:

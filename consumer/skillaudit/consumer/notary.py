@@ -32,6 +32,7 @@ from skillaudit.contract.errors import (
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.anchors import Anchor, open_anchor
 from skillaudit.proof.journal import Journal
+from skillaudit.proof.decided import FileCuts
 from skillaudit.proof.proving import HeadProver
 from skillaudit.proof.publishing import AnchorStatus, Publisher
 from skillaudit.proof.restoring import restore_journal, unmet_from
@@ -81,6 +82,8 @@ class NotaryStatus:
     anchored_us: int = 0
     """When nothing signed waited for an anchor, last; 0 where there is no anchor."""
     last_error: str = ""
+    lacking: tuple[str, ...] = ()
+    """While `MEETING`: some of the rows that were sealed and are not here, by partition."""
 
     def seal_age_s(self, now_us: int) -> float:
         """How long rows have waited for a seal; 0 where nothing waits or nothing is sealed here."""
@@ -169,6 +172,7 @@ class Notary:
         status.state = NotaryState.MEETING if meeting else NotaryState.SEALING
         status.last_error = ""
         status.behind_rows = report.behind_rows
+        status.lacking = report.lacking if meeting else ()
         if not report.behind_rows and not meeting:
             status.sealed_us = now_us
         status.rows_sealed += report.rows
@@ -253,7 +257,18 @@ def read_signing(settings: Settings) -> Signing | None:
     files: list[Path] = [settings.seal_key_file]
     if settings.seal_former_key_file is not None:
         files.append(settings.seal_former_key_file)
-    return Signing(signers=[read_key(file) for file in files], state=FileState(settings.seal_state))
+    return Signing(
+        signers=[read_key(file) for file in files],
+        state=FileState(settings.seal_state),
+        cuts=decided_cuts(settings),
+    )
+
+
+def decided_cuts(settings: Settings) -> FileCuts | None:
+    """Where it is kept what a database made again lacks, until that is signed; None where nothing is signed."""
+    if settings.seal_key_file is None:
+        return None
+    return FileCuts(settings.seal_state.with_name(f"{settings.seal_state.name}.cuts"))
 
 
 def open_anchors(settings: Settings, signing: Signing | None) -> list[Anchor]:

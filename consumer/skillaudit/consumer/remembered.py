@@ -17,6 +17,7 @@ from skillaudit.consumer.sources import SourceBook, find_claims, find_sources
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.sources import SourceRecord
 from skillaudit.proof.cuts import Cut, Trial, begin, trials
+from skillaudit.proof.decided import CutState, decide
 
 BOOKS_MAX: Final = 200_000
 """Runs remembered at once; past it all are forgotten, and looked up when they are met again."""
@@ -28,8 +29,16 @@ _PARTITION: Final = attrgetter("partition")
 class Remembered:
     """Books of runs by topic and id, of sources and partitions, and the next free numbers."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, known: KnownHashes | None = None) -> None:
-        """`known`: of an earlier one over the same database, to be gone on with."""
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        known: KnownHashes | None = None,
+        decided: CutState | None = None,
+    ) -> None:
+        """`known`: of an earlier one over the same database, to be gone on with. `decided`: where cuts are kept for the
+        sealer; None where nothing is signed.
+        """
+        self.decided = decided
         self.known = known or KnownHashes()
         self.books: dict[str, dict[str, Book]] = {}
         self.sources: dict[str, SourceBook] = {}
@@ -93,6 +102,7 @@ class Remembered:
                 firsts.setdefault(record.partition, first_position(record))
         books = {name: self.partition(name) for name in firsts}
         cuts = begin(cursor, firsts, {name: book.ledger_next for name, book in books.items()})
+        decide(self.decided, cuts)
         for cut in cuts:
             books[cut.partition].ledger_next = cut.first_row
             if cut.trial is not None:

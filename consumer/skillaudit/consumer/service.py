@@ -41,13 +41,21 @@ from skillaudit.consumer.acts import (
     is_accepted,
     record_findings,
     record_stop,
+    record_unmet,
 )
 from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.control import ControlLog, make_control
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.following import ControlFollower
 from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
-from skillaudit.consumer.notary import STEP_INTERVAL_S, Notary, NotaryState, NotaryStatus, WriterAccess
+from skillaudit.consumer.notary import (
+    STEP_INTERVAL_S,
+    Notary,
+    NotaryState,
+    NotaryStatus,
+    WriterAccess,
+    decided_cuts,
+)
 from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.poison import PoisonPolicy
 from skillaudit.consumer.positions import topic_of
@@ -85,6 +93,8 @@ RETENTION_INTERVAL_S: Final = 3_600.0
 SEALS_LATE: Final = 5
 """Seal intervals that rows may wait before a supervisor is told."""
 CLOSE_WAIT_S: Final = 5.0
+LACKING_LATE_S: Final = 5.0
+"""How long rows that were sealed may be missing, with all there is read, before a supervisor is told."""
 """How long a retention under way may still take when the service ends."""
 RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
@@ -210,6 +220,10 @@ class ConsumerService:
         self._suspect = False
         """A disk was full since the database was last known to work."""
         self._window: list[tuple[float, int]] = []
+        self._lacking_s: float | None = None
+        """Since when rows that were sealed have been missing, with all there is read; monotonic."""
+        self.told_unmet = False
+        """Whether log and incidents say so."""
         self._ticked_s = 0.0
         self._retained_s = float("-inf")
         self._said_s = float("-inf")
@@ -259,18 +273,21 @@ class ConsumerService:
         """
         notary, now_us = self.status.notary, self._clock.wall_us()
         limit_s = SEALS_LATE * self.settings.seal_interval_ms / 1000
-        if notary.state is NotaryState.MEETING:
-            if not self.caught_up.is_set() or now_us - notary.sealed_us < limit_s * 1e6:
+        if notary.lacking:
+            since_s = self._lacking_s
+            if since_s is None or time.monotonic() - since_s < LACKING_LATE_S:
                 return ""
             return (
-                "all there is was read, and rows of the ledger that were sealed are not there: nothing is sealed until they "
-                "come, from the topics, the archive or a backup; see `skillaudit verify`"
+                f"all there is was read, and rows of the ledger that were sealed are not there ({', '.join(notary.lacking)}): nothing"
+                " is sealed until they come, from the topics, the archive or a backup; see `skillaudit verify`"
             )
         age_s = notary.seal_age_s(now_us)
         if age_s <= limit_s:
             return ""
         why = notary.last_error or "it is behind"
-        return f"the ledger's newest {notary.behind_rows} rows have waited {age_s:.0f} s for a seal: {why}"
+        return (
+            f"the ledger's newest rows ({notary.behind_rows:,}) have waited {age_s:.0f} s for a seal: {why}"
+        )
 
     async def wait_for(self, positions: Positions, timeout_s: float) -> None:
         """As `AuditReader.wait_for`, woken by commits."""
@@ -656,8 +673,25 @@ class ConsumerService:
         while True:
             more = await self._run_to_end(self._notarizing, notary.step)
             await asyncio.sleep(0 if more else STEP_INTERVAL_S)
+            await self._tell_lacking(notary.status)
 
     async def _publish(self, notary: Notary) -> None:
+    async def _tell_lacking(self, notary: NotaryStatus) -> None:
+        """Say once, by log and incident, that a database made again has not met what was sealed before, and can't."""
+        if not notary.lacking or not self.caught_up.is_set():
+            if self.told_unmet and not notary.lacking:
+                _log.info("the ledger has met what was sealed before")
+            self._lacking_s, self.told_unmet = None, False
+            return
+        if self._lacking_s is None:
+            self._lacking_s = time.monotonic()
+        late = self.late_seal()
+        if late and not self.told_unmet:
+            with contextlib.suppress(RetryableError):  # it is said with a later step
+                await self._on_writer(lambda materializer: record_unmet(materializer, late))
+                self.told_unmet = True
+                _log.error("%s", late)
+
         while True:
             await self._run_to_end(self._publishing, notary.publish)
             await asyncio.sleep(STEP_INTERVAL_S)
@@ -687,7 +721,8 @@ class ConsumerService:
             abandon_after_ms=self.settings.abandon_after_ms,
             journal_acts=self._with_notary or not self.settings.anchors,
         )
-        self._materializer = Materializer(self._database, policy=policy, clock=self._clock)
+        cuts = decided_cuts(self.settings)
+        self._materializer = Materializer(self._database, policy=policy, clock=self._clock, cuts=cuts)
 
     def _on_sound_database(self, work: Callable[[], T]) -> T:
         """In the writer's thread: do `work`; before that, after a full disk, open the file again where the engine has

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import duckdb
@@ -43,6 +44,7 @@ from skillaudit.contract.wire import (
 )
 from skillaudit.proof.cuts import CUT_INCIDENT, Cut, Trial, settle
 from skillaudit.proof.ledger import rows_of
+from skillaudit.proof.decided import decide_trial
 
 _STAGING: Final = statements("staging.sql")
 
@@ -151,7 +153,8 @@ class TopicTaker:
 
     def _settle(self, book: PartitionBook, trial: Trial) -> None:
         del self._remembered.trials[book.partition]
-        dropped, cut = settle(self._cursor, book.partition, trial, book.ledger_next)
+        keep = partial(decide_trial, self._remembered.decided)
+        dropped, cut = settle(self._cursor, book.partition, trial, book.ledger_next, keep)
         if cut is not None:
             self._tell_cuts([cut])
         if dropped is not None and cut is not None:

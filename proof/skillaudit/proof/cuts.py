@@ -25,9 +25,11 @@ from typing import Final
 import duckdb
 
 from skillaudit.contract.engine import engine_errors
-from skillaudit.proof.acts import Act, ActKind, act_line
+from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.proof.acts import Act, ActKind, act_line, parse_act
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import encode_act
+from skillaudit.proof.leaves import parse_act as act_of_leaf
 from skillaudit.proof.statements import statements
 
 _SQL: Final = statements("sql/cuts.sql")
@@ -123,25 +125,31 @@ def trials(cursor: duckdb.DuckDBPyConnection) -> dict[str, Trial]:
 
 
 def settle(
-    cursor: duckdb.DuckDBPyConnection, partition: str, trial: Trial, next_row: int
+    cursor: duckdb.DuckDBPyConnection,
+    partition: str,
+    trial: Trial,
+    next_row: int,
+    keep: Callable[[Cut, Cut | None], None],
 ) -> tuple[int | None, Cut | None]:
     """The seal's records are read; `next_row`: how far numbering came. Returns from which row on they are dropped, for
     numbering goes on with the cut's `first_row` then, or None; and what is missing, None where nothing is. Rows that are
-    not stored yet are the caller's to drop.
+    not stored yet are the caller's to drop. `keep` is told the cut as it was tried, and what is missing, before the database.
 
     More rows than were sealed are no matter of retention: they stay, and the seal is not met.
     """
     dropped: int | None = None
     with engine_errors("settle where a ledger begins"):
         first, offset = cursor.execute(_SQL["cut_of"], {"partition": partition}).fetchall()[0]
-        cut = Cut(partition, first, offset)
+        tried, cut = Cut(partition, first, offset, trial), Cut(partition, first, offset)
         if next_row < trial.row:
             cursor.execute(_SQL["drop_rows"], {"partition": partition, "row": first})
             dropped, cut = first, Cut(partition, trial.row, trial.offset)
         below = cursor.execute(_SQL["rows_below"], {"partition": partition, "row": cut.first_row}).fetchall()
         if below[0][0] == cut.first_row:
+            keep(tried, None)
             cursor.execute(_SQL["forget_cut"], {"partition": partition})
             return None, None
+    keep(tried, cut)
     _remember(cursor, cut)
     return dropped, cut
 
@@ -176,10 +184,15 @@ def cut_rows(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
         return {str(row[0]): int(row[1]) for row in cursor.execute(_SQL["cut_rows"]).fetchall()}
 
 
-def name_cuts(cursor: duckdb.DuckDBPyConnection, now_us: int) -> list[int]:
-    """Append an act to the journal that names what is missing and was not named yet; returns the leaves' indexes."""
+def unnamed_cuts(cursor: duckdb.DuckDBPyConnection) -> list[Cut]:
+    """What is missing and no act of the journal names yet."""
     with engine_errors("read where ledgers begin"):
-        cuts = [Cut(*row) for row in cursor.execute(_SQL["unnamed"]).fetchall()]
+        return [Cut(*row) for row in cursor.execute(_SQL["unnamed"]).fetchall()]
+
+
+def name_cuts(cursor: duckdb.DuckDBPyConnection, now_us: int) -> list[int]:
+    """Append acts to the journal that name what is missing and was not named yet; returns the leaves' indexes."""
+    cuts = unnamed_cuts(cursor)
     return [
         _name(cursor, cuts[at : at + PARTITIONS_PER_ACT_MAX], now_us)
         for at in range(0, len(cuts), PARTITIONS_PER_ACT_MAX)
@@ -198,6 +211,17 @@ def cut_act(cuts: Sequence[Cut], now_us: int) -> Act:
         scope={cut.partition: cut.first_row for cut in cuts},
         positions={cut.partition: cut.record_offset for cut in cuts},
     )
+
+
+def cuts_in(leaf: bytes) -> list[Cut]:
+    """What a leaf of the journal names as cut; nothing where it is no act of that kind."""
+    try:
+        act = parse_act(act_of_leaf(leaf))
+    except InvalidRecordError:
+        return []
+    if act.kind is not ActKind.CUT:
+        return []
+    return [Cut(name, row, act.positions.get(name, -1)) for name, row in act.scope.items()]
 
 
 def _name(cursor: duckdb.DuckDBPyConnection, cuts: Sequence[Cut], now_us: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,11 +22,12 @@ from typing import Final, Protocol
 import duckdb
 
 from skillaudit.contract.engine import engine_errors
-from skillaudit.contract.errors import DatabaseError, RetryableError
+from skillaudit.contract.errors import DatabaseError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
 from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
-from skillaudit.proof.cuts import cut_rows, name_cuts
+from skillaudit.proof.cuts import cut_rows, name_cuts, unnamed_cuts
+from skillaudit.proof.decided import CutState, check_decided, check_leaves, file_errors, forget_decided
 from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import NoteError, SigningRefusedError
 from skillaudit.proof.journal import Journal
@@ -45,7 +46,9 @@ INCIDENTS_PER_SEAL_MAX: Final = 100
 RECORD_ROWS_MAX: Final = 1_001
 """Rows that one record gives: each run that it lists, and the final count. A record is sealed whole."""
 _SEALS_READ: Final = 10_000
+LACKING_TOLD_MAX: Final = 5
 
+_WHAT: Final = "what was signed last"
 _log = logging.getLogger("skillaudit.proof")
 
 
@@ -72,7 +75,7 @@ class FileState:
 
     def read(self) -> str | None:
         """As `CheckpointState.read`."""
-        with self._mapped("read"):
+        with file_errors("read", self._path, _WHAT):
             content = read_optional(self._path)
         try:
             return None if content is None else content.decode()
@@ -83,18 +86,9 @@ class FileState:
 
     def write(self, note: str) -> None:
         """As `CheckpointState.write`."""
-        with self._mapped("write"):
+        with file_errors("write", self._path, _WHAT):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, note.encode())
-
-    @contextlib.contextmanager
-    def _mapped(self, doing: str) -> Generator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise RetryableError(
-                f"can't {doing} {self._path}, which holds what was signed last: {exc}"
-            ) from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +103,8 @@ class Signing:
     former: Sequence[NoteVerifier] = ()
     """Keys that signed before and sign no more: they may have signed what `state` holds."""
 
+    cuts: CutState | None = None
+    """What the consumer decided that a database made again lacks. Nothing else of that kind is signed."""
     @property
     def origin(self) -> str:
         """The log's name: that of the first key."""
@@ -149,6 +145,8 @@ class StepReport:
     more: bool = False
     """Whether to call again at once: it is behind."""
 
+    lacking: tuple[str, ...] = ()
+    """Of a restored journal's seals: partitions with the rows that are not there, `LACKING_TOLD_MAX` at most."""
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -161,8 +159,8 @@ class _Batch:
 class Sealer:
     """Seals, checks, signs. One per database, one thread at a time.
 
-    Errors of `step` and `meet`: `SigningRefusedError` where the journal is no continuation of what was signed (sealing
-    stops for good; a person has to look), `DatabaseError` for a ledger with holes or an engine that refuses.
+    Errors of `step` and `meet`: `SigningRefusedError` where the journal is no continuation of what was signed, or a cut is in
+    it or waits for it that the consumer did not decide (sealing stops for good; a person has to look), `DatabaseError` for a ledger with holes or an engine that refuses.
     """
 
     def __init__(
@@ -185,6 +183,8 @@ class Sealer:
         self._unmet = True
         self._to_meet: dict[str, int] | None = None
 
+        self._lacking: tuple[str, ...] = ()
+        self._forgot = False
     def __repr__(self) -> str:
         """Whether it signs."""
         return f"Sealer({self._signing.origin if self._signing else 'without a key'})"
@@ -206,13 +206,18 @@ class Sealer:
         leaves = self._append(batch, now_us) if batch else ()
         count = sum(part.count for part in batch.sealed) if batch else 0
         return StepReport(
+        signed = self._sign(self._signing, now_us) if self._signing else ()
+        if self._signing and not self._unmet and not self._forgot and len(signed) < CHECKPOINTS_PER_STEP_MAX:
+            forget_decided(self._signing.cuts)
+            self._forgot = True
             rows=count,
             leaves=leaves,
             incidents=len(batch.incidents) if batch else 0,
-            signed=self._sign(self._signing, now_us) if self._signing else (),
+            signed=signed,
             behind_rows=rows - count,
             more=bool(batch) and rows - count >= self._policy.rows_max,
         )
+            lacking=self._lacking,
 
     def meet(self, note: str) -> None:
         """Take a checkpoint that an anchor holds as signed before: the journal has to contain it from now on.
@@ -238,14 +243,23 @@ class Sealer:
         """
         first = unmet_from(cursor) if self._unmet else None
         if first is None:
-            self._unmet = False
+            self._unmet, self._lacking = False, ()
             return True
         with engine_errors("read the ledger's ends"):
+        if self._signing is not None:
+            check_decided(self._signing.cuts, unnamed_cuts(cursor))
             ends = {str(row[0]): int(row[1]) for row in cursor.execute(_SQL["ends"]).fetchall()}
         cut = cut_rows(cursor)
         if self._to_meet is None:
             self._to_meet = _sealed_ends(cursor, None)
-        if any(max(ends.get(name, 0), cut.get(name, 0)) < end for name, end in self._to_meet.items()):
+        here = {name: max(ends.get(name, 0), cut.get(name, 0)) for name in self._to_meet}
+        lacking = [
+            f"{name} rows {here[name]} to {end - 1}"
+            for name, end in self._to_meet.items()
+            if here[name] < end
+        ]
+        self._lacking = tuple(sorted(lacking)[:LACKING_TOLD_MAX])
+        if lacking:
             return False
         unmet = next(unmet_seals(cursor, first, Journal(cursor).size(), cut), None)
         if unmet is not None:
@@ -339,6 +353,7 @@ class Sealer:
             return None
         journal, size = Journal(cursor), int(row[0])
         root = journal.root(size)
+        check_leaves(signing.cuts, journal.iterate(first, size))
         if last is not None and not merkle.verify_consistency(
             last.size, last.root, size, root, journal.consistency_proof(last.size, size)
         ):

@@ -17,6 +17,9 @@ DELETE FROM store.meta WHERE name = 'poison_stop'
 -- name: newest_incident
 SELECT kind, detail FROM store.incidents ORDER BY id DESC LIMIT 1
 
+-- name: newest_of_kind
+SELECT detail FROM store.incidents WHERE kind = $kind ORDER BY id DESC LIMIT 1
+
 -- name: gone_sources
 SELECT source_id FROM store.sources WHERE state IN ('silent', 'closed')
 

@@ -2,14 +2,17 @@
 
 -- name: make_sealed
 -- What a restored journal's seals say, by partition and row: of each partition only the seals since its offsets last began
--- anew. Nothing is sealed, so none are added, as long as anybody asks.
+-- anew. Nothing is sealed, so none are added, as long as anybody asks. The time is what the seal itself says.
 CREATE TEMP TABLE IF NOT EXISTS sealed_ranges AS
 WITH said AS (
     SELECT parts[2] AS partition, CAST(parts[3] AS BIGINT) AS first_row,
         CAST(parts[3] AS BIGINT) + CAST(parts[4] AS BIGINT) AS end_row, CAST(parts[6] AS BIGINT) AS next_offset, at_us
     FROM (
-        SELECT string_split(line, ' ') AS parts, at_us
-        FROM (SELECT unnest(string_split(decode(leaf), chr(10))) AS line, at_us FROM store.journal WHERE kind = 'seal')
+        SELECT string_split(line, ' ') AS parts, CAST(substr(at_line, 4) AS BIGINT) AS at_us
+        FROM (
+            SELECT unnest(lines) AS line, lines[2] AS at_line
+            FROM (SELECT string_split(decode(leaf), chr(10)) AS lines FROM store.journal WHERE kind = 'seal')
+        )
         WHERE starts_with(line, 'ledger ')
     )
 ),
