@@ -12,7 +12,7 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from aiokafka import AIOKafkaProducer
+from tests.faults.jams import Mortal, MortalForever, MortalPatient, assert_in_order, send_overtaking
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_with
 from tests.faults.stage_kafka import (
@@ -53,14 +53,6 @@ async def _some_noted(case: Case, agents: Agents) -> None:
     await agents.until_noted(case.random.randint(5, 60), PATIENCE_S)
 
 
-class _NeverGivesUp(KafkaPublisher):
-    """Waits for an acknowledgement as long as it takes."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._ack_timeout_s = float("inf")
-
-
 @row(
     "producer-jammed",
     about="a jammed idempotent producer: OutOfOrderSequenceNumber for every batch until a new producer comes (mock cluster)",
@@ -93,29 +85,6 @@ async def producer_jammed(case: Case) -> None:
         check(case, settings, agents.noted())
 
 
-class _Mortal(KafkaPublisher):
-    """Its client's sender can be killed; the client itself notices nothing, or as much as it does of a bug of its own."""
-
-    def kill_sender(self, *, silently: bool) -> bool:
-        """Whether there was one."""
-        producer = self._producer
-        if producer is None or producer._sender.sender_task is None:
-            return False
-        if silently:
-            producer._sender.sender_task.cancel()
-        else:
-            producer._sender._muted_partitions = None
-        return True
-
-
-class _MortalForever(_Mortal, NeverRebuilt):
-    """Nobody supervises it."""
-
-
-class _MortalPatient(_Mortal, _NeverGivesUp):
-    """Nobody bounds the wait for an acknowledgement."""
-
-
 @row(
     "sender-dead",
     about="the client's sender task dies, by an unexpected error or silently, while events are recorded (mock cluster)",
@@ -136,7 +105,7 @@ async def sender_dead(case: Case) -> None:
         settings = through_mock(case, cluster)
         async with (
             publisher_of(
-                case, settings, supervisor=_MortalForever, ack_timeout=_MortalPatient, usual=_Mortal
+                case, settings, supervisor=MortalForever, ack_timeout=MortalPatient, usual=Mortal
             ) as publisher,
             Agents(case, settings, _plans(case)) as agents,
             forwarding(settings, publisher),
@@ -200,7 +169,7 @@ async def written_but_timed_out(case: Case) -> None:
 
 @row(
     "batches-overtake",
-    about="partitions without a leader (clients' time-outs of 1 s for a minute's), then batches in another order, some twice (mock cluster)",
+    about="partitions without a leader (clients' time-outs of 1 s for a minute's); behind that the same records composed anew, batches in another order, some twice (mock cluster)",
     full=50,
     share=1,
     off={"ranges": "the consumer keeps the highest number of a run instead of ranges"},
@@ -224,8 +193,8 @@ async def batches_overtake(case: Case) -> None:
             await agents.join(PATIENCE_S)
         sent = await read_batches(settings, topic)
         for records in sent.values():
-            _assert_in_order(records)
-        case.note(overtaken=await _send_overtaking(cluster, overtaken, sent, chance))
+            assert_in_order(records)
+        case.note(overtaken=await send_overtaking(cluster.bootstrap, overtaken, sent, chance))
         other = replace(settings, kafka_topic=overtaken)
         await consume_with(other, WithHighWaterMark if case.switched_off else ConsumerService)
         check(case, other, agents.noted())
@@ -240,48 +209,3 @@ async def _leaderless(cluster: MockCluster, topic: str, partitions: Sequence[int
     finally:
         for partition in partitions:
             cluster.set_leader(topic, partition, 1)
-
-
-def _assert_in_order(records: Sequence[tuple[bytes, bytes]]) -> None:
-    """What was stored twice apart, each source's records are in the order in which they were recorded."""
-    first: dict[bytes, list[bytes]] = {}
-    for key, value in dict.fromkeys(records):
-        first.setdefault(key, []).append(value)
-    for key, values in first.items():
-        numbers = [int(v.split(b'"seq":', 1)[1].split(b",", 1)[0]) for v in values if b'"type":"run.' in v]
-        assert numbers == sorted(numbers), f"{key.decode()} arrived as {numbers}"
-
-
-async def _send_overtaking(
-    cluster: MockCluster,
-    topic: str,
-    sent: dict[int, list[tuple[bytes, bytes]]],
-    chance: random.Random,
-) -> int:
-    """Send the same records with batches swapped, and some sent twice. Returns how many batches were moved."""
-    producer = AIOKafkaProducer(bootstrap_servers=cluster.bootstrap)
-    await producer.start()
-    moved = 0
-    try:
-        for partition, records in sent.items():
-            batches: list[list[tuple[bytes, bytes]]] = []
-            left = list(records)
-            while left:
-                size = chance.randint(2, 12)
-                batches.append(left[:size])
-                left = left[size:]
-            for place in range(len(batches) - 1):
-                if chance.random() < 0.4:
-                    batches[place : place + 2] = [batches[place + 1], batches[place]]
-                    moved += 1
-                if chance.random() < 0.1:
-                    batches.append(batches[place])
-            for batch in batches:
-                built = producer.create_batch()
-                for key, value in batch:
-                    assert built.append(key=key, value=value, timestamp=None) is not None
-                built.close()
-                await (await producer.send_batch(built, topic, partition=partition))
-    finally:
-        await producer.stop()
-    return moved

@@ -6,25 +6,30 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import TopicPartition
+from tests.faults.jams import Mortal, MortalForever, MortalPatient, assert_in_order, send_overtaking
 from tests.faults.rows import Case, row
-from tests.faults.stage import Agents, check, consume_with, shared_broker, through_kafka
+from tests.faults.stage import Agents, check, consume_with, own_broker, shared_broker, through_kafka
 from tests.faults.stage_kafka import (
     CASE_S_MAX,
     PATIENCE_S,
     REQUEST_TIMEOUT_MS,
     NeverRebuilt,
+    Topics,
     flush_s,
     forwarding,
     publisher_of,
     read_batches,
 )
 from tests.faults.switched_off import consume_without_looking
+from tests.faults.switches_consumer import WithHighWaterMark
 from tests.support.proxy import Fate, KafkaProxy
+from tests.support.waiting import until
 
+from skillaudit.consumer.service import ConsumerService
 from skillaudit.contract.errors import SkillauditError
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.kafka import KafkaPublisher
@@ -35,9 +40,9 @@ RUNS = 60
 HOLES = 3
 
 
-def _plans(case: Case) -> list[dict[str, object]]:
+def _plans(case: Case, runs: int = RUNS) -> list[dict[str, object]]:
     return [
-        {"runs": RUNS, "logs_max": 8, "events_per_s": 100.0, "flush_s": flush_s(case)} for _ in range(AGENTS)
+        {"runs": runs, "logs_max": 8, "events_per_s": 100.0, "flush_s": flush_s(case)} for _ in range(AGENTS)
     ]
 
 
@@ -107,6 +112,87 @@ async def producer_jammed(case: Case) -> None:
     case.note(refused_by_the_broker=len(refused))
     await consume_with(settings)
     check(case, settings, agents.noted())
+
+
+@row(
+    "sender-dead-real-broker",
+    about="as sender-dead, with a real broker: the client's sender task dies, by an unexpected error or silently, while events are recorded",
+    full=50,
+    share=1,
+    test=0,
+    not_in_tests="as its twin on the mock cluster, with a broker",
+    off={
+        "supervisor": "the publisher is never opened anew",
+        "ack-timeout": "an acknowledgement is waited for without a bound",
+    },
+    off_by_waiting=("supervisor", "ack-timeout"),
+    off_cases_max=2,
+    off_in_tests=False,
+    off_in_share=False,
+    resource=shared_broker,
+    broker=True,
+    case_s_max=CASE_S_MAX,
+)
+async def sender_dead(case: Case) -> None:
+    """As there."""
+    settings = await through_kafka(case, case.resource, **_options(case))
+    silently = case.number % 2 == 0
+    async with (
+        publisher_of(
+            case, settings, supervisor=MortalForever, ack_timeout=MortalPatient, usual=Mortal
+        ) as publisher,
+        Agents(case, settings, _plans(case, runs=30)) as agents,
+        forwarding(settings, publisher),
+    ):
+        await agents.until_noted(case.random.randint(5, 120), PATIENCE_S)
+        await until(lambda: publisher.kill_sender(silently=silently))
+        before = agents.noted_lines()
+        await agents.join(PATIENCE_S)
+        case.note(recorded_behind_the_death=agents.noted_lines() - before, silently=int(silently))
+    assert case.switched_off or publisher.opened > 1, "nobody noticed that the sender was dead"
+    await consume_with(settings)
+    check(case, settings, agents.noted())
+
+
+@row(
+    "batches-overtake-real-broker",
+    about="as batches-overtake, with a real broker: nobody leads a partition (the only broker is frozen) for longer than a client of time-outs of 1 s waits; "
+    "behind that the same records composed anew, batches in another order, some twice",
+    full=50,
+    share=1,
+    test=0,
+    not_in_tests="as its twin on the mock cluster, with a broker of its own",
+    off={"ranges": "the consumer keeps the highest number of a run instead of ranges"},
+    off_cases_max=3,
+    off_in_tests=False,
+    off_in_share=False,
+    resource=own_broker,
+    broker=True,
+    case_s_max=CASE_S_MAX,
+)
+async def batches_overtake(case: Case) -> None:
+    """As there."""
+    chance, broker = case.random, case.resource
+    small = {"batch_records_max": 10} if case.switched_off else {}
+    settings = await through_kafka(case, broker.bootstrap, **_options(case), **small)
+    async with Agents(case, settings, _plans(case, runs=20)) as agents, forwarding(settings):
+        await agents.until_noted(chance.randint(5, 60), PATIENCE_S)
+        await asyncio.to_thread(broker.pause)
+        try:
+            # The fault's length.
+            await asyncio.sleep(chance.uniform(1.2, 2.5) * REQUEST_TIMEOUT_MS / 1000)
+        finally:
+            await asyncio.to_thread(broker.unpause)
+        await agents.join(PATIENCE_S)
+    sent = await read_batches(settings, settings.kafka_topic)
+    for records in sent.values():
+        assert_in_order(records)
+    other = replace(settings, kafka_topic=f"{settings.kafka_topic}-overtaken")
+    async with Topics(broker.bootstrap) as topics:
+        await topics.create(other.kafka_topic, len(sent))
+    case.note(overtaken=await send_overtaking(broker.bootstrap, other.kafka_topic, sent, chance))
+    await consume_with(other, WithHighWaterMark if case.switched_off else ConsumerService)
+    check(case, other, agents.noted())
 
 
 @dataclass(frozen=True)
