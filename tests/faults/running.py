@@ -169,10 +169,15 @@ async def run_case(
     directory = Path(tempfile.mkdtemp(prefix=f"skillaudit-{row.name}-"))
     case = Case(number, seed * 1_000_003 + number, directory, switched_off, with_it_s, resource)
     passed = False
+    limit = asyncio.timeout(row.case_s_max)
     try:
-        async with asyncio.timeout(row.case_s_max):
+        async with limit:
             await row.inject(case)
         passed = True
+    except TimeoutError as exc:
+        if limit.expired():
+            raise TimeoutError(f"the case has not ended within {row.case_s_max:g} s") from exc
+        raise
     finally:
         if passed or not keep:
             shutil.rmtree(directory, ignore_errors=True)

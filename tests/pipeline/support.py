@@ -21,6 +21,7 @@ from skillaudit.contract.owner import read_owner
 JOIN_S = 150
 FLUSH_S = 120.0
 START_S = 60
+SAID_CHARS_MAX = 400
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -70,8 +71,13 @@ class Process:
         return self.errors.read_text()
 
     async def join(self, timeout_s: float = JOIN_S) -> int:
-        async with asyncio.timeout(timeout_s):
-            return await self._child.wait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._child.wait()
+        except TimeoutError:
+            raise TimeoutError(
+                f"{self.name} has not ended within {timeout_s:g} s: {self.said()[-SAID_CHARS_MAX:]}"
+            ) from None
 
     async def succeeded(self, timeout_s: float = JOIN_S) -> None:
         code = await self.join(timeout_s)

@@ -177,7 +177,11 @@ class KafkaContainer(DockerContainer):
     def start(self) -> Self:
         """Start the broker and wait until it answers; on failure remove it and tell its last lines."""
         self.launch()
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def launch(self) -> None:
@@ -194,15 +198,18 @@ class KafkaContainer(DockerContainer):
         self._container = None
 
     def wait_until_ready(self, *, brokers: int = 1, timeout_s: float = READY_S_MAX) -> None:
-        """Wait until the broker answers as one of `brokers`."""
+        """Wait until the broker answers as one of `brokers`; what does not answer is left as it is, for a look."""
         try:
             wait_until_answering(
                 self.bootstrap, brokers=brokers, timeout_s=timeout_s, still_running=self._runs
             )
         except BrokerNotReadyError as error:
-            lines = self.get_wrapped_container().logs(tail=_LOG_LINES_SHOWN).decode(errors="replace")
-            self.stop()
-            raise BrokerNotReadyError(f"{error}; its last lines:\n{lines}") from error
+            raise BrokerNotReadyError(f"{error}; its last lines:\n{self.said()}") from error
+
+    def said(self, lines: int = _LOG_LINES_SHOWN) -> str:
+        """The last lines of its log, of all its lives."""
+        text: str = self.get_wrapped_container().logs(tail=lines).decode(errors="replace")
+        return text
 
     def _runs(self) -> bool:
         container = self.get_wrapped_container()
@@ -218,11 +225,11 @@ class KafkaContainer(DockerContainer):
         """SIGTERM: the broker ends in order, its data stays (`stop` removes container and data)."""
         self.get_wrapped_container().stop(timeout=STOP_S_MAX)
 
-    def resume(self, *, wait: bool = True) -> None:
-        """Start it again after `kill` or `halt`, at the same port with the same data."""
+    def resume(self, *, wait: bool = True, timeout_s: float = READY_S_MAX) -> None:
+        """Start it again after `kill` or `halt`, or after it ended by itself, at the same port with the same data."""
         self.get_wrapped_container().start()
         if wait:
-            self.wait_until_ready()
+            self.wait_until_ready(timeout_s=timeout_s)
 
     def pause(self) -> None:
         """Freeze its processes: connections stay open and nothing answers."""
