@@ -178,6 +178,8 @@ FORK_POINTS = (
 )
 """Function, whether after its return, who dies."""
 FORKING = "tests.faults.forking_agent"
+OFF_READ_S = 60.0
+"""A source that is shared may never be closed."""
 FORK_NOTICED = {"fork-noticed": "the child goes on in its parent's source, in the same mapped segment"}
 
 
@@ -185,14 +187,18 @@ async def _fork_and_die(case: Case, births: list[Births]) -> None:
     settings = embedded(case, **QUIET_SMALL)
     plan = {"runs": 6, "logs_max": 8, "payload_bytes": 900}
     parents = Workers(case, settings, [plan] * len(births), module=FORKING, arguments=births)
-    async with consuming(settings) if case.number % 2 else contextlib.nullcontext():
+    # Who shares a segment with another may end in any way, or never: what is missing then is for the judge to say.
+    off = bool(case.switched_off)
+    async with consuming(settings) if case.number % 2 and not off else contextlib.nullcontext():
         deaths = await parents.run()
-        await all_gone(births)
+        with contextlib.suppress(*([AssertionError] if off else [])):
+            await all_gone(births)
     accounts = [*parents.account_files, *account_files(case.directory / "children")]
     lives = read_lives(accounts)
-    assert not lives.failed, lives.failed
+    assert off or not lives.failed, lives.failed
     case.injections = deaths + lives.died
-    await read_to_the_end(settings)
+    with contextlib.suppress(*([TimeoutError] if off else [])):
+        await read_to_the_end(settings, OFF_READ_S if off else PATIENT_S)
     check_deaths(case, settings, read_accounts(accounts), deaths=2 * case.injections)
     case.note(children=lives.left)
 

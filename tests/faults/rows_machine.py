@@ -271,12 +271,14 @@ async def same_host_and_process(case: Case) -> None:
     )
     async with agents:
         codes = await agents.ended()
-    assert codes == [0, 0], f"agents ended with {codes}: {[p.said()[-300:] for p in agents.processes]}"
+    refused = [p.said().strip()[-300:] for p, code in zip(agents.processes, codes, strict=True) if code]
+    assert not refused, f"{len(refused)} of {len(codes)} agents could not record beside the other: {refused}"
     await consume_all(settings)
     check(case, settings, agents.noted())
     with database(settings) as cursor:
         names = cursor.execute("SELECT host, pid, count(*) FROM main.sources GROUP BY ALL").fetchall()
-    assert names == [(f"twin-{case.number}", 1, 2)], names
+    # Two that are one source are one to the consumer, too: whose run is whose, and who still lives, nobody can tell.
+    assert names == [(f"twin-{case.number}", 1, 2)], f"host, process and sources of the two agents: {names}"
 
 
 @row(
@@ -304,7 +306,8 @@ async def no_locks(case: Case) -> None:
     async with process:
         code = await process.join(60)
         said = process.said()
-    assert code != 0, f"{words[case.number % 3][:2]} ended well on a file system without locks"
+    who = ("an agent", "a consumer", "a forwarder")[case.number % 3]
+    assert code != 0, f"{who} started on a file system without working locks, and nothing was said"
     assert "has no working locks" in said, f"exit code {code}: {said[-400:]}"
     assert "put the directory on a local one" in said
     assert not account.exists() or not account.read_bytes(), "something was recorded"
