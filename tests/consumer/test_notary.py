@@ -269,5 +269,5 @@ async def test_rows_that_wait_for_long_are_told_to_supervisors(settings: Setting
         service.status.notary = NotaryStatus(
             state=NotaryState.RETRYING, sealed_us=1, behind_rows=7, last_error="no room"
         )
-        assert "7 rows have waited" in service.late_seal()
+        assert "newest rows (7) have waited" in service.late_seal()
         assert "no room" in service.late_seal()

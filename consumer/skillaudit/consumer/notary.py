@@ -31,8 +31,8 @@ from skillaudit.contract.errors import (
 )
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.anchors import Anchor, open_anchor
-from skillaudit.proof.journal import Journal
 from skillaudit.proof.decided import FileCuts
+from skillaudit.proof.journal import Journal
 from skillaudit.proof.proving import HeadProver
 from skillaudit.proof.publishing import AnchorStatus, Publisher
 from skillaudit.proof.restoring import restore_journal, unmet_from
@@ -81,9 +81,9 @@ class NotaryStatus:
     anchors: tuple[AnchorStatus, ...] = ()
     anchored_us: int = 0
     """When nothing signed waited for an anchor, last; 0 where there is no anchor."""
-    last_error: str = ""
     lacking: tuple[str, ...] = ()
     """While `MEETING`: some of the rows that were sealed and are not here, by partition."""
+    last_error: str = ""
 
     def seal_age_s(self, now_us: int) -> float:
         """How long rows have waited for a seal; 0 where nothing waits or nothing is sealed here."""
@@ -171,8 +171,8 @@ class Notary:
         status = self.status
         status.state = NotaryState.MEETING if meeting else NotaryState.SEALING
         status.last_error = ""
-        status.behind_rows = report.behind_rows
         status.lacking = report.lacking if meeting else ()
+        status.behind_rows = report.behind_rows
         if not report.behind_rows and not meeting:
             status.sealed_us = now_us
         status.rows_sealed += report.rows

@@ -92,9 +92,9 @@ TICK_INTERVAL_S: Final = 1.0
 RETENTION_INTERVAL_S: Final = 3_600.0
 SEALS_LATE: Final = 5
 """Seal intervals that rows may wait before a supervisor is told."""
-CLOSE_WAIT_S: Final = 5.0
 LACKING_LATE_S: Final = 5.0
 """How long rows that were sealed may be missing, with all there is read, before a supervisor is told."""
+CLOSE_WAIT_S: Final = 5.0
 """How long a retention under way may still take when the service ends."""
 RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
@@ -219,11 +219,11 @@ class ConsumerService:
         """An acknowledgement found no room."""
         self._suspect = False
         """A disk was full since the database was last known to work."""
-        self._window: list[tuple[float, int]] = []
         self._lacking_s: float | None = None
         """Since when rows that were sealed have been missing, with all there is read; monotonic."""
         self.told_unmet = False
         """Whether log and incidents say so."""
+        self._window: list[tuple[float, int]] = []
         self._ticked_s = 0.0
         self._retained_s = float("-inf")
         self._said_s = float("-inf")
@@ -672,10 +672,9 @@ class ConsumerService:
     async def _seal_ledger(self, notary: Notary) -> None:
         while True:
             more = await self._run_to_end(self._notarizing, notary.step)
-            await asyncio.sleep(0 if more else STEP_INTERVAL_S)
             await self._tell_lacking(notary.status)
+            await asyncio.sleep(0 if more else STEP_INTERVAL_S)
 
-    async def _publish(self, notary: Notary) -> None:
     async def _tell_lacking(self, notary: NotaryStatus) -> None:
         """Say once, by log and incident, that a database made again has not met what was sealed before, and can't."""
         if not notary.lacking or not self.caught_up.is_set():
@@ -692,6 +691,7 @@ class ConsumerService:
                 self.told_unmet = True
                 _log.error("%s", late)
 
+    async def _publish(self, notary: Notary) -> None:
         while True:
             await self._run_to_end(self._publishing, notary.publish)
             await asyncio.sleep(STEP_INTERVAL_S)

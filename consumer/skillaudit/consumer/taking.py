@@ -43,8 +43,8 @@ from skillaudit.contract.wire import (
     SourceHeartbeat,
 )
 from skillaudit.proof.cuts import CUT_INCIDENT, Cut, Trial, settle
-from skillaudit.proof.ledger import rows_of
 from skillaudit.proof.decided import decide_trial
+from skillaudit.proof.ledger import rows_of
 
 _STAGING: Final = statements("staging.sql")
 

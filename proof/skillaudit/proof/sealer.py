@@ -45,10 +45,10 @@ CHECKPOINTS_PER_STEP_MAX: Final = 64
 INCIDENTS_PER_SEAL_MAX: Final = 100
 RECORD_ROWS_MAX: Final = 1_001
 """Rows that one record gives: each run that it lists, and the final count. A record is sealed whole."""
-_SEALS_READ: Final = 10_000
 LACKING_TOLD_MAX: Final = 5
-
+_SEALS_READ: Final = 10_000
 _WHAT: Final = "what was signed last"
+
 _log = logging.getLogger("skillaudit.proof")
 
 
@@ -102,9 +102,9 @@ class Signing:
     state: CheckpointState
     former: Sequence[NoteVerifier] = ()
     """Keys that signed before and sign no more: they may have signed what `state` holds."""
-
     cuts: CutState | None = None
     """What the consumer decided that a database made again lacks. Nothing else of that kind is signed."""
+
     @property
     def origin(self) -> str:
         """The log's name: that of the first key."""
@@ -144,9 +144,9 @@ class StepReport:
     """Rows that wait for the next seal."""
     more: bool = False
     """Whether to call again at once: it is behind."""
-
     lacking: tuple[str, ...] = ()
     """Of a restored journal's seals: partitions with the rows that are not there, `LACKING_TOLD_MAX` at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -182,9 +182,9 @@ class Sealer:
         self._resumed = False
         self._unmet = True
         self._to_meet: dict[str, int] | None = None
-
         self._lacking: tuple[str, ...] = ()
         self._forgot = False
+
     def __repr__(self) -> str:
         """Whether it signs."""
         return f"Sealer({self._signing.origin if self._signing else 'without a key'})"
@@ -205,19 +205,19 @@ class Sealer:
             batch = self._prepared(cursor, waiting, now_us) if due else None
         leaves = self._append(batch, now_us) if batch else ()
         count = sum(part.count for part in batch.sealed) if batch else 0
-        return StepReport(
         signed = self._sign(self._signing, now_us) if self._signing else ()
         if self._signing and not self._unmet and not self._forgot and len(signed) < CHECKPOINTS_PER_STEP_MAX:
             forget_decided(self._signing.cuts)
             self._forgot = True
+        return StepReport(
             rows=count,
             leaves=leaves,
             incidents=len(batch.incidents) if batch else 0,
             signed=signed,
             behind_rows=rows - count,
             more=bool(batch) and rows - count >= self._policy.rows_max,
-        )
             lacking=self._lacking,
+        )
 
     def meet(self, note: str) -> None:
         """Take a checkpoint that an anchor holds as signed before: the journal has to contain it from now on.
@@ -245,9 +245,9 @@ class Sealer:
         if first is None:
             self._unmet, self._lacking = False, ()
             return True
-        with engine_errors("read the ledger's ends"):
         if self._signing is not None:
             check_decided(self._signing.cuts, unnamed_cuts(cursor))
+        with engine_errors("read the ledger's ends"):
             ends = {str(row[0]): int(row[1]) for row in cursor.execute(_SQL["ends"]).fetchall()}
         cut = cut_rows(cursor)
         if self._to_meet is None:
@@ -352,8 +352,8 @@ class Sealer:
         if row is None or row[0] is None:
             return None
         journal, size = Journal(cursor), int(row[0])
-        root = journal.root(size)
         check_leaves(signing.cuts, journal.iterate(first, size))
+        root = journal.root(size)
         if last is not None and not merkle.verify_consistency(
             last.size, last.root, size, root, journal.consistency_proof(last.size, size)
         ):
