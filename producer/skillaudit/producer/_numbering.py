@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock, get_ident
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from skillaudit.contract import digests, events
 from skillaudit.contract.clock import Clock
@@ -30,6 +30,7 @@ from skillaudit.producer._kinds import Kind
 from skillaudit.producer._reentrancy import BUSY, defer, leave
 from skillaudit.producer._state import Act, State, next_state
 from skillaudit.producer._waiting import Patience
+from skillaudit.producer._warning import warn
 from skillaudit.producer.source import Item, Source
 
 Counts: TypeAlias = tuple[int, int, int, int]
@@ -545,10 +546,3 @@ class NumberedRun:
 def _total(group: Sequence[LogEvent]) -> Counts | None:
     counts = [c for _, _, c in group if c is not None]
     return tuple(map(sum, zip(*counts, strict=True))) if counts else None  # type: ignore[return-value]
-
-
-def warn(text: str, *arguments: Any) -> None:
-    """A line in the log of the process."""
-    import logging  # here, because it takes milliseconds to load and is hardly ever needed
-
-    logging.getLogger("skillaudit.producer").warning(text, *arguments)

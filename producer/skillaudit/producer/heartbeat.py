@@ -111,4 +111,5 @@ class Heart:
 
     def _beat(self) -> None:
         if not self._stop.is_set():
+            self._source.warn_of_losses()
             beat_if_due(self._source, self._plan)

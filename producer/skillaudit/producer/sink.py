@@ -20,8 +20,9 @@ from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import StorageWriter
 from skillaudit.producer._drafting import draft_run
 from skillaudit.producer._holding import Hold
-from skillaudit.producer._numbering import Limits, NumberedRun, warn
+from skillaudit.producer._numbering import Limits, NumberedRun
 from skillaudit.producer._reentrancy import BUSY, defer, guarded
+from skillaudit.producer._warning import warn
 from skillaudit.producer.heartbeat import Heart
 from skillaudit.producer.masking import Mask
 from skillaudit.producer.source import Source

@@ -19,9 +19,13 @@ from skillaudit.contract.clock import Clock
 from skillaudit.contract.errors import RunStateError, SkillauditError
 from skillaudit.contract.eventlog import EventLog, RecordKind, taken_at
 from skillaudit.contract.events import OpenRun, SourceCounts
+from skillaudit.contract.telling import Untold
+from skillaudit.contract.words import counted
 from skillaudit.producer._begun import BegunRuns
 from skillaudit.producer._holding import Numbers
+from skillaudit.producer._reentrancy import guarded
 from skillaudit.producer._version import VERSION
+from skillaudit.producer._warning import warn
 
 Item = tuple[str, bytes, RecordKind]
 
@@ -112,6 +116,7 @@ class Source:
         self.lost = 0
         """Events dropped in best-effort mode, all of them declared in their runs."""
         self._lost_lock = Lock()
+        self._untold = Untold()
         self.beats = 0
         self._told = 0, 0
         """Records refused and events lost, as the last heartbeat had them."""
@@ -208,9 +213,28 @@ class Source:
         self.open.pop(source_seq, None)
 
     def count_lost(self, events_lost: int) -> None:
-        """Events were dropped and declared in their run."""
+        """Events were dropped and declared in their run. Called under the run's lock, by a thread that is in `BUSY`."""
         with self._lost_lock:
             self.lost += events_lost
+            untold = self._untold.add(events_lost, self.clock.steady_us())
+        if untold:
+            # Not here: another thread may be in a handler of the log, and in there wait for this run.
+            guarded(lambda: self._warn(untold))
+
+    def warn_of_losses(self, *, last: bool = False) -> None:
+        """Say in the log what was lost and is not said yet, if it is time; no lock is to be held."""
+        with self._lost_lock:
+            untold = self._untold.due(self.clock.steady_us(), last=last)
+        if untold:
+            self._warn(untold)
+
+    def _warn(self, events_lost: int) -> None:
+        dropped, all_in_all = counted(events_lost, "event"), f"{self.lost:,}"
+        warn(
+            "the outbox has no room and outbox_on_full is `count`: %s dropped, and declared as lost (%s since the start)",
+            dropped,
+            all_in_all,
+        )
 
     def beat(self, now_us: int, runs: Sequence[Numbered], backlog: Backlog | None) -> None:
         """Append a heartbeat that lists `runs`: composed and appended under the lock, so that every start and every
@@ -247,6 +271,7 @@ class Source:
 
     def close(self, now_us: int) -> None:
         """Append `source.closed`, if the source was ever opened; the open runs become inert. Safe to call again."""
+        self.warn_of_losses(last=True)
         with self.lock:
             if self._closed:
                 return

@@ -22,7 +22,8 @@ from skillaudit.contract.errors import OutboxFullError, RetryableError, StopErro
 from skillaudit.contract.eventlog import FlushReport, RecordKind, RefusedRecord
 from skillaudit.contract.records import RunStats, SkillRun, SkillRunLog
 from skillaudit.contract.storage import StorageWriter
-from skillaudit.producer._numbering import warn
+from skillaudit.contract.words import counted
+from skillaudit.producer._warning import warn
 
 QUEUE_RECORDS_MAX: Final = 10_000
 QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -91,7 +92,7 @@ class StorageLog:
                 lambda: self._fits(len(items), size_bytes, reserve), wait_ms / 1_000
             ):
                 raise OutboxFullError(
-                    f"the storage is slower than its writers: {len(self._queue)} records wait for it"
+                    f"the storage is slower than its writers: {counted(len(self._queue), 'record')} waiting for it"
                 )
             self._queue.extend(record for _, record, _ in items)
             self._queued_bytes += size_bytes
