@@ -3,6 +3,7 @@
 import getpass
 import json
 import stat
+from dataclasses import replace
 
 import pytest
 from tests.conformance.compositions import settings_at
@@ -55,7 +56,47 @@ def test_the_way_of_a_run(command, act, settings):
     assert listed[-1]["reason"] == "case 7"
     table = command("acts", "--kind", "hold", settings=settings)
     assert "case 7" in table.out
-    assert table.err.endswith("1 acts\n")
+    assert table.err.endswith("1 act\n")
+
+
+def test_a_purge_of_what_is_held(command, act, settings):
+    """1 where all of it is kept, naming the hold; 4 where some is; what is kept is told in every case."""
+    hold = act("hold", "a", "--reason", "case 7")["acts"][0]
+    said = command("purge", "a", "--yes", settings=settings)
+    assert (said.code, said.out) == (1, "nothing was done\n")
+    assert f"1 run kept by the hold {hold}" in said.err
+    assert act("purge", "a", "--yes", code=1) == {
+        "acts": [], "runs": 0, "events": 0, "held": 1, "young": 0, "holds": [hold],
+    }  # fmt: skip
+    everything = act("hold", "--all")["acts"][0]
+    assert act("purge", "a", "b", "--yes", code=1)["holds"] == [hold, everything]
+    said = command("erase", "a", "--yes", settings=settings)
+    assert (said.code, said.out) == (1, "")
+    assert hold in said.err, "by which hold, too"
+    act("release", everything)
+    said = command("purge", "a", "b", "--yes", settings=settings)
+    assert said.code == 4
+    assert said.out.startswith("1 run and 1 event deleted\nact ")
+    assert f"1 run kept by the hold {hold}" in said.err
+    said = command("purge", "--before", "2100-01-01", "--yes", settings=settings)
+    assert (said.code, said.out) == (0, "nothing was done\n"), (
+        "a retention that meets a hold has done its work"
+    )
+    assert f"1 run kept by the hold {hold}" in said.err
+    act("release", hold)
+    assert act("purge", "a", "--yes")["runs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(("a",), 1), (("--before", "2100-01-01"), 0)], ids=["named", "by age"]
+)
+def test_a_purge_of_what_is_too_young(command, act, settings, words, code):
+    """The minimum age is told with how many it keeps."""
+    said = command("purge", *words, "--yes", settings=replace(settings, min_retention_days=7))
+    assert (said.code, said.out) == (code, "nothing was done\n")
+    assert f"{len(words)} run" in said.err
+    assert "min_retention_days" in said.err
+    assert act("acts") == []
 
 
 @pytest.mark.parametrize(
@@ -70,6 +111,9 @@ def test_the_way_of_a_run(command, act, settings):
         (("redact", "a", "-1", "--yes"), 2),
         (("erase", "--yes"), 2),
         (("erase", "nobody's", "--yes"), 3),
+        (("erase", "--caller", "nobody", "--yes"), 3),
+        (("dead-letters", "discard", "99"), 3),
+        (("dead-letters", "replay", "99"), 3),
         (("hold",), 2),
         (("hold", "a", "--all"), 2),
         (("release", "no such"), 3),

@@ -47,7 +47,7 @@ def test_three_lines_then_findings(verify, world, policy):
     said = verify("--all", "--policy", policy)
     assert said.code == 0, said.err
     lines = said.out.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["integrity", "completeness", "anchored"]
+    assert [line.split()[0] for line in lines[:3]] == ["integrity", "completeness", "proof"]
     assert "grade anchored" in lines[2]
     tamper(verify, world, "UPDATE {events} SET payload = '{}' WHERE run_key = 5 AND sequence = 3")
     said = verify("--all", "--policy", policy)

@@ -84,7 +84,7 @@ def test_what_is_no_database_is_named(tmp_path):
     with pytest.raises(DatabaseError):
         open_file_reader(tmp_path / "bad.duckdb")
     duckdb.connect(str(tmp_path / "foreign.duckdb")).close()
-    with pytest.raises(DatabaseError, match="no skillaudit schema"):
+    with pytest.raises(DatabaseError, match="no database of skillaudit"):
         open_file_reader(tmp_path / "foreign.duckdb")
 
 

@@ -11,6 +11,7 @@ from skillaudit.cli.output import json_time, print_json, print_table, stderr
 from skillaudit.contract.admin import HoldScope, StoredAct, StoredHold
 from skillaudit.contract.records import LIST_LIMIT_MAX
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 from skillaudit.proof.acts import ActKind
 
 _KINDS = tuple(kind.value for kind in ActKind)
@@ -38,7 +39,7 @@ def acts(settings: Settings, as_json: bool, kind: str | None, limit: int, holds:
             for act in found
         ],
     )
-    stderr().print(f"{len(found)} acts")
+    stderr().print(counted(len(found), "act"))
 
 
 def _kind(act: StoredAct) -> str:
@@ -82,7 +83,7 @@ def _print_holds(holds: list[StoredHold], *, as_json: bool) -> None:
         ("placed", "actor", "keeps", "reason", "act"),
         [(hold.placed_at, hold.actor, _keeps(hold.scope), hold.reason, hold.act_id) for hold in holds],
     )
-    stderr().print(f"{len(holds)} holds")
+    stderr().print(counted(len(holds), "hold"))
 
 
 def _keeps(scope: HoldScope) -> str:

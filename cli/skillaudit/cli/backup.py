@@ -10,6 +10,7 @@ import click
 from skillaudit.cli.options import with_settings
 from skillaudit.cli.output import stderr
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 
 @click.command()
@@ -22,7 +23,7 @@ def backup(settings: Settings, file: Path) -> None:
     it: the consumer catches up from where the copy stands.
     """
     size = asyncio.run(_back_up(settings, file))
-    stderr().print(f"{file}: {size} bytes")
+    stderr().print(f"{file}: {counted(size, 'byte')}")
 
 
 async def _back_up(settings: Settings, file: Path) -> int:

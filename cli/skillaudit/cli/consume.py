@@ -12,6 +12,7 @@ from skillaudit.cli.options import with_settings
 from skillaudit.cli.output import stderr
 from skillaudit.cli.running import ProgressLine, stop_on_signals
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ async def _run(settings: Settings, *, serve: bool, accepted: tuple[str, ...]) ->
     def text(hosted: HostedConsumer) -> str:
         status = hosted.service.status
         return (
-            f"{status.state.value}: {status.records} records, {status.rate:.0f}/s, "
+            f"{status.state.value}: {counted(status.records, 'record')}, {status.rate:.0f}/s, "
             f"{sum(status.lag.values())} behind{', ' + status.last_error if status.last_error else ''}"
         )
 

@@ -14,6 +14,7 @@ from skillaudit.cli.output import json_time, print_json, print_table, stderr
 from skillaudit.contract.admin import DeadLetter, DeadLetterState, Operations
 from skillaudit.contract.records import LIST_LIMIT_MAX
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def list_(settings: Settings, as_json: bool, state: str | None, limit: int, afte
         ("id", "state", "partition", "offset", "stored", "error"),
         [(it.id, it.state, it.partition, it.offset, it.stored_at, it.error) for it in letters],
     )
-    stderr().print(f"{len(letters)} dead letters")
+    stderr().print(counted(len(letters), "dead letter"))
 
 
 @dead_letters.command()
@@ -120,6 +121,8 @@ async def _chosen(
     if bool(ids) == everything:
         raise click.UsageError("name dead letters by their ids, or give --all")
     if not everything:
+        for number in ids:
+            await operations.get_dead_letter(number)  # one that is not there is named, and nothing is done
         yield list(ids)
         return
     last = 0

@@ -6,8 +6,16 @@ import click
 
 from skillaudit.cli.ordering import confirm, operate, print_report, with_forcible_order, yes_option
 from skillaudit.contract.admin import ActOrder
+from skillaudit.contract.errors import RejectedError, RunNotFoundError
 from skillaudit.contract.records import LIST_LIMIT_MAX, RunFilter
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
+
+
+class NobodysRunsError(RejectedError):
+    """No run of that caller is stored."""
+
+    exit_code = RunNotFoundError.exit_code
 
 
 @click.command()
@@ -33,11 +41,15 @@ def erase(
         raise click.UsageError("name runs, or give --caller: one of both")
     if caller is not None:
         run_ids = _runs_of(settings, caller)
-    confirm(f"Take out the content of {len(run_ids)} runs for good?", yes=yes)
     if not run_ids:
-        raise click.UsageError("no run is that caller's")
+        raise NobodysRunsError(
+            f"no run of the caller {caller!r} is stored here; `skillaudit runs --caller` lists a caller's"
+        )
+    confirm(f"Take out the content of {counted(len(run_ids), 'run')} for good?", yes=yes)
     report = operate(settings, lambda operations: operations.erase(order, run_ids))
-    print_report(report, f"{report.runs} runs, {report.events} places emptied", as_json=as_json)
+    print_report(
+        report, f"{counted(report.runs, 'run')}, {counted(report.events, 'place')} emptied", as_json=as_json
+    )
 
 
 def _runs_of(settings: Settings, caller: str) -> tuple[str, ...]:

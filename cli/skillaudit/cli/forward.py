@@ -14,6 +14,7 @@ from skillaudit.cli.output import stderr
 from skillaudit.cli.running import ProgressLine, stop_on_signals
 from skillaudit.contract.errors import SettingsError
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 from skillaudit.producer.forwarder import Forwarder, ForwardReport
 from skillaudit.producer.forwarder_host import run_host_forwarder
 from skillaudit.producer.forwarder_metrics import serve_metrics
@@ -61,6 +62,6 @@ def _observe(settings: Settings, forwarder: Forwarder) -> Generator[None]:
 
 def _text(report: ForwardReport) -> str:
     return (
-        f"{report.sources} sources, {report.acknowledged} records acknowledged, {report.pending} pending, "
-        f"{report.refused} refused, {report.incidents} incidents"
+        f"{counted(report.sources, 'source')}, {counted(report.acknowledged, 'record')} acknowledged, {report.pending} pending, "
+        f"{report.refused} refused, {counted(report.incidents, 'incident')}"
     )

@@ -11,6 +11,7 @@ from skillaudit.cli.options import MOMENT, json_option, with_settings
 from skillaudit.cli.output import print_json, stderr
 from skillaudit.cli.running import ProgressLine
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 from skillaudit.producer.history import ImportReport, import_file
 
 
@@ -34,7 +35,7 @@ def import_(settings: Settings, as_json: bool, file: Path, at: datetime | None, 
         settings,
         at=at,
         skill_id=skill_id,
-        progress=lambda done, total: line.show(lambda: f"{done} of {total} bytes"),
+        progress=lambda done, total: line.show(lambda: f"{done:,} of {counted(total, 'byte')}"),
     )
     line.clear()
     if as_json:
@@ -63,5 +64,9 @@ def _members(report: ImportReport) -> dict[str, object]:
 
 def _text(report: ImportReport) -> str:
     new = "" if report.appended else ", all there already"
-    waiting = f", {report.flush.pending} records wait in the outbox" if report.flush.pending else ""
-    return f"{report.runs} runs, {report.events} events, {report.refused_count} refused{new}{waiting}"
+    waiting = (
+        f", {counted(report.flush.pending, 'record')} in the outbox, not consumed yet"
+        if report.flush.pending
+        else ""
+    )
+    return f"{counted(report.runs, 'run')}, {counted(report.events, 'event')}, {report.refused_count} refused{new}{waiting}"

@@ -17,9 +17,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 _PATH = click.Path(path_type=Path)
+_DATABASE = click.Path(path_type=Path, readable=False)
+"""Whoever opens it says what is wrong with it, by option and by setting."""
 _CONNECTION = (
     click.option("--data", type=_PATH, help="Directory of outbox, archive and database (SKILLAUDIT_DATA)."),
-    click.option("--db", "db_file", type=_PATH, help="Database file (SKILLAUDIT_DB_FILE)."),
+    click.option("--db", "db_file", type=_DATABASE, help="Database file (SKILLAUDIT_DB_FILE)."),
     click.option(
         "--kafka",
         "kafka_bootstrap_servers",

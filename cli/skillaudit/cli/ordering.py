@@ -16,6 +16,7 @@ from skillaudit.cli.options import json_option, with_settings
 from skillaudit.cli.output import print_json, stderr
 from skillaudit.contract.admin import ActOrder, ActReport, Operations
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted, named
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -72,14 +73,24 @@ def operate(settings: Settings, act: Callable[[Operations], Awaitable[T]]) -> T:
 
 
 def print_report(report: ActReport, said: str, *, as_json: bool) -> None:
-    """`said` names what was done; what was kept back, and the acts' ids, follow."""
+    """`said` names what was done; the acts' ids follow, and, on stderr, what was kept back and why."""
     if as_json:
-        print_json({name: list(value) if name == "acts" else value for name, value in asdict(report).items()})
-        return
-    click.echo(said if report.acts else "nothing to do")
-    for act_id in report.acts:
-        click.echo(f"act {act_id}")
+        lists = ("acts", "holds")
+        print_json({name: list(value) if name in lists else value for name, value in asdict(report).items()})
+    else:
+        kept = report.held or report.young
+        click.echo(said if report.acts else "nothing was done" if kept else "nothing to do")
+        for act_id in report.acts:
+            click.echo(f"act {act_id}")
     if report.held:
-        stderr().print(f"{report.held} runs are kept by a hold")
+        by = (
+            named("hold", report.holds) if report.holds else "hold"
+        )  # a consumer of an earlier release names none
+        stderr().print(
+            f"skillaudit: {counted(report.held, 'run')} kept by the {by}; `skillaudit acts --holds` says why, "
+            "`skillaudit release HOLD` ends one"
+        )
     if report.young:
-        stderr().print(f"{report.young} runs are younger than the minimum age")
+        stderr().print(
+            f"skillaudit: {counted(report.young, 'run')} kept by the minimum age (the consumer's `min_retention_days`)"
+        )

@@ -12,6 +12,7 @@ from skillaudit.cli.output import json_time, print_json, print_table, stderr
 from skillaudit.contract.clock import from_us
 from skillaudit.contract.outbox.directory import SourceState, SourceStatus, list_sources, reader_identity
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 
 @click.group()
@@ -40,7 +41,8 @@ def status(settings: Settings, as_json: bool, with_finished: bool) -> None:
     else:
         print_table(_COLUMNS, [_row(source) for source in shown])
         stderr().print(
-            f"{settings.outbox_dir}: {len(sources)} sources, {sum(s.backlog_records for s in sources)} records waiting, "
+            f"{settings.outbox_dir}: {counted(len(sources), 'source')}, "
+            f"{counted(sum(s.backlog_records for s in sources), 'record')} waiting, "
             f"read by {reader or 'nobody yet'}"
         )
     for source in sources:

@@ -10,7 +10,9 @@ from skillaudit.cli.options import MOMENT
 from skillaudit.cli.ordering import confirm, operate, print_report, with_forcible_order, yes_option
 from skillaudit.cli.output import time_text
 from skillaudit.contract.admin import ActOrder
+from skillaudit.contract.errors import HeldError
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 
 @click.command()
@@ -28,8 +30,9 @@ def purge(
 ) -> None:
     """Delete runs and their events. Their rows in the ledger and a tombstone each stay, and the act that says so.
 
-    Every consumer of the same topics deletes them, and a rebuilt database deletes them again. What a hold or the minimum
-    age keeps stays. The topic, the outbox's archive and backups hold their copies until their own retention.
+    Every consumer of the same topics deletes them, and a rebuilt database deletes them again. The topic, the outbox's
+    archive and backups hold their copies until their own retention. What a hold or the minimum age keeps stays, and is
+    told; of runs that are named, exit code 1 where all are kept, 4 where some are.
 
     \b
     Examples:
@@ -39,7 +42,7 @@ def purge(
     if bool(run_ids) is (before is not None):
         raise click.UsageError("name runs, or give --before: one of both")
     what = (
-        f"{len(run_ids)} runs"
+        counted(len(run_ids), "run")
         if run_ids
         else f"all runs that started before {time_text(before)}"
         if before
@@ -47,4 +50,10 @@ def purge(
     )
     confirm(f"Delete {what} for good?", yes=yes)
     report = operate(settings, lambda operations: operations.purge(order, before=before, runs=run_ids))
-    print_report(report, f"{report.runs} runs and {report.events} events deleted", as_json=as_json)
+    print_report(
+        report,
+        f"{counted(report.runs, 'run')} and {counted(report.events, 'event')} deleted",
+        as_json=as_json,
+    )
+    if run_ids and (report.held or report.young):
+        raise click.exceptions.Exit(4 if report.acts else HeldError.exit_code)

@@ -8,6 +8,7 @@ from skillaudit.cli.ordering import confirm, operate, print_report, with_forcibl
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.digests import FINISH_FIELDS, START_FIELDS
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 
 @click.command()
@@ -37,4 +38,4 @@ def redact(
     """
     confirm(f"Take out the content of event {event} of run {run_id} for good?", yes=yes)
     report = operate(settings, lambda operations: operations.redact(order, run_id, event, field))
-    print_report(report, f"{report.events} places emptied", as_json=as_json)
+    print_report(report, f"{counted(report.events, 'place')} emptied", as_json=as_json)

@@ -12,6 +12,7 @@ from skillaudit.cli.ordering import confirm, with_order, yes_option
 from skillaudit.cli.output import print_json
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 if TYPE_CHECKING:
     from skillaudit.storage.restoring import RestoreReport
@@ -41,7 +42,9 @@ def restore(settings: Settings, as_json: bool, order: ActOrder, file: Path, yes:
             }
         )
         return
-    click.echo(f"{settings.database} is {file}, whose journal has {report.journal_size} leaves")
+    click.echo(
+        f"{settings.database} is {file}, whose journal has {counted(report.journal_size, 'leaf', 'leaves')}"
+    )
     if report.replaced:
         click.echo(f"what was there is {report.replaced}")
     click.echo(f"act {report.act}")

@@ -12,6 +12,7 @@ from skillaudit.cli.output import print_json, print_table, stderr
 from skillaudit.cli.presenting import RUN_COLUMNS, run_json, run_row
 from skillaudit.contract.records import LIST_LIMIT_MAX, RunFilter, RunState, SkillRun
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 
 @click.command()
@@ -66,7 +67,7 @@ def runs(  # noqa: PLR0913  the filter's fields
         )
         return
     print_table(RUN_COLUMNS, [run_row(run, states.get(run.id)) for run in found])
-    stderr().print(f"{len(found)} of {total} runs")
+    stderr().print(f"{len(found):,} of {counted(total, 'run')}")
 
 
 async def _read(

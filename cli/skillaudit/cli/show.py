@@ -11,12 +11,13 @@ import click
 import orjson
 
 from skillaudit.cli.options import json_option, with_settings
-from skillaudit.cli.output import print_json, print_table, stdout
+from skillaudit.cli.output import print_json, print_table, stderr, stdout
 from skillaudit.cli.presenting import event_json, preview, run_json
 from skillaudit.contract.errors import RejectedError, RunNotFoundError
 from skillaudit.contract.events import format_ranges
 from skillaudit.contract.records import Completeness, RunState, SkillRun, SkillRunLog
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 
 _PREVIEW_CHARACTERS = 100
 _FIELD_CHARACTERS = 400
@@ -56,6 +57,10 @@ def show(
     run, state, chain, logs = asyncio.run(_read(settings, run_id))
     if numbers:
         logs = [log for log in logs if numbers[0] <= log.sequence <= numbers[1]]
+        if not logs:
+            stderr().print(
+                f"skillaudit: no event of the run is in {numbers[0]}-{numbers[1]}; it has {counted(state.events, 'event')}"
+            )
     if as_json:
         print_json({"run": run_json(run, state), "events": [event_json(log) for log in logs]})
         return
@@ -93,7 +98,7 @@ async def _read(
 def _why_not_listed(run_id: str, trace: RunState) -> str:
     if trace.completeness is Completeness.PURGED:
         return f"run {run_id!r} was purged; `skillaudit acts --kind purge` says by whom and why"
-    return f"of run {run_id!r} only events are stored here, {trace.events}; its start has not come"
+    return f"of run {run_id!r} only {counted(trace.events, 'event')} stored here; its start has not come"
 
 
 def _print_head(run: SkillRun, state: RunState, chain: Sequence[SkillRun]) -> None:

@@ -12,6 +12,7 @@ from skillaudit.cli.options import json_option, with_settings
 from skillaudit.cli.output import print_json, stderr
 from skillaudit.contract.errors import SettingsError
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 from skillaudit.producer.topics import (
     PARTITIONS_DEFAULT,
     REPLICATION_DEFAULT,
@@ -78,7 +79,9 @@ def topics(
             click.echo(f"{name}: created")
         for difference in differences:
             click.echo(str(difference))
-        stderr().print(f"{len(plans)} topics, {len(created)} created, {len(differences)} differences")
+        stderr().print(
+            f"{counted(len(plans), 'topic')}, {len(created)} created, {counted(len(differences), 'difference')}"
+        )
     if differences:
         raise click.exceptions.Exit(1)
 

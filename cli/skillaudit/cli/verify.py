@@ -17,8 +17,9 @@ from skillaudit.cli.running import ProgressLine
 from skillaudit.contract.clock import to_us
 from skillaudit.contract.errors import DatabaseError
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 from skillaudit.proof.findings import Severity
-from skillaudit.proof.policy import AnchorPolicy, Grade, Policy, read_policy
+from skillaudit.proof.policy import AnchorPolicy, Grade, Policy, check_anchor, read_policy
 from skillaudit.proof.verify.explain import explanation
 from skillaudit.proof.verify.report import Report, sentence
 from skillaudit.proof.verify.request import Depth, VerifyRequest
@@ -120,7 +121,7 @@ def verify(  # noqa: PLR0913  what there is to choose
         depth=_depth(quick=quick, full=full, sample=sample),
         sample=sample or 0,
         seed=secrets.randbits(32),
-        policy=_policy(policy_file, anchors, control_log=control_log),
+        policy=_policy(settings, policy_file, anchors, control_log=control_log),
     )
     try:
         report = asyncio.run(_check(settings, request, state_file, ProgressLine()))
@@ -141,11 +142,13 @@ def _depth(*, quick: bool, full: bool, sample: int | None) -> Depth:
     return Depth.QUICK if quick else Depth.SAMPLE if sample is not None else Depth.FULL
 
 
-def _policy(file: Path | None, anchors: tuple[str, ...], *, control_log: bool) -> Policy:
-    policy = read_policy(file) if file else Policy()
+def _policy(settings: Settings, file: Path | None, anchors: tuple[str, ...], *, control_log: bool) -> Policy:
+    policy = read_policy(file, settings) if file else Policy()
     policy = replace(policy, control_log=policy.control_log or control_log)
     if not anchors:
         return policy
+    for uri in anchors:
+        check_anchor(uri, "--anchor", settings)
     grade = policy.grade if file else Grade.ANCHORED
     return replace(policy, grade=grade, anchors=(*policy.anchors, *map(AnchorPolicy, anchors)))
 
@@ -183,5 +186,7 @@ def _print(report: Report) -> None:
     told = len(report.findings)
     found = sum(report.counts.values())
     if found > told:
-        stderr().print(f"{told:,} of {found:,} findings; the others are counted under `counts` of --json")
+        stderr().print(
+            f"{told:,} of {counted(found, 'finding')}; the others are counted under `counts` of --json"
+        )
     sys.stdout.flush()

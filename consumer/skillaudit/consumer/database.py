@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import secrets
 from pathlib import Path
 from threading import Lock
@@ -27,7 +26,7 @@ from skillaudit.contract.errors import (
     SchemaVersionError,
     UnsupportedPlatformError,
 )
-from skillaudit.contract.owner import read_owner
+from skillaudit.contract.owner import held_text
 from skillaudit.contract.views import views_text
 
 STORAGE_VERSION: Final = "v1.5.0"
@@ -37,7 +36,6 @@ WAL_AUTOCHECKPOINT: Final = "1TB"
 
 _NO_LOCKS_WORDS: Final = tuple(os.strerror(number) for number in (errno.ENOLCK, errno.ENOTSUP))
 
-_HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 _open_here: set[Path] = set()
 _open_guard = Lock()
 
@@ -105,6 +103,10 @@ def open_database(path: Path, *, memory_limit: str = "", threads: int = 0) -> Da
     `SchemaVersionError` (nothing changed) where a newer release wrote it, `DiskFullError`, `DatabaseError` where it is damaged or something else.
     """
     path = path.absolute()
+    if path.is_dir():
+        raise DatabaseError(
+            f"{path} is a directory; name the database file in it (--db, or --data for the directory)"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with _open_guard:
         if path in _open_here:
@@ -141,20 +143,10 @@ def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConn
                 f"the file system of {path} has no working locks ({first_line(exc)}); put the directory on a local one"
             ) from exc
         if "lock" in str(exc):
-            raise LockedError(locked_text(path, str(exc))) from exc
+            raise LockedError(held_text(path, str(exc))) from exc
         raise translate(f"open {path}", exc) from exc
     except duckdb.Error as exc:
         raise translate(f"open {path}", exc) from exc
-
-
-def locked_text(path: Path, words: str = "") -> str:
-    """Who holds the file, from the engine's words and from what the owner wrote beside it."""
-    found = _HOLDER.search(words)
-    owner = read_owner(path)
-    pid = int(found[1]) if found else owner.pid if owner else 0
-    who = f"process {pid}" if pid else "another process"
-    ask = f", which answers at {owner.url}" if owner and owner.url and owner.pid == pid else ""
-    return f"{path} is held by {who}{ask}; ask it over HTTP, or end it"
 
 
 def migrate(database: Database) -> str:
@@ -164,6 +156,10 @@ def migrate(database: Database) -> str:
         with engine_errors(f"prepare {database.path}"):
             version = _schema_version(cursor)
             steps = migrations()
+            if version == 0 and _is_anothers(cursor):
+                raise DatabaseError(
+                    f"{database.path} is a database of something else; name another file (--db). Nothing was changed"
+                )
             if version > steps[-1][0]:
                 raise SchemaVersionError(
                     f"{database.path} has schema {version}, this release knows {steps[-1][0]}; "
@@ -188,6 +184,15 @@ def _schema_version(cursor: duckdb.DuckDBPyConnection) -> int:
         return 0
     row = cursor.execute("SELECT value FROM store.meta WHERE name = 'schema_version'").fetchone()
     return int(row[0]) if row else 0
+
+
+def _is_anothers(cursor: duckdb.DuckDBPyConnection) -> bool:
+    """Whether there is anything in a database in which nothing of ours is."""
+    found = cursor.execute(
+        "SELECT count(*) FROM (SELECT database_name FROM duckdb_tables() UNION ALL SELECT database_name FROM duckdb_views()"
+        " WHERE NOT internal) WHERE database_name = current_database()"
+    ).fetchone()
+    return bool(found and found[0])
 
 
 def _step(cursor: duckdb.DuckDBPyConnection, number: int, text: str, *, last: bool) -> None:

@@ -22,6 +22,7 @@ from skillaudit.contract.clock import uuid7
 from skillaudit.contract.digests import FINISH_FIELDS, START_FIELDS
 from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import HeldError, HoldNotFoundError, RejectedError, RunNotFoundError
+from skillaudit.contract.words import named
 from skillaudit.proof.acts import Act, ActKind
 
 PARTITIONS_PER_ACT_MAX: Final = 400
@@ -64,11 +65,14 @@ def plan_purge(
             if limits:
                 reach = _lowered(reach, purging.received_since(cursor, min(limits)))
             found, partitions = _purgeable(cursor, act, reach)
+            young = 0
+            if min_days and not order.force and not received:
+                young = purging.count_before(cursor, before_us) - found.runs - found.held
         acts = [
             _act(ActKind.PURGE, order, now_us, act.scope, policy, {p: reach[p] for p in part})
             for part in _parts(partitions)
         ]
-        return Plan(acts, ActReport(held=found.held))
+        return Plan(acts, ActReport(held=found.held, young=young, holds=found.holds))
 
     return plan
 
@@ -92,7 +96,7 @@ def plan_purge_of(order: ActOrder, run_ids: Sequence[str], *, min_days: int = 0)
         ]
         if order.force:
             return Plan(acts)
-        return Plan(acts, ActReport(held=found.held, young=found.young))
+        return Plan(acts, ActReport(held=found.held, young=found.young, holds=found.holds))
 
     return plan
 
@@ -235,13 +239,13 @@ def _unheld(
 ) -> list[RunRow]:
     runs = _find(cursor, run_ids, reach)
     purging.choose_named(cursor, run_ids)
-    purging.mark_held(cursor, "")
+    holds = purging.mark_held(cursor, "")
     held = purging.held_keys(cursor)
     if held and not order.force:
         names = sorted(run.id for run in runs if run.run_key in held)
         raise HeldError(
-            f"a hold keeps {len(names)} of these runs, {names[0]!r} among them; release it, or force the act, "
-            "which is recorded"
+            f"kept by the {named('hold', holds)}: {named('run', list(map(repr, names)))}; nothing was done. `skillaudit release {holds[0]}` "
+            "ends a hold; to force the act goes over it, and is recorded"
         )
     return runs
 

@@ -32,6 +32,8 @@ class Purged:
     """Runs that a hold kept."""
     young: int = 0
     """Runs that the minimum age kept."""
+    holds: tuple[str, ...] = ()
+    """Holds that kept some, by their acts."""
 
 
 def register_reach(cursor: duckdb.DuckDBPyConnection, reach: Mapping[str, int]) -> None:
@@ -48,12 +50,12 @@ def choose(cursor: duckdb.DuckDBPyConnection, act: Act, *, planned: bool = False
         choose_named(cursor, act.runs)
     else:
         cursor.execute(_SQL["choose_older"], {"before_us": act.scope["started_before"]})
-    mark_held(cursor, "" if planned else act.act_id)
+    holds = mark_held(cursor, "" if planned else act.act_id)
     days = int(act.policy.get("min_retention_days", 0))
     if days:
         cursor.execute(_SQL["young"], {"limit_us": act.at_us - days * DAY_US})
     free, held, young = cursor.execute(_SQL["counts"]).fetchall()[0]
-    return Purged(runs=free, held=held, young=young)
+    return Purged(runs=free, held=held, young=young, holds=holds)
 
 
 def choose_named(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> None:
@@ -61,16 +63,20 @@ def choose_named(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> N
     cursor.execute(_SQL["choose_named"], _ids(run_ids))
 
 
-def mark_held(cursor: duckdb.DuckDBPyConnection, act_id: str) -> None:
-    """Mark the chosen runs that a hold covered when the act came."""
-    for (scope,) in cursor.execute(_ACTS["holds_before"], {"act_id": act_id}).fetchall():
+def mark_held(cursor: duckdb.DuckDBPyConnection, act_id: str) -> tuple[str, ...]:
+    """Mark the chosen runs that a hold covered when the act came; returns the acts of the holds that cover some."""
+    covering: list[str] = []
+    for hold_id, scope in cursor.execute(_ACTS["holds_before"], {"act_id": act_id}).fetchall():
         members = orjson.loads(scope)
         if "runs" in members:
-            cursor.execute(_SQL["hold_named"], _ids(members["runs"]))
+            marked = cursor.execute(_SQL["hold_named"], _ids(members["runs"]))
         elif "skill_id" in members:
-            cursor.execute(_SQL["hold_skill"], {"skill_id": members["skill_id"]})
+            marked = cursor.execute(_SQL["hold_skill"], {"skill_id": members["skill_id"]})
         else:
-            cursor.execute(_SQL["hold_all"])
+            marked = cursor.execute(_SQL["hold_all"])
+        if marked.fetchall()[0][0]:
+            covering.append(hold_id)
+    return tuple(covering)
 
 
 def held_keys(cursor: duckdb.DuckDBPyConnection) -> set[int]:
@@ -86,6 +92,11 @@ def free_partitions(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[s
 def free_runs(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[tuple[str, str]]:
     """(id, partition) of the chosen runs that may go."""
     return cursor.execute(_SQL["free_runs"], {"force": force}).fetchall()
+
+
+def count_before(cursor: duckdb.DuckDBPyConnection, before_us: int) -> int:
+    """Runs that started before a time."""
+    return int(cursor.execute(_SQL["count_before"], {"before_us": before_us}).fetchall()[0][0])
 
 
 def received_since(cursor: duckdb.DuckDBPyConnection, since_us: int) -> dict[str, int]:

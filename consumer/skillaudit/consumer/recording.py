@@ -106,6 +106,7 @@ def report_of(acting: Acting, plan: Plan) -> ActReport:
         events=sum(result.events for result in results),
         held=plan.kept.held,
         young=plan.kept.young,
+        holds=plan.kept.holds,
     )
 
 

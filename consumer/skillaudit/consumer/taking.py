@@ -26,6 +26,7 @@ from skillaudit.consumer.judging import (
 from skillaudit.consumer.lookup import KeptRecord, find_calls, find_records, find_tags, logs_of_run
 from skillaudit.consumer.positions import PartitionBook
 from skillaudit.consumer.remembered import Remembered
+from skillaudit.consumer.losses import Told
 from skillaudit.consumer.sources import SourceBook
 from skillaudit.consumer.staging import Decoded, Parse, decode
 from skillaudit.consumer.statements import statements
@@ -42,6 +43,7 @@ from skillaudit.contract.wire import (
     SourceClosed,
     SourceHeartbeat,
 )
+from skillaudit.contract.words import counted
 from skillaudit.proof.cuts import CUT_INCIDENT, Cut, Trial, settle
 from skillaudit.proof.decided import decide_trial
 from skillaudit.proof.ledger import rows_of
@@ -61,6 +63,8 @@ class Tally:
     """What became of a batch's records."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter[Outcome])
+    told: Told = field(default_factory=Told)
+    """What sources say that was lost."""
     runs_started: int = 0
     runs_finished: int = 0
     malformed: list[int] = field(default_factory=list[int])
@@ -375,7 +379,7 @@ class TopicTaker:
             self._now_us,
             "conflict",
             book.run_id,
-            f"{count} records claim a place that another record of the run holds; see conflicts",
+            f"{counted(count, 'record')} for a place that another record of the run holds; see conflicts",
         )
 
     def _origin(self, index: int) -> KeptRecord:
@@ -398,7 +402,9 @@ class TopicTaker:
                         self._changes.sources[book.source_id] = book
             elif not isinstance(event, RunLog | RunRefused):
                 book = self._remembered.source(event.source_id, self._topic, record.partition)
+                refused, lost = book.refused, book.lost
                 book.take(event, record.partition, self._received_us(index))
+                self._tally.told.add(book.host, book.refused - refused, book.lost - lost)
                 self._changes.sources[book.source_id] = book
                 claim = book.claim
                 if claim is not None:

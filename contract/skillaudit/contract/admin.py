@@ -70,6 +70,8 @@ class ActReport:
     """Runs that a hold kept."""
     young: int = 0
     """Runs that the minimum age kept."""
+    holds: tuple[str, ...] = ()
+    """Holds that kept some, by their acts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,12 @@ class DatabaseError(StopError):
     """The database refuses to work (damaged, disk full, not ours); the text carries the engine's words."""
 
 
+class UnopenedError(DatabaseError):
+    """A file that was to be read is no database of this project, or can't be opened: nothing of it was looked at."""
+
+    exit_code = 7
+
+
 class SchemaVersionError(DatabaseError):
     """The database was written by a newer release; upgrade this one. Nothing was changed."""
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,3 +69,16 @@ def remove_owner(database: Path, owner: Owner) -> None:
     if read_owner(database) == owner:
         with contextlib.suppress(OSError):
             owner_file(database).unlink(missing_ok=True)
+
+
+def held_text(database: Path, words: str = "") -> str:
+    """Who holds the file and what to do, from the engine's `words` about its lock and from what the owner wrote beside it."""
+    found = _HOLDER.search(words)
+    owner = read_owner(database)
+    pid = int(found[1]) if found else owner.pid if owner else 0
+    who = f"process {pid}" if pid else "another process"
+    if owner and owner.url and owner.pid == pid:
+        return (
+            f"{database} is held by {who}, which answers at {owner.url}; ask it over HTTP (--url), or end it"
+        )
+    return f"{database} is held by {who}; it serves no readers: wait until it is done, or end it"

@@ -235,8 +235,10 @@ def _read_toml(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as exc:
-        raise SettingsError(f"can't read the settings file {path}: {exc}") from exc
+    except OSError as exc:
+        raise SettingsError(f"can't read the settings file {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"the settings file {path} is no TOML: {exc}") from exc
 
 
 def _convert(name: str, raw: object, kind: str, metadata: Mapping[str, Any], origin: str) -> object:

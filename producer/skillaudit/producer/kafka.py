@@ -352,10 +352,10 @@ def _is_error(code: int, *allowed: type[kafka_errors.KafkaError]) -> bool:
 
 
 def _raise_for_admin(exc: Exception, servers: str) -> NoReturn:
-    text = f"the cluster at {servers} answers: {exc or type(exc).__name__}"
+    said = exc or type(exc).__name__
     if isinstance(exc, kafka_errors.BrokerResponseError) and not exc.retriable:
-        raise RejectedError(text) from exc
-    raise UnreachableError(text) from exc
+        raise RejectedError(f"the cluster at {servers} refuses: {said}") from exc
+    raise UnreachableError(f"no answer from the cluster at {servers}: {said}") from exc
 
 
 class _OncePerInterval(logging.Filter):

@@ -46,6 +46,7 @@ from skillaudit.contract.outbox.layout import LINE_OVERHEAD_BYTES, encode_line, 
 from skillaudit.contract.outbox.refused import list_refused
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import OUTBOX_TOPIC
+from skillaudit.contract.words import counted
 from skillaudit.producer.outbox_files import FileSystem
 from skillaudit.producer.outbox_forks import mark_process
 from skillaudit.producer.outbox_room import NoRoom, RoomKeeper
@@ -526,7 +527,9 @@ class OutboxLog:
         lost = self._queued_records()
         self._queue.clear()
         if lost:
-            _log.error("%d records from signal handlers are lost: the outbox had no room for them", lost)
+            _log.error(
+                "lost: %s from signal handlers, for which the outbox had no room", counted(lost, "record")
+            )
         return replace(report, pending=max(report.pending - lost, 0), lost=report.lost + lost)
 
     def _queued_records(self) -> int:

@@ -102,7 +102,7 @@ def generate_key(path: Path, name: str) -> Verifier:
     except FileExistsError as exc:
         raise SettingsError(f"{path} exists; a key is never overwritten: choose another file") from exc
     except OSError as exc:
-        raise SettingsError(f"can't make the key file {path}: {exc}") from exc
+        raise SettingsError(f"can't make the key file {path}: {exc.strerror}") from exc
     with os.fdopen(fd, "wb") as file:
         os.fchmod(fd, 0o600)  # whatever the umask takes away
         file.write(line.encode())
@@ -122,7 +122,7 @@ def read_key(path: Path) -> Signer:
             content = file.read(KEY_FILE_BYTES_MAX) if stat.S_ISREG(mode) else b""
     except OSError as exc:
         raise SettingsError(
-            f"can't read the key file {path}: {exc}; `skillaudit keys new` makes one"
+            f"can't read the key file {path}: {exc.strerror}; `skillaudit keys new` makes one"
         ) from exc
     if stat.S_ISREG(mode) and mode & 0o077:
         raise SettingsError(f"others may read the key in {path} ({mode & 0o777:o}); chmod 600 {path}")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from skillaudit.contract.errors import SettingsError
+from skillaudit.contract.settings import Settings
 
 POLICY_BYTES_MAX: Final = 1_000_000
 ANCHOR_AGE_S_MAX: Final = 7_200
@@ -70,8 +71,10 @@ class Policy:
     """Hold the acts against the control log, which whoever writes the database may not be able to write."""
 
 
-def read_policy(path: Path) -> Policy:
-    """The policy in a file; `SettingsError` naming what is wrong."""
+def read_policy(path: Path, settings: Settings | None = None) -> Policy:
+    """The policy in a file; `SettingsError` naming the file, what is wrong in it and what would be right. `settings`: for
+    anchors on their broker; nothing is asked of any anchor.
+    """
     try:
         with path.open("rb") as file:
             found = tomllib.loads(file.read(POLICY_BYTES_MAX).decode())
@@ -79,23 +82,27 @@ def read_policy(path: Path) -> Policy:
         raise SettingsError(f"can't read the policy {path}: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"the policy {path} is no TOML: {exc}") from exc
-    return parse_policy(found, str(path))
+    policy = parse_policy(found, str(path))
+    for index, anchor in enumerate(policy.anchors):
+        check_anchor(anchor.uri, f"{path}: anchors[{index}]: uri", settings)
+    return policy
 
 
 def parse_policy(found: dict[str, Any], where: str) -> Policy:
     """A policy from its members; what it doesn't name asks for nothing. Where anchors or keys are named and no grade is,
     it asks for what they can prove.
     """
-    unknown = sorted(set(found) - set(_MEMBERS))
-    if unknown:
-        raise SettingsError(f"{where}: no such member: {', '.join(unknown)}; known are {', '.join(_MEMBERS)}")
-    anchors = tuple(_anchor(entry, where) for entry in _list(found, "anchors", dict, where))
+    _check_members(found, _MEMBERS, where)
+    anchors = tuple(
+        _anchor(entry, f"{where}: anchors[{index}]")
+        for index, entry in enumerate(_list(found, "anchors", dict, where))
+    )
     keys = tuple(_list(found, "keys", str, where))
     _check_keys(keys, where)
     default = Grade.ANCHORED if anchors else Grade.SIGNED if keys else Grade.SELF
     grade = found.get("grade", default.value)
-    if grade not in {it.value for it in Grade}:
-        raise SettingsError(f"{where}: grade is self, signed or anchored, not {grade!r}")
+    if grade not in [it.value for it in Grade]:  # a list: TOML has values that no set takes
+        raise SettingsError(f'{where}: grade is "self", "signed" or "anchored", not {grade!r}')
     return Policy(
         grade=Grade(grade),
         anchor_age_s_max=_number(found, "anchor_age_s_max", ANCHOR_AGE_S_MAX, where),
@@ -121,13 +128,36 @@ def policy_members(policy: Policy) -> dict[str, Any]:
 
 
 _MEMBERS: Final = tuple(policy_members(Policy()))
+_ANCHOR_MEMBERS: Final = ("uri", "trust")
+
+
+def _check_members(found: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise SettingsError(f"{where}: there is no member {unknown[0]!r}; known are {', '.join(known)}")
 
 
 def _anchor(entry: dict[str, Any], where: str) -> AnchorPolicy:
+    _check_members(entry, _ANCHOR_MEMBERS, where)
     uri, trust = entry.get("uri"), entry.get("trust", "other")
-    if not isinstance(uri, str) or set(entry) - {"uri", "trust"} or trust not in TRUSTS:
-        raise SettingsError(f"{where}: an anchor has a uri, and trust is one of {', '.join(TRUSTS)}")
+    if not isinstance(uri, str):
+        what = "is missing" if uri is None else f"is a text, not {uri!r}"
+        raise SettingsError(f'{where}: uri {what}; write one like "file:/mnt/worm/audit" or "kafka:<topic>"')
+    if trust not in TRUSTS:
+        raise SettingsError(f"{where}: trust is {' or '.join(map(_quoted, TRUSTS))}, not {trust!r}")
     return AnchorPolicy(uri, trust)
+
+
+def check_anchor(uri: str, where: str, settings: Settings | None = None) -> None:
+    """Raise `SettingsError`, with `where` in front, unless `uri` can be an anchor's; nothing is asked of it. Only for the
+    verifier's own: a policy that travels is not held against other disks and brokers.
+    """
+    from skillaudit.proof.anchors import open_anchor
+
+    try:
+        open_anchor(uri, settings, make=False).close()
+    except SettingsError as exc:
+        raise SettingsError(f"{where}: {exc}") from exc
 
 
 def _check_keys(keys: tuple[str, ...], where: str) -> None:
@@ -136,19 +166,29 @@ def _check_keys(keys: tuple[str, ...], where: str) -> None:
     from skillaudit.proof.errors import NoteError
     from skillaudit.proof.keys import parse_verifier
 
-    for key in keys:
+    for index, key in enumerate(keys):
         try:
             parse_verifier(key)
         except NoteError as exc:
             raise SettingsError(
-                f"{where}: not a verifier key, as `skillaudit keys show` prints it: {exc}"
+                f"{where}: keys[{index}]: no verifier key, as `skillaudit keys show FILE` prints it: {exc}"
             ) from exc
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+_LISTS: Final[dict[type, str]] = {
+    dict: 'one or more tables, [[anchors]] with a line uri = "..." each',
+    str: 'a list of texts: ["...", "..."]',
+}
 
 
 def _list(found: dict[str, Any], name: str, kind: type, where: str) -> list[Any]:
     value = found.get(name, [])
     if not isinstance(value, list) or not all(isinstance(it, kind) for it in cast("list[object]", value)):
-        raise SettingsError(f"{where}: {name} is a list of {'tables' if kind is dict else 'texts'}")
+        raise SettingsError(f"{where}: {name} is {_LISTS[kind]}, not {value!r}")
     return list(cast("list[object]", value))
 
 

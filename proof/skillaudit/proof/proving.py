@@ -16,6 +16,7 @@ from typing import Final
 import duckdb
 
 from skillaudit.contract.engine import engine_errors
+from skillaudit.contract.words import counted
 from skillaudit.proof.acts import Act, ActKind, act_line
 from skillaudit.proof.leaves import SealedRange
 from skillaudit.proof.statements import statements
@@ -83,9 +84,7 @@ class HeadProver:
 
     def _incident(self, run: _Finished, altered: int, now_us: int) -> bytes:
         what = (
-            f"{altered} events are not what their tags say"
-            if altered
-            else "its tags agree, its head does not"
+            f"{counted(altered, 'event')} not as tagged" if altered else "its tags agree, its head does not"
         )
         name = sha256(f"{run.run_id}\n{run.place}\n{now_us}".encode()).hexdigest()[:32]
         act = Act(

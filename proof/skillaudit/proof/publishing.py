@@ -18,6 +18,7 @@ import orjson
 
 from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import SettingsError, UnreachableError
+from skillaudit.contract.words import counted
 from skillaudit.proof.anchors.base import Anchor, AnchorObject, Receipt
 from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import AnchorConflictError, AnchorContentError
@@ -125,7 +126,7 @@ class Publisher:
             journal = Journal(cursor)
             if journal.size() < found.size or journal.root(found.size) != found.root:
                 raise AnchorConflictError(
-                    f"{newest.place} holds a journal of {found.size} leaves that this database does not have: it is an"
+                    f"{newest.place} holds a journal of {counted(found.size, 'leaf', 'leaves')} that this database does not have: it is an"
                     " older copy, or another one; run `skillaudit verify`"
                 )
         return replace(status, published=found.size, published_us=newest.at_us)

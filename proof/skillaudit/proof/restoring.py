@@ -14,6 +14,7 @@ from typing import Final
 import duckdb
 
 from skillaudit.contract.engine import engine_errors
+from skillaudit.contract.words import counted
 from skillaudit.proof.anchors.base import StoredObject
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
 from skillaudit.proof.engine import ProofDatabase
@@ -42,7 +43,11 @@ class UnmetSeal:
     def __str__(self) -> str:
         """One line for people."""
         what = f"{self.sealed.partition} rows {self.sealed.first} to {self.sealed.end - 1}"
-        how = "another root" if self.rows == self.sealed.count else f"{self.rows} rows of {self.sealed.count}"
+        how = (
+            "another root"
+            if self.rows == self.sealed.count
+            else f"{self.rows:,} of {counted(self.sealed.count, 'row')}"
+        )
         return f"{what}, sealed in journal {self.journal_index}: {how}"
 
 

@@ -72,7 +72,8 @@ def report_json(report: ActReport) -> bytes:
 def report_of_json(found: Object) -> ActReport:
     """The same back."""
     counts = {name: int(found[name]) for name in ("runs", "events", "held", "young")}
-    return ActReport(acts=tuple(map(str, found["acts"])), **counts)
+    acts, holds = (tuple(map(str, found.get(name, ()))) for name in ("acts", "holds"))
+    return ActReport(acts=acts, holds=holds, **counts)
 
 
 def act_json(act: StoredAct) -> dict[str, Any]:

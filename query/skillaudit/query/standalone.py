@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 import duckdb
 
-from skillaudit.contract.errors import DatabaseError, LockedError, SkillauditError, UnreachableError
-from skillaudit.contract.owner import read_owner
+from skillaudit.contract.errors import LockedError, SkillauditError, UnopenedError, UnreachableError
+from skillaudit.contract.owner import held_text
 from skillaudit.contract.settings import Settings
 from skillaudit.query.reading import DuckDBReader
-
-_HOLDER: Final = re.compile(r"\(PID (\d+)\)")
 
 
 def open_file_reader(path: Path, *, settings: Settings | None = None) -> DuckDBReader:
     """A reader on the file; closing it lets go of the file. Nothing is written, no schema is migrated.
 
     Raises `LockedError` naming the holder while some process has the file open for writing, `UnreachableError` where
-    there is no file, `DatabaseError` where it is none of ours.
+    there is no file, `UnopenedError` where it is none of ours or can't be read.
     """
     connection = open_file(path)
     return DuckDBReader(connection.cursor, settings=settings, on_close=connection.close)
@@ -29,16 +25,25 @@ def open_file_reader(path: Path, *, settings: Settings | None = None) -> DuckDBR
 def open_file(path: Path) -> duckdb.DuckDBPyConnection:
     """The file, read-only; errors as `open_file_reader`'s. The caller closes it."""
     path = path.absolute()
-    if not path.exists():
+    try:
+        found, is_directory = path.exists(), path.is_dir()
+    except OSError as exc:  # a directory above it may not be looked into
+        raise UnopenedError(f"can't open the database {path}: {exc.strerror}") from exc
+    if not found:
         raise UnreachableError(
-            f"there is no database at {path}; has anything been recorded and consumed yet?"
+            f"there is no database at {path}: name the one that is meant (--db, --data), or run `skillaudit consume`, which "
+            "makes it of what was recorded"
         )
+    if is_directory:
+        raise UnopenedError(f"{path} is a directory; name the database file in it")
     connection = _connect(path)
     try:
         connection.execute("SELECT 1 FROM main.runs LIMIT 0")
     except duckdb.Error as exc:
         connection.close()
-        raise DatabaseError(f"{path} holds no skillaudit schema; is it the right file?") from exc
+        raise UnopenedError(
+            f"{path} is no database of skillaudit; name the one that is meant (--db, --data)"
+        ) from exc
     return connection
 
 
@@ -55,10 +60,5 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
 def _refused(path: Path, exc: duckdb.Error) -> SkillauditError:
     words = str(exc).partition("\n")[0]
     if not isinstance(exc, duckdb.IOException) or "lock" not in words:
-        return DatabaseError(f"can't open {path}: {words}")
-    owner = read_owner(path)
-    holder = _HOLDER.search(str(exc))
-    pid = int(holder[1]) if holder else owner.pid if owner else None
-    who = "another process" if pid is None else f"process {pid}"
-    asked = f", which answers at {owner.url}" if owner and owner.url and owner.pid == pid else ""
-    return LockedError(f"{path} is held by {who}{asked}; ask it over HTTP (--url), or end it")
+        return UnopenedError(f"can't open the database {path}: {words}")
+    return LockedError(held_text(path, str(exc)))

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from skillaudit.contract.errors import LockedError, SettingsError
+from skillaudit.contract.errors import DatabaseError, LockedError, SettingsError, StopError, UnopenedError
+from skillaudit.contract.outbox.directory import ReaderPresence, list_source_dirs, source_status
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.storage import AuditReader
-from skillaudit.storage.locating import owner_url
+from skillaudit.contract.words import counted
+from skillaudit.storage.locating import owner_url, reads_outbox
 from skillaudit.storage.session import Consistency, Purger, SessionStorage
 from skillaudit.storage.writing import LogWriter
 
@@ -49,9 +51,10 @@ def open_reader(
 ) -> AbstractAsyncContextManager[AuditReader]:
     """The read half, to be entered by `async with`.
 
-    Asks the consumer at `url`, else the live owner of the database over HTTP, else opens the file itself: embedded, it
-    first reads in what waits in the outbox, for at most `session_wait_ms_max`. Raises `LockedError` where a process
-    without an HTTP surface owns the file, `UnreachableError` where there is nothing to read.
+    Asks the consumer at `url`, else the live owner of the database over HTTP, else opens the file itself: embedded, with
+    no file named by `db_file`, it first reads in what waits in the outbox, for at most `session_wait_ms_max`. Raises
+    `LockedError` where a process without an HTTP surface owns the file, `UnreachableError` where there is nothing to
+    read, `UnopenedError` where the file is no database of ours.
     """
     settings, direct = _resolve(target, overrides)
     return _file_reader(settings) if direct else _reader(settings)
@@ -83,8 +86,10 @@ async def _open_reader(settings: Settings, resources: AsyncExitStack) -> AuditRe
     if url:
         remote: AuditReader = await resources.enter_async_context(_http_reader(settings, url))
         return remote
-    if settings.uses_kafka or not settings.outbox_dir.exists():
-        return await resources.enter_async_context(_file_reader(settings))
+    if not reads_outbox(settings):
+        reader = await resources.enter_async_context(_file_reader(settings))
+        await asyncio.to_thread(_tell_what_waits, settings)
+        return reader
     hosted = await resources.enter_async_context(caught_up(settings))
     return hosted.reader
 
@@ -94,9 +99,33 @@ async def caught_up(settings: Settings) -> AsyncGenerator[HostedConsumer]:
     """A consumer in this process that has read in what waits in the outbox, as far as `session_wait_ms_max` allows."""
     from skillaudit.storage.hosting import host_consumer
 
-    async with host_consumer(settings, serve=False) as hosted:
+    async with AsyncExitStack() as resources:
+        try:
+            hosted = await resources.enter_async_context(host_consumer(settings, serve=False))
+        except DatabaseError as exc:
+            if type(exc) is not DatabaseError:
+                raise
+            raise UnopenedError(str(exc)) from exc  # for who only wants to read
         await _catch_up(hosted, settings.session_wait_ms_max / 1000)
         yield hosted
+
+
+def _tell_what_waits(settings: Settings) -> None:
+    """A file that is named is read as it is: say so where the outbox beside it holds more, and nobody consumes it."""
+    if settings.uses_kafka or not settings.outbox_dir.exists():
+        return
+    presence = ReaderPresence(settings.outbox_dir)
+    for path in list_source_dirs(settings.outbox_dir):
+        if presence.is_consumed(path.name):
+            continue
+        with contextlib.suppress(StopError, OSError):  # `skillaudit outbox status` names a damaged one
+            if source_status(path).backlog_records:
+                _log.warning(
+                    "%s is read as it is; more waits in %s: `skillaudit consume` reads it in",
+                    settings.database,
+                    settings.outbox_dir,
+                )
+                return
 
 
 async def _catch_up(hosted: HostedConsumer, limit_s: float) -> None:
@@ -179,7 +208,7 @@ def _write_half(settings: Settings, resources: AsyncExitStack) -> LogWriter:
         if forwarder is not None:
             await asyncio.to_thread(forwarder.close, CLOSE_TIMEOUT_S)
         if report.pending:
-            _log.warning("%d records stay in the outbox for the next reader", report.pending)
+            _log.warning("left in the outbox for the next reader: %s", counted(report.pending, "record"))
 
     resources.push_async_callback(close)
     return writer

@@ -28,7 +28,7 @@ from skillaudit.contract.admin import (
     StoredHold,
 )
 from skillaudit.contract.clock import SystemClock, to_us
-from skillaudit.contract.errors import RejectedError, UnreachableError
+from skillaudit.contract.errors import RejectedError
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.acts import ActKind
 from skillaudit.storage.locating import owner_url
@@ -187,7 +187,8 @@ class FileOperations(_LocalOperations):
 async def open_operations(settings: Settings) -> AsyncGenerator[Operations]:
     """Asks the consumer at `url`, else the live owner of the database, else takes the file while the block lasts.
 
-    Raises `LockedError` where a process without an HTTP surface owns it, `UnreachableError` where there is no file.
+    Raises `LockedError` where a process without an HTTP surface owns it, `UnreachableError` where there is no file,
+    `UnopenedError` where it is no database of ours.
     """
     async with contextlib.AsyncExitStack() as resources:
         yield await patiently(settings, lambda: _open(settings, resources))
@@ -201,10 +202,7 @@ async def _open(settings: Settings, resources: contextlib.AsyncExitStack) -> Ope
 
         remote = HttpOperations(url, token=read_token(settings.token_file))
         return await resources.enter_async_context(remote)
-    if not settings.database.exists():
-        raise UnreachableError(
-            f"there is no database at {settings.database}; has anything been consumed yet?"
-        )
+    await asyncio.to_thread(_look, settings.database)
     database = await asyncio.to_thread(open_database, settings.database)
     resources.push_async_callback(asyncio.to_thread, database.close)
     # A journal that is anchored is first taken forward, by whoever puts something into it.
@@ -214,6 +212,13 @@ async def _open(settings: Settings, resources: contextlib.AsyncExitStack) -> Ope
     operations = FileOperations(database, materializer, settings)
     resources.push_async_callback(operations.aclose)
     return operations
+
+
+def _look(path: Path) -> None:
+    """Read-only first: to open it for writing would make a database of whatever file was named."""
+    from skillaudit.query.standalone import open_file
+
+    open_file(path).close()
 
 
 def take_forward(settings: Settings, materializer: Materializer) -> None:

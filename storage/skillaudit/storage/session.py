@@ -11,6 +11,7 @@ from typing import Literal, Protocol, Self, TypeVar
 from skillaudit.contract.errors import NotYetMaterializedError
 from skillaudit.contract.records import RunFilter, RunState, RunStats, SkillRun, SkillRunLog
 from skillaudit.contract.storage import AuditReader, Positions
+from skillaudit.contract.words import counted
 from skillaudit.storage.writing import LogWriter
 
 T = TypeVar("T")
@@ -181,7 +182,7 @@ class SessionStorage:
         report = await self._writer.flush(self._wait_s)
         if report is not None and report.pending:
             raise NotYetMaterializedError(
-                f"{report.pending} records written here were not acknowledged within {self._wait_s:g} s; they are kept, "
+                f"of what was written here {counted(report.pending, 'record')} not acknowledged within {self._wait_s:g} s; they are kept, "
                 "read again later or raise session_wait_ms_max"
             )
         positions = self._writer.positions

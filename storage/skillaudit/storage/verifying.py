@@ -11,7 +11,7 @@ from skillaudit.contract.settings import Settings
 from skillaudit.proof.verify import Report, VerifyRequest
 from skillaudit.proof.verify.logged import ControlReading, LoggedAct, logged_act
 from skillaudit.query.verifying import Checks, Progress
-from skillaudit.storage.locating import owner_url
+from skillaudit.storage.locating import owner_url, reads_outbox
 from skillaudit.storage.opening import caught_up, patiently
 
 Tell = Callable[[str, int, int], None]
@@ -37,7 +37,7 @@ async def read_control(settings: Settings) -> ControlReading:
 
     log = make_control(settings)
     if isinstance(log, FileControlLog) and not log.path.exists():
-        return ControlReading(partition=log.partition, error=f"there is no {log.path}")
+        return ControlReading(partition=log.partition, error=f"there is no {log.path}", absent=True)
     acts: list[LoggedAct] = []
     try:
         async with contextlib.aclosing(read_whole(log)) as records:
@@ -47,7 +47,9 @@ async def read_control(settings: Settings) -> ControlReading:
     except SkillauditError as exc:
         return ControlReading(partition=log.partition, error=str(exc))
     if not log.identity:
-        return ControlReading(partition=log.partition, error=f"the cluster has no {log.partition}")
+        return ControlReading(
+            partition=log.partition, error=f"the cluster has no {log.partition}", absent=True
+        )
     return ControlReading(partition=log.partition, acts=tuple(acts))
 
 
@@ -62,7 +64,7 @@ async def _open(
         remote = HttpVerifier(url, token=read_token(settings.token_file))
         async with remote:
             return await remote.verify(request, tell)
-    if settings.uses_kafka or settings.db_file is not None or not settings.outbox_dir.exists():
+    if not reads_outbox(settings):
         return await resources.enter_async_context(_file(settings))
     hosted = await resources.enter_async_context(caught_up(settings))
     return Checks(hosted.service.database.cursor)

@@ -79,24 +79,56 @@ def test_a_policy_asks_for_what_its_members_can_prove(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "found",
+    ("found", "field", "right"),
     [
-        {"grade": "best"},
-        {"key": [KEY]},
-        {"keys": KEY},
-        {"keys": ["not a key"]},
-        {"keys": [KEY[:-4] + "AAA="]},
-        {"anchors": [{"trust": "other"}]},
-        {"anchors": [{"uri": "file:/x", "trust": "me"}]},
-        {"anchor_age_s_max": -1},
-        {"min_retention_days": True},
-        {"expected_hosts": [1]},
-        {"control_log": "yes"},
+        ({"grade": "best"}, "grade", '"self", "signed" or "anchored"'),
+        ({"grade": ["self"]}, "grade", '"self", "signed" or "anchored"'),
+        ({"key": [KEY]}, "'key'", "keys"),
+        ({"keys": KEY}, "keys", "list of texts"),
+        ({"keys": [KEY, "not a key"]}, "keys[1]", "<name>+<8 hex digits>+<base64"),
+        ({"keys": [KEY[:-4] + "AAA="]}, "keys[0]", "skillaudit keys show"),
+        ({"anchors": ["file:/x"]}, "anchors", "[[anchors]]"),
+        ({"anchors": [{"trust": "other"}]}, "anchors[0]: uri", "file:/mnt"),
+        ({"anchors": [{"uri": 7}]}, "anchors[0]: uri", "file:/mnt"),
+        ({"anchors": [{"uri": "file:/x", "trust": "me"}]}, "anchors[0]: trust", '"other" or "same"'),
+        ({"anchors": [{"uri": "file:/x"}, {"url": "file:/x"}]}, "anchors[1]", "uri, trust"),
+        ({"anchor_age_s_max": -1}, "anchor_age_s_max", "whole number"),
+        ({"min_retention_days": True}, "min_retention_days", "whole number"),
+        ({"expected_hosts": [1]}, "expected_hosts", "list of texts"),
+        ({"control_log": "yes"}, "control_log", "true or false"),
     ],
 )
-def test_a_wrong_policy_is_refused_naming_the_file(found):
-    with pytest.raises(SettingsError, match=r"p\.toml"):
+def test_a_wrong_policy_is_refused_naming_file_field_and_what_is_right(found, field, right):
+    """Whoever reads the error has all it takes to mend the file."""
+    with pytest.raises(SettingsError) as refused:
         parse_policy(found, "p.toml")
+    said = str(refused.value)
+    assert said.startswith("p.toml: "), said
+    assert field in said
+    assert right in said
+
+
+@pytest.mark.parametrize(
+    ("uri", "right"),
+    [
+        ("/mnt/worm", "file:/mnt"),
+        ("file:", "file:/mnt"),
+        ("file://host/x", "file:/path"),
+        ("fiel:/x", "file: or kafka:"),
+        ("witness:x", "file: or kafka:"),
+        ("kafka:t", "kafka://host:port/topic"),
+        ("kafka://h:1/white space", "kafka:<topic>"),
+    ],
+)
+def test_an_anchor_that_can_be_none_is_refused_with_the_policy(tmp_path, uri, right):
+    """By the file, and before anything is asked; the same policy that came over the wire names no file of this host."""
+    path = tmp_path / "p.toml"
+    path.write_text(f'[[anchors]]\nuri = "file:/x"\n[[anchors]]\nuri = "{uri}"\n')
+    with pytest.raises(SettingsError) as refused:
+        read_policy(path)
+    assert str(refused.value).startswith(f"{path}: anchors[1]: uri: ")
+    assert right in str(refused.value)
+    assert parse_policy({"anchors": [{"uri": uri}]}, "x").anchors[0].uri == uri
 
 
 @pytest.mark.parametrize("text", ["grade = ", "\udcff"])
@@ -170,3 +202,25 @@ def test_the_state_is_the_verifiers_own(tmp_path):
     path.write_text("{}")
     with pytest.raises(SettingsError, match="state"):
         read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ({}, "ok    grade self (as asked): 4 leaves of the journal, under no known signature or anchor; whoever writes the database could have rewritten it"),
+        ({"asked": "signed"}, "no    grade self (signed was asked for): 4 leaves of the journal, under no"),
+        ({"grade": "signed", "asked": "signed", "signed": 4}, "ok    grade signed (as asked): 4 of 4 leaves of the journal signed by a known key, under no known anchor; whoever writes the database and holds the key could have rewritten it"),
+        ({"grade": "signed", "asked": "anchored", "signed": 4}, "no    grade signed (anchored was asked for): "),
+        ({"grade": "anchored", "asked": "anchored", "anchored": 4, "anchored_at_us": 0}, "ok    grade anchored (as asked): 4 of 4 leaves of the journal anchored at 1970-01-01T00:00:00Z, 41 s ago"),
+        ({"grade": "anchored", "asked": "signed", "anchored": 4, "anchored_at_us": 0}, "ok    grade anchored (signed was asked for): "),
+        ({"asked": "anchored", "anchored": 3, "anchored_at_us": 0}, "no    grade self (anchored was asked for): 3 of 4 leaves of the journal anchored at 1970-01-01T00:00:00Z, 41 s ago; whoever writes the database could have rewritten the rest"),
+        ({"counts": {"EVENT_ALTERED": 1}, "exit_code": 5}, "no    nothing as a whole, since something is violated (self was asked for); 4 leaves of the journal"),
+        ({"counts": {"NOT_CHECKED": 1}, "exit_code": 7}, "no    nothing as a whole, since a part was not checked (self was asked for); 4 leaves"),
+        ({"journal": 1}, "ok    grade self (as asked): 1 leaf of the journal"),
+    ],
+)  # fmt: skip
+def test_the_third_line_says_what_is_proven_and_what_was_asked_for(members, says):
+    """`ok` only where it is proven to the grade asked for; what is weak about that grade stands behind it."""
+    report = Report(**({"scope": "all", "journal": 4, "checked_at_us": 41_000_000} | members))
+    third = list(report.lines())[2]
+    assert third.startswith("proof         " + says)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from skillaudit.cli.demo_fleet.tools import Workshop
 from skillaudit.contract.records import SkillRun
+from skillaudit.contract.words import counted
 
 MODEL: Final = "rules"
 AGENT: Final[Mapping[str, Any]] = {"agent": "demo-fleet", "model": MODEL}
@@ -46,7 +47,7 @@ class Agent:
 
 def measure_files(agent: Agent, files: list[str]) -> str:
     """Size up files."""
-    agent.say(f"I will read {len(files)} files and note their sizes.")
+    agent.say(f"I will read {counted(len(files), 'file')} and note their sizes.")
     rows: list[list[Any]] = []
     for file in files:
         found = agent.use("read_file", file=file)
@@ -54,8 +55,8 @@ def measure_files(agent: Agent, files: list[str]) -> str:
     agent.use("remember", table="files", rows=rows)
     answer = agent.use("query", sql="SELECT count(*), sum(bytes), sum(lines) FROM files")
     count, size, lines = answer["rows"][0]
-    agent.say(f"{count} files, {size} bytes, {lines} lines.")
-    return f"{count} files, {size} bytes, {lines} lines"
+    agent.say(f"{counted(count, 'file')}, {counted(size, 'byte')}, {counted(lines, 'line')}.")
+    return f"{counted(count, 'file')}, {counted(size, 'byte')}, {counted(lines, 'line')}"
 
 
 def map_symbols(agent: Agent, files: list[str]) -> str:
@@ -71,13 +72,14 @@ def map_symbols(agent: Agent, files: list[str]) -> str:
     )
     agent.say(f"By kind: {answer['rows']}")
     return "; ".join(
-        f"{n} of kind {kind}, the longest has {longest} lines" for kind, n, longest in answer["rows"]
+        f"{n} of kind {kind}, the longest has {counted(longest, 'line')}"
+        for kind, n, longest in answer["rows"]
     )
 
 
 def search_words(agent: Agent, files: list[str], pattern: str) -> str:
     """Look for a pattern."""
-    agent.say(f"I will search {len(files)} files for {pattern!r}.")
+    agent.say(f"I will search {counted(len(files), 'file')} for {pattern!r}.")
     hits = {file: len(agent.use("search", file=file, pattern=pattern)) for file in files}
     best = max(hits, key=lambda file: hits[file], default="")
     agent.say(f"{sum(hits.values())} hits, most in {best}.")

@@ -19,6 +19,7 @@ from skillaudit.contract.records import (
     SkillRun,
 )
 from skillaudit.contract.storage import AuditReader
+from skillaudit.contract.words import counted
 
 NEWEST = 8
 EVENTS_SHOWN = 12
@@ -69,7 +70,7 @@ async def _print_tree(
     reader: AuditReader, run: SkillRun, states: dict[str, RunState], depth: int = 0
 ) -> None:
     state = states.get(run.id)
-    events = f"{state.events} events, {state.completeness}" if state else ""
+    events = f"{counted(state.events, 'event')}, {state.completeness}" if state else ""
     stdout().print(
         f"{'   ' * depth}{run.skill_id}  {run.status}  {run.runtime_seconds:.3f} s  {events}", markup=False
     )
@@ -108,20 +109,20 @@ async def _print_completeness(reader: AuditReader, account: Account, states: dic
     complete = sum(s.completeness is Completeness.COMPLETE for s in states.values())
     cut_off = [r for r in account.runs.values() if r.skill_id == KILLED_SKILL and not r.status]
     _heading("Completeness")
-    stdout().print(f"{complete} of {len(account.runs)} runs are complete: every number is there.")
+    stdout().print(f"complete, every number there: {complete:,} of {counted(len(account.runs), 'run')}.")
     for run in cut_off:
         state = states.get(run.run_id)
         stdout().print(
             f"{run.run_id} ({run.skill_id}) was killed in the middle: {state.liveness if state else 'unknown'}, its "
-            f"{stored[run.run_id]} events are all that it recorded.",
+            f"{counted(stored[run.run_id], 'event')}: all that it recorded.",
             markup=False,
         )
     if problems:
         print_table(("run", "skill", "missing"), problems)
     expected = {KILLED_SKILL} == {run.skill_id for run in account.runs.values() if not run.status}
     stdout().print(
-        f"{sum(stored.values())} events stored; {account.events} events recorded; "
-        f"{'nothing is missing' if not problems else f'{len(problems)} problems'}."
+        f"{counted(sum(stored.values()), 'event')} stored; {counted(account.events, 'event')} recorded; "
+        f"{'nothing is missing' if not problems else counted(len(problems), 'problem')}."
     )
     return expected and not problems
 
@@ -136,10 +137,10 @@ def _problems(run: RunAccount, state: RunState | None, stored: int) -> Iterator[
     if state.missing:
         yield f"events {format_ranges(state.missing)}"
     if stored < run.events or (run.status and stored != run.events):
-        yield f"{stored} events stored, {run.events} recorded"
+        yield f"{counted(stored, 'event')} stored, {run.events:,} recorded"
     if run.status and state.completeness is not Completeness.COMPLETE:
         yield f"reads {state.completeness}"
     if not run.status and state.liveness is not Liveness.ABANDONED:
         yield f"was killed and reads {state.liveness}"
     if state.conflicts:
-        yield f"{state.conflicts} conflicts"
+        yield counted(state.conflicts, "conflict")

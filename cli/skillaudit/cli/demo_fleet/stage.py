@@ -20,6 +20,7 @@ from skillaudit.cli.running import ProgressLine
 from skillaudit.contract.clock import uuid7
 from skillaudit.contract.records import Liveness
 from skillaudit.contract.settings import PREFIX, Settings
+from skillaudit.contract.words import counted
 from skillaudit.storage.hosting import HostedConsumer, host_consumer
 
 KILL_AFTER_EVENTS: Final = 25
@@ -40,8 +41,8 @@ async def run_demo(settings: Settings, *, keep: bool) -> bool:
         account = Account.read(accounts)
         await _settle(staged, hosted, account)
         stderr().print(
-            f"{len(account.runs)} runs and {account.events} events recorded, "
-            f"{hosted.service.status.records} records materialized in {time.monotonic() - began_s:.1f} s"
+            f"{counted(len(account.runs), 'run')} and {counted(account.events, 'event')} recorded, "
+            f"{counted(hosted.service.status.records, 'record')} materialized in {time.monotonic() - began_s:.1f} s"
         )
         return await print_report(hosted.reader, account)
 
@@ -129,8 +130,8 @@ def _progress(
     alive = sum(process.returncode is None for process in processes)
     status = hosted.service.status
     return (
-        f"{alive} processes at work, {len(account.runs)} runs, {account.events} events recorded, "
-        f"{status.records} records materialized"
+        f"{counted(alive, 'process', 'processes')} at work, {counted(len(account.runs), 'run')}, {counted(account.events, 'event')} recorded, "
+        f"{counted(status.records, 'record')} materialized"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from skillaudit.contract.errors import UnreachableError
 from skillaudit.contract.outbox.files import read_optional, sync_directory
+from skillaudit.contract.words import counted
 from skillaudit.proof import merkle
 from skillaudit.proof.anchors.base import (
     AnchorObject,
@@ -87,7 +88,7 @@ class FileAnchor:
         found = self._create(path, content)
         if found != content and not same_content(parse_object(found, str(path)), new):
             raise AnchorConflictError(
-                f"{path} holds another journal of {new.checkpoint.size} leaves; keep both and run `skillaudit verify`"
+                f"{path} holds another journal of {counted(new.checkpoint.size, 'leaf', 'leaves')}; keep both and run `skillaudit verify`"
             )
         self._complete_tiles(new)
         return Receipt(path.stat().st_mtime_ns // 1000, str(path))

@@ -13,6 +13,7 @@ import orjson
 
 from skillaudit.contract.digests import FINISH_FIELDS
 from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.contract.words import counted
 from skillaudit.proof.acts import Act, ActKind, parse_act
 from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.leaves import encode_act
@@ -190,7 +191,9 @@ def _purged(
     days = max(minimum_days, int(act.policy.get("min_retention_days", 0)))
     newest = max((at for at in (received_us, started_us) if at), default=None)
     if (days and newest is not None and newest > act.at_us - days * _DAY_US) or violates == "minimum":
-        yield Finding(Kind.PURGE_VIOLATES_MINIMUM, f"was purged before it was {days} days old", where)
+        yield Finding(
+            Kind.PURGE_VIOLATES_MINIMUM, f"was purged before it was {counted(days, 'day')} old", where
+        )
 
 
 def _covers(hold: Act, run_id: str, skill_id: str | None) -> bool:

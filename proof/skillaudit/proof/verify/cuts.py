@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.contract.words import counted
 from skillaudit.proof.acts import Act, ActKind, parse_act
 from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.leaves import parse_act as act_of_leaf
@@ -49,7 +50,7 @@ def find_cuts(engine: Engine, findings: Findings, proven: int) -> Cuts:
         if named and journal_idx < proven:
             rows[partition] = first
             says = (
-                f"{first - here} rows before this one were sealed and are not in this database, nor the runs and events they"
+                f"{counted(first - here, 'sealed row')} before this one not in this database, nor the runs and events they"
                 f" told of: it was made again from records that begin later; what comes after position {offset} is covered"
             )
             findings.add(Finding(Kind.LEDGER_CUT, says, where))

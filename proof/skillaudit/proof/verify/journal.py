@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from skillaudit.contract.words import counted
 from skillaudit.proof.checkpoint import read_checkpoint
 from skillaudit.proof.errors import NoteError
 from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
@@ -178,7 +179,9 @@ def _against_checkpoints(
     agreed = 0
     for it in signed:
         if it.size > state.size:
-            says = f"has {state.size} leaves, a checkpoint in the database is of {it.size}"
+            says = (
+                f"has {counted(state.size, 'leaf', 'leaves')}, a checkpoint in the database is of {it.size}"
+            )
             findings.add(Finding(Kind.JOURNAL_ROLLED_BACK, says))
         elif roots.get(it.size) != it.root:
             says = f"differs from its own checkpoint of {it.size}; up to {agreed} it agrees"
@@ -225,7 +228,7 @@ def _against_anchor(
             agreed = it
     newest = max(reading.checkpoints, key=lambda it: it.size, default=None)
     if newest is not None and newest.size > state.size:
-        says = f"the journal has {state.size} leaves, anchored are {newest.size}"
+        says = f"the journal has {counted(state.size, 'leaf', 'leaves')}, anchored are {newest.size}"
         findings.add(Finding(Kind.JOURNAL_ROLLED_BACK, says, where))
     findings.add_all(_rewritten(reading, roots, hashes, state, agreed))
     if agreed is not None and reading.trust == "other" and _counts(agreed, policy):

@@ -18,6 +18,7 @@ from skillaudit.contract.digests import run_hash
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.events import format_ranges, parse_ranges
 from skillaudit.contract.ranges import Ranges
+from skillaudit.contract.words import counted
 from skillaudit.proof.findings import Finding, Kind
 from skillaudit.proof.verify.facts import Mark, RunFacts
 
@@ -85,7 +86,7 @@ def _events(facts: RunFacts) -> Iterator[Finding]:
             says = f"{when} its content does not match its tag"
         yield _of(facts, Kind.EVENT_ALTERED, says, sequence=it.seq)
     if facts.altered_more:
-        yield _of(facts, Kind.EVENT_ALTERED, f"and {facts.altered_more} more events of it")
+        yield _of(facts, Kind.EVENT_ALTERED, f"and {counted(facts.altered_more, 'more event')} of it")
     if facts.backwards is not None and not facts.altered:
         yield _of(facts, Kind.CLOCK_JUMP, "is dated before the event before it", sequence=facts.backwards)
     yield from _clock(facts)
@@ -200,7 +201,7 @@ def _heads(facts: RunFacts, *, whole: bool) -> Iterator[Finding]:
             yield _of(
                 facts,
                 Kind.RUN_REWRITTEN,
-                f"its head through {mark.events} events differs from the ledger's ({mark.place}), and its tags agree: it was rewritten",
+                f"its head through {counted(mark.events, 'event')} differs from the ledger's ({mark.place}), and its tags agree: it was rewritten",
                 sequence=mark.events - 1,
             )
 
@@ -273,7 +274,7 @@ def _equivocation(facts: RunFacts) -> Iterator[Finding]:
             )
     if facts.stored_conflicts and not told:
         says = (
-            f"{facts.stored_conflicts} records claim a place in it that another record holds; see conflicts"
+            f"has {counted(facts.stored_conflicts, 'conflict')}: records for a place that another one holds"
         )
         yield _of(facts, Kind.RUN_EQUIVOCATES, says)
 

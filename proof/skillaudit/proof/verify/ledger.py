@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from skillaudit.contract.words import counted
 from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
 from skillaudit.proof.merkle import root_of
 from skillaudit.proof.verify.cuts import NO_CUTS, Cuts
@@ -94,7 +95,7 @@ def _sealed_ranges(
             if found < rows and first + rows <= cut.get(partition, 0):
                 yield journal_idx, []
             elif found < rows:
-                says = f"{span}: {rows} rows were sealed, {found} are there"
+                says = f"{span}: {counted(rows, 'row')} sealed, {found:,} there"
                 yield journal_idx, [Finding(Kind.LEDGER_ENTRY_MISSING, says, where)]
             elif found > rows or root_of(bytes.fromhex(hashes)).hex() != root:
                 yield (
@@ -122,19 +123,19 @@ def _listed(engine: Engine) -> Iterator[Finding]:
                 says = f"its finish was received ({place}), and nothing of it is stored"
                 yield Finding(Kind.RUN_MISSING, says, where)
     for run_key, events in engine.rows(FILE, "strays", limit=_LIMIT):
-        yield Finding(Kind.EVENT_EXTRA, f"{events} events belong to run key {run_key}, which no run has")
+        yield Finding(Kind.EVENT_EXTRA, f"{counted(events, 'event')} of run key {run_key}, which no run has")
 
 
 def _told_twice(engine: Engine) -> Iterator[Finding]:
     for run_id, _, times in engine.rows(FILE, "twice", limit=_LIMIT):
         yield Finding(Kind.RUN_EQUIVOCATES, f"is stored {times} times", {"run_id": run_id})
     for run_key, times in engine.rows(FILE, "keys_twice", limit=_LIMIT):
-        yield Finding(Kind.COLUMN_ALTERED, f"{times} runs have the run key {run_key}")
+        yield Finding(Kind.COLUMN_ALTERED, f"{counted(times, 'run')} have the run key {run_key}")
     for run_id, kind, statements, place in engine.rows(FILE, "listed_twice", limit=_LIMIT):
         says = f"the ledger holds {statements} different statements of its {kind} ({place})"
         yield Finding(Kind.RUN_EQUIVOCATES, says, {"run_id": run_id})
     for source_id, source_seq, runs, one, other, place in engine.rows(FILE, "numbered_twice", limit=_LIMIT):
-        says = f"was given to {runs} runs, among them {one} and {other} ({place})"
+        says = f"was given to {counted(runs, 'run')}, among them {one} and {other} ({place})"
         yield Finding(Kind.SOURCE_EQUIVOCATES, says, {"source_id": source_id, "source_seq": source_seq})
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from skillaudit.contract.clock import from_us
+from skillaudit.contract.words import counted
 from skillaudit.proof.findings import SEVERITIES, Findings, Kind, Severity, finding_line
 from skillaudit.proof.policy import Grade
 
@@ -81,7 +82,7 @@ class Report:
         """The first lines for people; findings follow."""
         yield f"integrity     {self._integrity() if self.run is None else self._integrity_of_run(self.run)}"
         yield f"completeness  {self._completeness() if self.run is None else self._completeness_of_run(self.run)}"
-        yield f"anchored      {self._anchored()}"
+        yield f"proof         {self._proof()}"
 
     def _word(self, severity: Severity) -> str:
         """How a verdict begins; nothing is ok of which a part was not looked at."""
@@ -95,9 +96,7 @@ class Report:
             f"{it['kind']} {it['ledger']} sealed in journal {it['journal_idx']:,}"
             for it in run.get("sealed", ())
         ]
-        return "; ".join(
-            [f"{word}{run['integrity']}, {self.events:,} {_plural('event', self.events)}", *seals]
-        )
+        return "; ".join([f"{word}{run['integrity']}, {counted(self.events, 'event')}", *seals])
 
     def _completeness_of_run(self, run: Mapping[str, Any]) -> str:
         word = self._word(Severity.INCOMPLETE)
@@ -106,9 +105,7 @@ class Report:
         )
 
     def _integrity(self) -> str:
-        parts = [
-            f"{self.runs:,} {_plural('run', self.runs)}, {self.events:,} {_plural('event', self.events)}"
-        ]
+        parts = [f"{counted(self.runs, 'run')}, {counted(self.events, 'event')}"]
         if self.purged:
             parts.append(f"{self.purged:,} purged by acts")
         if self.redacted:
@@ -116,27 +113,43 @@ class Report:
         if self.verdict(Severity.VIOLATION):
             return self._word(Severity.VIOLATION) + "; ".join(parts)
         found = sum(self._found(Severity.VIOLATION))
-        return f"FAIL  {self.altered:,} of {'; '.join(parts)}; {found:,} {_plural('finding', found)}"
+        return f"FAIL  {self.altered:,} of {'; '.join(parts)}; {counted(found, 'finding')}"
 
     def _completeness(self) -> str:
-        known = f"{self.sources:,} {_plural('source', self.sources)}, {self.started:,} {_plural('run', self.started)} started"
-        live = f"; {self.live:,} {_plural('source', self.live)} live" if self.live else ""
+        known = f"{counted(self.sources, 'source')}, {counted(self.started, 'run')} started"
+        live = f"; {counted(self.live, 'source')} live" if self.live else ""
         if self.verdict(Severity.INCOMPLETE):
             return f"{self._word(Severity.INCOMPLETE)}{known}{live}"
         return f"FAIL  {known}; {self.never_arrived:,} never arrived, {self.incomplete:,} incomplete{live}"
 
-    def _anchored(self) -> str:
-        word = "ok    " if Grade(self.grade).strength >= Grade(self.asked).strength else "no    "
+    def _proof(self) -> str:
+        reached, asked = Grade(self.grade), Grade(self.asked)
+        wish = "as asked" if reached is asked else f"{self.asked} was asked for"
+        if not self.verdict(Severity.VIOLATION) or self.counts.get(Kind.NOT_CHECKED):
+            why = "a part was not checked" if self.verdict(Severity.VIOLATION) else "something is violated"
+            return f"no    nothing as a whole, since {why} ({self.asked} was asked for); {self._journal()}"
+        word = "ok    " if reached.strength >= asked.strength else "no    "
+        return f"{word}grade {self.grade} ({wish}): {self._journal()}{self._doubt()}"
+
+    def _journal(self) -> str:
+        leaves = f"{counted(self.journal, 'leaf', 'leaves')} of the journal"
         if self.anchored and self.anchored_at_us is not None:
             age_s = max(self.checked_at_us - self.anchored_at_us, 0) // 1_000_000
             at = from_us(self.anchored_at_us).isoformat(timespec="seconds").replace("+00:00", "Z")
-            return f"{word}journal {self.anchored:,} of {self.journal:,} anchored at {at}, {age_s} s ago; grade {self.grade}"
-        signed = (
-            f"{self.signed:,} of {self.journal:,} signed"
-            if self.signed
-            else f"{self.journal:,} leaves, not signed"
-        )
-        return f"{word}journal {signed}, no anchor; grade {self.grade} (who writes the database could have rewritten it)"
+            return f"{self.anchored:,} of {leaves} anchored at {at}, {age_s:,} s ago"
+        if self.signed:
+            return f"{self.signed:,} of {leaves} signed by a known key, under no known anchor"
+        return f"{leaves}, under no known signature or anchor"
+
+    def _doubt(self) -> str:
+        """Who could have rewritten what is proven no better."""
+        if self.grade == Grade.ANCHORED.value:
+            return ""
+        who = "whoever writes the database"
+        if self.grade == Grade.SIGNED.value:
+            return f"; {who} and holds the key could have rewritten it"
+        what = "the rest" if self.signed or self.anchored else "it"
+        return f"; {who} could have rewritten {what}"
 
 
 def parse_report(found: Mapping[str, Any]) -> Report:
@@ -149,7 +162,3 @@ def sentence(finding: Mapping[str, Any]) -> str:
     """A finding's line for people; of a newer release's finding, too."""
     subject = {name: value for name, value in finding.items() if name not in {"kind", "severity", "says"}}
     return finding_line(finding["kind"], subject, finding["says"])
-
-
-def _plural(noun: str, number: int) -> str:
-    return noun if number == 1 else noun + "s"

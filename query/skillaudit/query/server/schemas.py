@@ -255,6 +255,7 @@ class ActReport(BaseModel):
     events: int
     held: int
     young: int
+    holds: list[str]
 
 
 class Act(BaseModel):
