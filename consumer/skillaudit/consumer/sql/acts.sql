@@ -68,7 +68,7 @@ ORDER BY a.rowid
 WITH moment AS (
     SELECT coalesce((SELECT rowid FROM store.acts WHERE act_id = $act_id), 9223372036854775807) AS place
 )
-SELECT h.scope
+SELECT h.act_id, h.scope
 FROM store.holds AS h
 JOIN store.acts AS p ON p.act_id = h.act_id
 LEFT JOIN store.acts AS r ON r.act_id = h.released_by

@@ -116,3 +116,6 @@ DELETE FROM store.runs WHERE run_key IN (SELECT run_key FROM chosen)
 -- name: received_since
 -- Per partition, the first run that arrived at that time or later: what lies below it arrived before.
 SELECT partition, min(record_offset) FROM store.runs WHERE epoch_us(received_at) >= $since_us GROUP BY partition
+
+-- name: count_before
+SELECT count(*) FROM store.runs WHERE epoch_us(started_at) < $before_us
