@@ -10,14 +10,13 @@ import shutil
 import tempfile
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from tests.faults import stream
-from tests.faults.fuse import MOMENTS, Fuse, open_fused
-from tests.faults.old_schema import OLD_RUNS, assert_old, make_old_file
+from tests.faults.fuse import MOMENTS, open_fused
+from tests.faults.old_schema import NEWEST, OLD_RUNS, OLDER, OldFiles, statements_by_step
 from tests.faults.rows import Case, row
 from tests.faults.service_worker import POINTS, CommitOnPoll
 from tests.faults.stage import (
@@ -120,7 +119,7 @@ async def _work(case: Case, life: Life, seed: int, **details: Any) -> int:
 
 
 def _zygote(case: Case) -> Zygote:
-    return case.resource
+    return case.resource.zygote if isinstance(case.resource, Migrations) else case.resource
 
 
 async def _finish(case: Case, life: Life, before: int) -> None:
@@ -220,56 +219,72 @@ async def killed_at_a_statement(case: Case) -> None:
 
 
 MIGRATION_KILLS = 5
+MIGRATIONS = tuple((since, step) for since in OLDER for step in range(since + 1, NEWEST + 1))
+"""Version of a file, and the step of its migration that is cut off."""
 
 
-@cache
-def _migration_statements() -> int:
-    """How many there are to die at."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "old.duckdb"
-        make_old_file(path)
-        with contextlib.closing(open_fused(path, Fuse(at=1 << 62))) as database:
-            return database.fuse.passed
+@dataclass(frozen=True, slots=True)
+class Migrations:
+    """What every case of it needs."""
+
+    zygote: Zygote
+    files: OldFiles
+    statements: dict[int, dict[int, list[int]]]
+    """Version -> step -> statements of the whole migration that are part of it."""
+
+
+@contextlib.asynccontextmanager
+async def old_files_and_zygote() -> AsyncGenerator[Migrations]:
+    """A resource of rows."""
+    with tempfile.TemporaryDirectory() as made:
+        files = await asyncio.to_thread(OldFiles, Path(made))
+        statements: dict[int, dict[int, list[int]]] = {}
+        for since in OLDER:
+            shutil.copy(files.path(since), copy := Path(made) / f"migrated-{since}.duckdb")
+            statements[since] = await asyncio.to_thread(statements_by_step, copy)
+        async with zygote() as forking:
+            yield Migrations(forking, files, statements)
 
 
 @row(
     "consumer-killed-migrating",
-    about="SIGKILL before, during or after an exact statement of the migration of a file with schema 1",
-    judge="the file has the old schema or the new one, and all rows that it held",
+    about="SIGKILL before, during or after an exact statement of every step of the migration, of files of every older schema",
+    judge="the file has exactly the tables, columns and views of one of the schemas, its version names that one, and every row that it held is in it unchanged; the next start brings it to the newest",
     synthetic=True,
     full=100,
-    share=5,
+    share=10,
     case_s_max=900,
     test=5,
     off={"migrated-whole": "every statement of a migration is committed by itself"},
-    resource=zygote,
+    resource=old_files_and_zygote,
 )
 async def killed_migrating(case: Case) -> None:
-    """The file has the old schema or the new one, nothing in between, and what it held."""
+    """The file has the old schema or a newer one, nothing in between, and what it held."""
+    shared: Migrations = case.resource
     life, chance = _life(case), case.random
-    old, kills = case.directory / "old.duckdb", 0
-    await asyncio.to_thread(make_old_file, old)
-    statements = await asyncio.to_thread(_migration_statements)
-    shutil.copy(old, life.path)
-    while kills < MIGRATION_KILLS:
+    for number in range(MIGRATION_KILLS):
+        since, step = MIGRATIONS[(case.number * MIGRATION_KILLS + number) % len(MIGRATIONS)]
+        for path in case.directory.glob(f"{life.path.name}*"):
+            path.unlink()
+        shutil.copy(shared.files.path(since), life.path)
         fuse = {
-            "at": chance.randint(1, statements),
+            "at": chance.choice(shared.statements[since][step]),
             "moment": chance.choice(MOMENTS),
             "during_us": int(10 ** chance.uniform(1, 4)),
         }
         code = await _work(case, life, case.seed, batches=0, fuse=fuse)
-        kills += code == KILLED
-        await asyncio.to_thread(assert_old, life.path, newest=code == 0)
-        if code == 0:  # a file that was cut off before is migrated further than its fuse
-            shutil.copy(old, life.path)
-    await _work(case, life, case.seed, batches=0)
+        assert code == KILLED or case.switched_off, f"statement {fuse['at']} of step {step} never came"
+        version = await asyncio.to_thread(shared.files.assert_kept, life.path, since)
+        assert version in (step - 1, step), f"cut off in step {step}, and schema {version}"
+        case.note(**{f"from_{since}_in_step_{step}": 1, "step_stood": int(version == step)})
+        await _work(case, life, case.seed, batches=0)
+        await asyncio.to_thread(shared.files.assert_kept, life.path, since, newest=True)
+        case.events += OLD_RUNS
     await asyncio.to_thread(_goes_on, life.path)
-    case.injections = kills
-    case.events += OLD_RUNS
+    case.injections = MIGRATION_KILLS
 
 
 def _goes_on(path: Path) -> None:
-    assert_old(path, newest=True)
     database = open_fused(path)
     materializer = Materializer(database)
     materializer.apply(stream.records(0, 2))
