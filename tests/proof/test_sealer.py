@@ -304,7 +304,7 @@ def test_a_checkpoint_of_an_anchor_counts_as_signed(database):
         cursor.execute(
             "DELETE FROM store.journal WHERE idx = 1; DELETE FROM store.checkpoints WHERE size = 2"
         )
-    with pytest.raises(SigningRefusedError, match="it has 1 leaves"):
+    with pytest.raises(SigningRefusedError, match="it has 1 leaf"):
         Sealer(database, signing=signing).meet(newest)
     with pytest.raises(NoteError, match="none of our keys"):
         Sealer(database, signing=Signing(signers=[signer(seed=7)], state=MemoryState())).meet(newest)

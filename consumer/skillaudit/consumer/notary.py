@@ -30,6 +30,7 @@ from skillaudit.contract.errors import (
     UnreachableError,
 )
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.words import counted
 from skillaudit.proof.anchors import Anchor, open_anchor
 from skillaudit.proof.decided import FileCuts
 from skillaudit.proof.journal import Journal
@@ -182,8 +183,8 @@ class Notary:
             status.signed_size = report.signed[-1].size
         if report.incidents:
             _log.error(
-                "%d runs do not agree with what was recorded of them; run `skillaudit verify`",
-                report.incidents,
+                "differs from what was recorded: %s; run `skillaudit verify`",
+                counted(report.incidents, "run"),
             )
         return report.more
 

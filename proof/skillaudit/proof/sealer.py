@@ -24,6 +24,7 @@ import duckdb
 from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import DatabaseError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
+from skillaudit.contract.words import counted
 from skillaudit.proof import merkle
 from skillaudit.proof.checkpoint import Checkpoint, open_checkpoint
 from skillaudit.proof.cuts import cut_rows, name_cuts, unnamed_cuts
@@ -436,14 +437,14 @@ def _check_contains(journal: Journal, signed: Checkpoint) -> None:
     """Raise unless the journal's beginning is what was signed."""
     size = journal.size()
     if size < signed.size:
-        raise _refused(signed, f"it has {size} leaves")
+        raise _refused(signed, f"it has {counted(size, 'leaf', 'leaves')}")
     if journal.root(signed.size) != signed.root:
         raise _refused(signed, "its beginning is another")
 
 
 def _refused(signed: Checkpoint, how: str) -> SigningRefusedError:
     return SigningRefusedError(
-        f"the journal does not continue the checkpoint of {signed.size} leaves that was signed: {how}. Nothing is sealed"
+        f"the journal does not continue the checkpoint of {counted(signed.size, 'leaf', 'leaves')} that was signed: {how}. Nothing is sealed"
         " or signed until its leaves are put back: from an anchor that holds them, or with a backup; look with `skillaudit"
         " verify`. Where neither is left, a new journal is begun on purpose: with a key of another name"
         " (`skillaudit keys new`), another seal_state_file and other anchors; what was signed before then proves nothing here"
