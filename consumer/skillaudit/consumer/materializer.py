@@ -28,6 +28,7 @@ from skillaudit.consumer.acting import Acting, ActResult
 from skillaudit.consumer.changes import Changes
 from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.database import Database
+from skillaudit.consumer.losses import Told
 from skillaudit.consumer.poison import PoisonPolicy, exceeded
 from skillaudit.consumer.positions import (
     BrokerClock,
@@ -65,6 +66,8 @@ class ApplyReport:
     skipped: int = 0
     """Below the stored positions: consumed before."""
     outcomes: Counter[Outcome] = field(default_factory=Counter[Outcome])
+    told: Told = field(default_factory=Told)
+    """What sources say that was lost."""
     runs_started: int = 0
     runs_finished: int = 0
     positions: dict[str, int] = field(default_factory=dict[str, int])
@@ -75,6 +78,7 @@ class ApplyReport:
         self.records += other.records
         self.skipped += other.skipped
         self.outcomes.update(other.outcomes)
+        self.told.update(other.told)
         self.runs_started += other.runs_started
         self.runs_finished += other.runs_finished
         self.positions |= other.positions
@@ -318,6 +322,7 @@ class Materializer:
             records=len(records),
             skipped=len(records) - len(fresh),
             outcomes=tally.outcomes,
+            told=tally.told,
             runs_started=tally.runs_started,
             runs_finished=tally.runs_finished,
             positions={book.partition: book.next_offset for book in moved},

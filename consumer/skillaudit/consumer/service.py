@@ -47,6 +47,7 @@ from skillaudit.consumer.claims import Claim
 from skillaudit.consumer.control import ControlLog, make_control
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.following import ControlFollower
+from skillaudit.consumer.losses import LossLog
 from skillaudit.consumer.materializer import ApplyReport, Materializer, MaterializerPolicy
 from skillaudit.consumer.notary import (
     STEP_INTERVAL_S,
@@ -79,6 +80,7 @@ from skillaudit.contract.owner import Owner, owner_file, remove_owner, write_own
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import OUTBOX_TOPIC, Finding, RecordBatch, RecordSource
 from skillaudit.contract.storage import Positions
+from skillaudit.contract.words import counted
 
 T = TypeVar("T")
 
@@ -191,6 +193,7 @@ class ConsumerService:
         self._control = ControlFollower(control or make_control(settings), self._on_writer)
         self._retaining: asyncio.Task[None] | None = None
         self._clock = clock or SystemClock()
+        self._losses = LossLog(self._clock)
         self._accepted = tuple(accept_history_loss)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-writer")
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="skillaudit-sealer")
@@ -423,6 +426,7 @@ class ConsumerService:
             await asyncio.wait((self._retaining,))
             self._retaining = None
         self._closed = True
+        self._losses.tell(last=True)
         source, self._source = self._source, None
         try:
             await self._control.close()
@@ -495,6 +499,7 @@ class ConsumerService:
             await self._commit()
         self.status.apply_ms = took_s * 1000
         self._measure(len(batch.records))
+        self._losses.tell()
         if not any(self.status.lag.values()):
             self.caught_up.set()
         await self._tick_and_seal()
@@ -544,6 +549,7 @@ class ConsumerService:
         self.status.batches += 1
         for outcome, count in report.outcomes.items():
             self.status.outcomes[str(outcome.value)] = self.status.outcomes.get(str(outcome.value), 0) + count
+        self._losses.take(report.outcomes, report.told)
         async with self._moved:
             self._positions.update(report.positions)
             self._moved.notify_all()
@@ -651,7 +657,7 @@ class ConsumerService:
             _log.info("retention_days=%d: tried again later: %s", days, exc)
         else:
             if report.runs:
-                _log.info("retention_days=%d: %d runs deleted", days, report.runs)
+                _log.info("retention_days=%d: %s deleted", days, counted(report.runs, "run"))
 
     async def _move(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._sealing, self.materializer.sealer.move)

@@ -24,13 +24,14 @@ from skillaudit.consumer.judging import (
     record_bytes,
 )
 from skillaudit.consumer.lookup import KeptRecord, find_calls, find_records, find_tags, logs_of_run
+from skillaudit.consumer.losses import Told
 from skillaudit.consumer.positions import PartitionBook
 from skillaudit.consumer.remembered import Remembered
-from skillaudit.consumer.losses import Told
 from skillaudit.consumer.sources import SourceBook
 from skillaudit.consumer.staging import Decoded, Parse, decode
 from skillaudit.consumer.statements import statements
 from skillaudit.contract import events as wire_events
+from skillaudit.contract.digests import run_hash
 from skillaudit.contract.records import Liveness
 from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord
@@ -143,7 +144,10 @@ class TopicTaker:
                     self._settle(partition, trial)
                 first, partition.ledger_next = partition.ledger_next, partition.ledger_next + len(entries)
                 origin = (record.received_us, record.offset)
-                rows += [(record.partition, n, *entry, *origin) for n, entry in enumerate(entries, first)]
+                rows += [
+                    (record.partition, n, *entry, *origin, run_hash(entry.run_id))
+                    for n, entry in enumerate(entries, first)
+                ]
 
     def _settle_trials(self) -> None:
         """Of partitions whose records reach, with this batch, the end of the seal in which their ledger begins again."""
