@@ -52,18 +52,33 @@ SELECT 'refused', seq, NULL, NULL, NULL, NULL, NULL FROM refusals WHERE run_key 
 SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
 FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
 
+-- name: block_of_seal
+-- Rows of one block of a seal; and numbered -1, as its head, the roots of all its blocks, where these are kept.
+SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
+FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
+UNION ALL
+SELECT -1, NULL, NULL, NULL, NULL, NULL, hashes, NULL, NULL
+FROM ledger_nodes WHERE partition = $partition AND first_row = $seal_first
+
+-- name: marks_of_hash
+SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
+FROM ledger WHERE run_hash = $run_hash AND run_id = $run_id
+
 -- name: marks_of_run
+-- The slow way, by what the hash is of.
 SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
 FROM ledger WHERE run_id = $run_id
 
 -- name: read_to
--- The broker's time up to which a partition is known to be read; and whether all that the source counted is.
-SELECT
-    greatest(
-        coalesce((SELECT epoch_us(max(read_to)) FROM positions WHERE partition = $partition), 0),
-        coalesce((SELECT max(received_us) FROM ledger WHERE partition = $partition), 0)
-    ),
-    EXISTS (SELECT 1 FROM sources WHERE source_id = $source_id AND state = 'closed')
+-- The broker's time up to which a partition is known to be read; and whether all that the source counted is. 0 where no time
+-- is said, or one before what the ledger has of the partition: that is no consumer's word, and excuses nothing.
+SELECT CASE WHEN said >= proven THEN said ELSE 0 END, closed
+FROM (
+    SELECT
+        coalesce((SELECT epoch_us(max(read_to)) FROM positions WHERE partition = $partition), 0) AS said,
+        coalesce((SELECT max(received_us) FROM ledger WHERE partition = $partition), 0) AS proven,
+        EXISTS (SELECT 1 FROM sources WHERE source_id = $source_id AND state = 'closed') AS closed
+)
 
 -- name: rest_of_run
 -- What there may be of it beside its row, its events and the ledger's rows; mostly nothing. One kind a branch.

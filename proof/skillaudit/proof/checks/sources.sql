@@ -77,6 +77,15 @@ SELECT source_id, runs_started, host FROM sources WHERE state = 'silent' ORDER B
 -- Sources whose opening never arrived.
 SELECT source_id, host FROM sources WHERE opened_at IS NULL ORDER BY 1
 
+-- name: number
+-- How far the numbers of a source are due, and which other run was received under one of them.
+SELECT
+    coalesce((SELECT max(due) FROM sources WHERE source_id = $source_id), 0),
+    (
+        SELECT min(run_id) FROM ledger
+        WHERE source_id = $source_id AND source_seq = $source_seq AND kind IN ('start', 'finish') AND run_id NOT IN ('', $run_id)
+    )
+
 -- name: totals
 SELECT
     (SELECT count(*) FROM sources),

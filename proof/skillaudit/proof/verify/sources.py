@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from skillaudit.contract.words import counted
 from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.verify.cuts import NO_CUTS, Cuts, before_cut
 from skillaudit.proof.verify.engine import Engine
@@ -68,6 +69,21 @@ def check_sources(
     return totals
 
 
+def only_listed(engine: Engine, run_id: str, source_id: str, number: int, events: int, place: str) -> Finding:
+    """Of a run that its source lists and of which nothing was ever received, in the engine's snapshot."""
+    where = {"run_id": run_id, "source_id": source_id, "source_seq": number}
+    due, other = engine.rows(FILE, "number", source_id=source_id, source_seq=number, run_id=run_id)[0]
+    if other is not None:
+        return Finding(Kind.SOURCE_EQUIVOCATES, f"was given to {other}, too ({place})", where)
+    if number > due:
+        return Finding(Kind.SOURCE_TAIL_UNKNOWN, f"is listed ({place}), and may still be on its way", where)
+    return Finding(Kind.RUN_NEVER_ARRIVED, _listed_text(events, place), where)
+
+
+def _listed_text(events: int, place: str) -> str:
+    return f"its source lists it with {counted(events, 'event')} ({place}), and nothing of it ever arrived"
+
+
 def _gap(findings: Findings, source_id: str, low: int, high: int, listed: Listed, *, tail: bool) -> None:
     """Numbers that are due. A gap behind everything that arrived is one finding; others are told run by run, each once."""
     if low > high:
@@ -84,7 +100,7 @@ def _gap(findings: Findings, source_id: str, low: int, high: int, listed: Listed
         says = "a run with this number was started, and never arrived"
         if (source_id, number) in listed:
             where["run_id"], events, place = listed[source_id, number]
-            says = f"its source lists it with {events} events ({place}), and nothing of it ever arrived"
+            says = _listed_text(events, place)
         findings.add(Finding(Kind.RUN_NEVER_ARRIVED, says, where))
     findings.count(Kind.RUN_NEVER_ARRIVED, high - low + 1 - TOLD_MAX if high - low + 1 > TOLD_MAX else 0)
 
@@ -95,8 +111,8 @@ def _altered(engine: Engine) -> Iterator[Finding]:
         if missing:
             yield Finding(Kind.SOURCE_ALTERED, "the ledger lists its runs, and its own row is gone", where)
         elif final is not None and (claimed < final or (closed_by and started != final)):
-            says = f"its last word counts {final} runs in the ledger, {started} in its row"
+            says = f"its last word counts {counted(final, 'run')} in the ledger, {started} in its row"
             yield Finding(Kind.SOURCE_ALTERED, says, where)
         else:
-            says = f"its row contradicts itself or the ledger: {state}, closed by {closed_by or 'nobody'}, {started} of {claimed} runs"
+            says = f"its row contradicts itself or the ledger: {state}, closed by {closed_by or 'nobody'}, {started:,} of {counted(claimed, 'run')}"
             yield Finding(Kind.SOURCE_ALTERED, says, where)

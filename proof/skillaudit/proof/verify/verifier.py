@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import duckdb
 
 from skillaudit.contract.errors import DatabaseError, RunNotFoundError
+from skillaudit.contract.words import counted
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
@@ -18,11 +20,12 @@ from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
 from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.runs import RunsCheck, RunTotals
-from skillaudit.proof.verify.single import check_run
+from skillaudit.proof.verify.single import CheckedRun, check_run
 from skillaudit.proof.verify.sources import check_sources
 from skillaudit.proof.verify.tip import prove_journal
 
 Progress = Callable[[str, int, int], None]
+_OF_THE_LEDGER: Final = frozenset({Kind.LEDGER_ALTERED, Kind.LEDGER_ENTRY_MISSING, Kind.SEAL_GAP})
 JournalLook = Callable[[Engine, VerifyRequest, Findings, int], JournalState | None]
 
 
@@ -121,6 +124,19 @@ class Verifier:
             raise RuntimeError("a thorough look ends with a report or an error")
         return report
 
+    def _whole_ledger(self, request: VerifyRequest, journal: JournalState, findings: Findings) -> None:
+        """A run that no row of the ledger proves is no worse than unproven only where the ledger is whole: rows that are gone
+        may have been its own, and what is said to be cut must be.
+        """
+
+        def ours(finding: Finding) -> bool:
+            return finding.kind in _OF_THE_LEDGER
+
+        whole = Findings(wanted=ours)
+        cuts = find_cuts(self._engine, whole, journal.vouched(request))
+        check_ledger(self._engine, request, whole, cuts)
+        findings.add_all(whole.kept())
+
     def _look(self, request: VerifyRequest, run_id: str, now_us: int, look: JournalLook) -> Report | None:
         """None where the quick look is not enough: the run is not found, something is wrong, or acts are to be judged, whose
         leaves it did not see.
@@ -132,10 +148,13 @@ class Verifier:
             return None
         findings.add_all(self._catalog or ())
         checked = check_run(engine, request, findings, totals, journal, run_id)
-        if journal.holds and (checked is None or checked.words.get("redactions") != 0):
+        unlisted = Kind.RUN_UNPROVEN in findings.counts
+        if journal.holds and (checked is None or unlisted or checked.words.get("redactions") != 0):
             return None
+        if unlisted:
+            self._whole_ledger(request, journal, findings)
         if checked is None:
-            raise RunNotFoundError(run_id)
+            checked = _not_found(run_id, findings)
         if journal.holds and findings.of(Severity.VIOLATION):
             return None
         report.runs, report.events = totals.runs, totals.events
@@ -145,6 +164,15 @@ class Verifier:
         report.grade = _grade(journal, findings, checked.proven_by).value
         report.take(findings)
         return report
+
+
+def _not_found(run_id: str, findings: Findings) -> CheckedRun:
+    """Nothing of it is or was stored, which counts only where nothing is violated: who hides a run would be believed else."""
+    if not findings.of(Severity.VIOLATION):
+        raise RunNotFoundError(run_id)
+    says = "is not found, and whoever altered what is told here may have hidden it"
+    findings.add(Finding(Kind.NOT_CHECKED, says, {"run_id": run_id}))
+    return CheckedRun({"run_id": run_id, "completeness": "unproven", "integrity": "unchecked"}, ())
 
 
 def _take_journal(report: Report, journal: JournalState) -> None:
@@ -171,7 +199,7 @@ def _scope(request: VerifyRequest) -> str:
     bounds = "" if request.since_us is None and request.until_us is None else " started in the given time"
     how: dict[Depth, str] = {
         Depth.QUICK: "numbers and heads only",
-        Depth.SAMPLE: f"content of {request.sample} runs",
+        Depth.SAMPLE: f"content of {counted(request.sample, 'run')}",
         Depth.FULL: "content of all runs",
     }
     return f"all runs{bounds}, {how[request.depth]}"
