@@ -1,16 +1,14 @@
 """An agent process under faults: records runs and notes, outside the product, what it was told is safe.
 
 `python -m tests.faults.agent PLAN`, settings from the environment. PLAN is a JSON object, see `Plan`. The form of the account is
-described in `oracle.py`. By its end the process has flushed; it exits 0 if everything is acknowledged or, where nobody consumes,
+described in `notes.py`. By its end the process has flushed; it exits 0 if everything is acknowledged or, where nobody consumes,
 synced, 3 if something is pending, and tells which on standard error.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import random
 import sys
 import threading
@@ -18,9 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import orjson
+from tests.faults.notes import Notebook, NotedRun, payload
 
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
+
+CHILDREN_SHARE = 0.15
+"""Of the runs that could be another's child."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,33 +48,11 @@ class Plan:
     """So many runs are never finished."""
 
 
-class Notebook:
-    """The account file: a line is one write, so that it is there as a whole or not at all."""
-
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def note(self, **entry: object) -> None:
-        """Append one line; safe from any thread."""
-        os.write(self._file, json.dumps(entry).encode() + b"\n")
-
-
-def payload(chance: random.Random, size_bytes: int, number: int) -> dict[str, object]:
-    """A payload whose bytes nobody else makes."""
-    length = max(1, int(size_bytes * chance.uniform(0.5, 1.5)))
-    text = "".join(chance.choices('abcdefghijklmnopqrstuvwxyz é"\\\n\t漢', k=min(length, 64)))
-    return {"n": number, "mark": chance.getrandbits(64), "text": (text * (length // len(text) + 1))[:length]}
-
-
-def digest(content: dict[str, object]) -> str:
-    """SHA-256 of the bytes that the agent handed over, hex."""
-    return hashlib.sha256(orjson.dumps(content)).hexdigest()
-
-
 def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
     """One thread's runs, interleaved."""
     chance = random.Random(f"{plan.seed} {thread}")
-    started, alive, events = 0, [], 0
+    alive: list[tuple[NotedRun, int, bool]] = []
+    started, events = 0, 0
     began_s = time.monotonic()
     wanted = plan.runs
     while started < wanted or alive:
@@ -85,8 +64,7 @@ def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
                 time.sleep(ahead_s)
         events += 1
         if started < wanted and len(alive) < plan.open_at_once:
-            run = sink.start_run(SkillRun(skill_id=f"skill-{started % 7}", caller_id=f"agent-{plan.seed}"))
-            notes.note(run=run.run_id, begin=started)
+            run = _begin(sink, plan, notes, chance, [run for run, _, _ in alive], started)
             alive.append(
                 (run, chance.randint(plan.logs_min, plan.logs_max), started >= plan.leave_unfinished)
             )
@@ -97,14 +75,21 @@ def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
         run, left, finishes = alive.pop(chance.randrange(len(alive)))
         if left == 0:
             if finishes:
-                logs = run.sequence
-                run.finish(output=f"done by {plan.seed}")
-                notes.note(run=run.run_id, end=logs)
+                run.finish()
             continue
-        content = payload(chance, plan.payload_bytes, left)
-        run.log("step", content)
-        notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
+        run.log(payload(chance, plan.payload_bytes, left))
         alive.append((run, left - 1, finishes))
+
+
+def _begin(
+    sink: Sink, plan: Plan, notes: Notebook, chance: random.Random, alive: list[NotedRun], number: int
+) -> NotedRun:
+    """Now and then the child of another."""
+    given = {"skill_id": f"skill-{number % 7}", "caller_id": f"agent-{plan.seed}"}
+    if alive and chance.random() < CHILDREN_SHARE:
+        parent = chance.choice(alive)
+        return NotedRun(parent.writer.start_child, notes, chance, number, child_of=parent.run_id, **given)
+    return NotedRun(sink.start_run, notes, chance, number, **given)
 
 
 def main(plan: Plan, make_sink: Callable[[], Sink] = Sink.from_settings) -> int:

@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -22,13 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
-from tests.faults.agent import Notebook, Plan, record
+from tests.faults.agent import Plan, record
+from tests.faults.notes import Notebook, NotedRun
 from tests.faults.tripwires import Calls, die
 from tests.support.waiting import until
 
 from skillaudit.contract.errors import RunStateError
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 from skillaudit.producer.writer import Writer
 
 CHILDREN = 3
@@ -179,8 +181,7 @@ def main(plan: Plan, births: Births) -> int:
     signal.alarm(ALIVE_OFF_S_MAX if births.off else 0)
     parent = os.getpid()
     sink = make_sink(births.off)
-    inherited = sink.start_run(SkillRun(skill_id="inherited", caller_id="parent"))
-    notes.note(run=inherited.run_id, begin=0)
+    inherited = NotedRun(sink.start_run, notes, random.Random(plan.seed), skill_id="inherited").writer
     beside = threading.Thread(
         target=record, args=(sink, dataclasses.replace(plan, events_per_s=300.0, runs=30), notes, 9)
     )

@@ -14,14 +14,14 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults.agent import Notebook, Plan, digest, payload
+from tests.faults.agent import Plan
+from tests.faults.notes import Notebook, NotedRun, payload
 
 from skillaudit.contract.errors import OutboxFullError
 from skillaudit.contract.eventlog import RecordKind
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 from skillaudit.producer.outbox import OutboxLog
-from skillaudit.producer.writer import Writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +46,17 @@ class Silent(OutboxLog):
             return self.position
 
 
-def begin(sink: Sink, notes: Notebook, number: int) -> Writer:
+def begin(sink: Sink, notes: Notebook, chance: random.Random, number: int) -> NotedRun:
     """A start is never dropped."""
-    run = sink.start_run(SkillRun(skill_id="best effort", caller_id=str(number)))
-    notes.note(run=run.run_id, begin=number)
-    return run
+    return NotedRun(sink.start_run, notes, chance, number, skill_id="best effort")
 
 
-def log(sink: Sink, run: Writer, notes: Notebook, chance: random.Random, size_bytes: int) -> bool:
+def log(sink: Sink, run: NotedRun, chance: random.Random, size_bytes: int) -> bool:
     """One event; whether it was kept."""
-    assert isinstance(sink.log, OutboxLog)
-    before, content = sink.log.records, payload(chance, size_bytes, run.sequence + 1)
-    run.log("step", content)
-    if sink.log.records > before:
-        notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
-        return True
-    notes.note(run=run.run_id, lost=1, seq_lost=run.sequence)
-    return False
-
-
-def end(run: Writer, notes: Notebook) -> None:
-    """A finish is never dropped either; it tells how many events there were, those that were dropped included."""
-    logs = run.sequence
-    run.finish(output="done")
-    notes.note(run=run.run_id, end=logs)
+    outbox = sink.log
+    assert isinstance(outbox, OutboxLog)
+    before = outbox.records
+    return run.log(payload(chance, size_bytes, run.logs + 1), kept=lambda: outbox.records > before)
 
 
 def main(plan: Plan, fullness: Fullness) -> int:
@@ -78,21 +65,21 @@ def main(plan: Plan, fullness: Fullness) -> int:
     settings = Settings.load()
     kind = Silent if fullness.off == "declared-losses" else OutboxLog
     with Sink(kind(settings), settings=settings) as sink:
-        running = [begin(sink, notes, n) for n in range(plan.open_at_once)]
+        running = [begin(sink, notes, chance, n) for n in range(plan.open_at_once)]
         for lap in range(fullness.laps):
             dropped = 0
             while dropped < fullness.dropped_a_lap:
                 run = chance.choice(running)
-                dropped += not log(sink, run, notes, chance, plan.payload_bytes)
+                dropped += not log(sink, run, chance, plan.payload_bytes)
             for _ in range(3):  # starts and finishes find room all the same
                 run = running.pop(chance.randrange(len(running)))
-                end(run, notes)
-                running.append(begin(sink, notes, lap))
+                run.finish()  # tells how many events there were, those that were dropped included
+                running.append(begin(sink, notes, chance, lap))
             _wait_for_room(Path(plan.account).with_suffix(f".lap-{lap}"))
         for run in running:
             for _ in range(chance.randrange(3)):
-                log(sink, run, notes, chance, 100)
-            end(run, notes)
+                log(sink, run, chance, 100)
+            run.finish()
         report = sink.flush(0)
         notes.note(lost_in_all=report.lost)
     return 0

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tests.faults.agent import Notebook, Plan, digest, payload
+from tests.faults.agent import Plan
+from tests.faults.notes import Notebook, NotedRun, payload
 
 from skillaudit.contract.errors import OutboxFullError
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink, SkillRun, Writer
+from skillaudit.producer import Sink
 from skillaudit.producer.outbox import OutboxLog
 from skillaudit.producer.outbox_files import FileSystem
 
@@ -52,30 +53,40 @@ def insist(notes: Notebook, call: Callable[[], T], numbers: Callable[[], object]
 def record(sink: Sink, plan: Plan, notes: Notebook) -> None:
     """As `agent.record`, with insistence."""
     chance = random.Random(plan.seed)
-    started, alive = 0, []
+    alive: list[tuple[NotedRun, int]] = []
+    started = 0
     while started < plan.runs or alive:
         if started < plan.runs and len(alive) < plan.open_at_once:
-            alive.append((_begin(sink, notes, started), chance.randint(plan.logs_min, plan.logs_max)))
+            alive.append((_begin(sink, notes, chance, started), chance.randint(plan.logs_min, plan.logs_max)))
             started += 1
             continue
         run, left = alive.pop(chance.randrange(len(alive)))
         if left == 0:
-            logs = run.sequence
-            insist(notes, lambda run=run: run.finish(output="done"), lambda run=run: run.sequence)
-            notes.note(run=run.run_id, end=logs)
+            run.finish()
             continue
-        content = payload(chance, plan.payload_bytes, left)
-        insist(notes, lambda run=run, c=content: run.log("step", c), lambda run=run: run.sequence)
-        notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
+        run.log(payload(chance, plan.payload_bytes, left))
         alive.append((run, left - 1))
         if plan.events_per_s:
             time.sleep(1 / plan.events_per_s)
 
 
-def _begin(sink: Sink, notes: Notebook, number: int) -> Writer:
-    run = insist(notes, lambda: sink.start_run(SkillRun(skill_id="disk")), lambda: None)
-    notes.note(run=run.run_id, begin=number)
-    return run
+def _begin(sink: Sink, notes: Notebook, chance: random.Random, number: int) -> NotedRun:
+    begun: list[NotedRun] = []
+
+    def numbers() -> object:
+        return begun[0].writer.sequence if begun else None
+
+    begun.append(
+        NotedRun(
+            sink.start_run,
+            notes,
+            chance,
+            number,
+            insist=lambda call: insist(notes, call, numbers),
+            skill_id="disk",
+        )
+    )
+    return begun[0]
 
 
 def main(plan: Plan, without: str) -> int:

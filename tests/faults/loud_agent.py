@@ -7,17 +7,18 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
 
-from tests.faults.agent import Notebook, Plan, digest
+from tests.faults.agent import Plan
+from tests.faults.notes import Notebook, NotedRun
 
 from skillaudit.contract.outbox.directory import Backlog
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 from skillaudit.producer.outbox import OutboxLog
-from skillaudit.producer.writer import Writer
 
 TOLD_NOTHING_S_MAX = 300.0
 """Then whoever tells it what to do has gone."""
@@ -45,26 +46,21 @@ class Mute(OutboxLog):
         return Backlog()
 
 
-def log(sink: Sink, run: Writer, notes: Notebook, size_bytes: int) -> bool:
+def log(sink: Sink, run: NotedRun, size_bytes: int) -> bool:
     """One event; whether it was kept."""
     source = sink._source_here()
     assert source is not None
-    before, content = source.lost, {"n": run.sequence + 1, "text": "x" * size_bytes}
-    run.log("step", content)
-    if source.lost == before:
-        notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
-        return True
-    notes.note(run=run.run_id, lost=1)
-    return False
+    before, content = source.lost, {"n": run.logs + 1, "text": "x" * size_bytes}
+    return run.log(content, plain=True, kept=lambda: source.lost == before)
 
 
-def obey(sink: Sink, run: Writer, notes: Notebook, words: dict[str, int]) -> None:
+def obey(sink: Sink, run: NotedRun, words: dict[str, int]) -> None:
     """Do it."""
     size_bytes, dropped = words.get("size_bytes", 200), 0
     for _ in range(words.get("events", 0)):
-        assert log(sink, run, notes, size_bytes), "no room"
+        assert log(sink, run, size_bytes), "no room"
     while dropped < words.get("drop", 0):
-        dropped += not log(sink, run, notes, size_bytes)
+        dropped += not log(sink, run, size_bytes)
 
 
 def main(plan: Plan, off: str) -> int:
@@ -72,20 +68,18 @@ def main(plan: Plan, off: str) -> int:
     notes, settings, told = Notebook(plan.account), Settings.load(), told_file(plan.account)
     deadline_s = time.monotonic() + TOLD_NOTHING_S_MAX
     with Sink((Mute if off else OutboxLog)(settings), settings=settings) as sink:
-        run = sink.start_run(SkillRun(skill_id="loud", caller_id=settings.outbox_dir.name))
-        notes.note(run=run.run_id, begin=0)
+        chance = random.Random(plan.seed)
+        run = NotedRun(sink.start_run, notes, chance, skill_id="loud", caller_id=settings.outbox_dir.name)
         while time.monotonic() < deadline_s:
             if not told.exists():
                 time.sleep(0.01)
                 continue
             words = json.loads(told.read_text())
-            obey(sink, run, notes, words)
+            obey(sink, run, words)
             if "end" in words:
                 break
             told.unlink()
-        logs = run.sequence
-        run.finish(output="done")
-        notes.note(run=run.run_id, end=logs)
+        run.finish()
         report = sink.flush(plan.flush_s)
         told.unlink()
     print(report, file=sys.stderr)

@@ -1,12 +1,8 @@
 """The judge outside the product: what agents noted after each call returned, against what is stored.
 
-An agent process appends one JSON line to its own account file after a call returned, by one `os.write`:
-
-    {"run": ID, "begin": n}                          start_run returned; n: which run of this process it is, from 0
-    {"run": ID, "seq": 1.., "sha256": HEX}           a log's call returned; hash of the payload's bytes as the agent knows them
-    {"run": ID, "end": n}                            finish returned, after n logs
-    {"run": ID, "lost": n}                           a log's call returned and said that the event was dropped and counted
-    {"positions": {...}}                             what its last flush reported
+The lines that agents append to their account files, one after each call, and what is hashed in them: `notes.py`. A run holds
+what was given for its start, for each of its events under its number, and for its finish, each with its time: those times lie
+between the agent's own readings of the clock around the call.
 
 A process that is killed between a call's return and its line has stored one event more than it noted, per thread: the
 only difference that is allowed, only at the end of what it noted, and only in a row in which agents die.
@@ -15,13 +11,20 @@ only difference that is allowed, only at the end of what it noted, and only in a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
+from tests.faults.notes import LOG_DIGEST_SQL, finish_digest, start_digest
 
+Span = tuple[int, int]
+"""From one moment to another, in microseconds."""
+FINISH = -1
+"""Where a number of an event stands: the finish. The start is 0."""
+ROUNDING_US = 1_000
+"""Clocks are read one after the other, and rounded."""
 UNNOTED_EVENTS_MAX = 1
 """Events of one run that may be stored beyond its account: the one whose line was cut off."""
 
@@ -32,10 +35,27 @@ class Account:
 
     run_id: str
     logs: dict[int, str] = field(default_factory=dict[int, str])
-    """seq -> sha256 of its payload."""
+    """seq -> hash of its type and payload."""
     end: int | None = None
     lost: int = 0
     begun: bool = False
+    start: str = ""
+    """Hash of what was given to start it."""
+    finish: str = ""
+    """Hash of what was given to finish it."""
+    took_us: int | None = None
+    """The runtime that was given."""
+    spans: dict[int, Span] = field(default_factory=dict[int, Span])
+    """Number -> within what its call was made, by the agent's clock; not where that says nothing of the product's."""
+
+    def span_of(self, number: int) -> Span | None:
+        """Within what the event's time lies. A run takes the wall clock once, while it is begun, and counts on from there: by
+        as much as that call took it may be ahead.
+        """
+        if number not in self.spans or 0 not in self.spans:
+            return None
+        begun, (low, high) = self.spans[0], self.spans[number]
+        return low - ROUNDING_US, high + ROUNDING_US + (begun[1] - begun[0])
 
 
 @dataclass(slots=True)
@@ -48,7 +68,7 @@ class Verdict:
     lost: list[str] = field(default_factory=list[str])
     duplicated: list[str] = field(default_factory=list[str])
     altered: list[str] = field(default_factory=list[str])
-    """Another payload under the number: altered, or in another order."""
+    """A start, an event or a finish is there otherwise than it was given: altered, or in another order."""
     unnamed: list[str] = field(default_factory=list[str])
     """Reads otherwise than it is: complete and is not, or the other way round."""
     foreign: list[str] = field(default_factory=list[str])
@@ -79,23 +99,34 @@ def read_accounts(paths: Iterable[Path]) -> dict[str, Account]:
             continue
         for line in path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
-                _take(accounts, json.loads(line))
+                take(accounts, json.loads(line))
     return accounts
 
 
-def _take(accounts: dict[str, Account], entry: dict[str, Any]) -> None:
+def take(accounts: dict[str, Account], entry: dict[str, Any]) -> None:
+    """One line, which is of a run or of something else."""
     if "run" not in entry:
         return
     account = accounts.setdefault(entry["run"], Account(entry["run"]))
     if "begin" in entry:
-        account.begun = True
-    elif "sha256" in entry:
+        assert not account.begun, f"the account itself tells the start of {account.run_id} twice"
+        account.begun, account.start = True, entry["sha256"]
+        _take_span(account, 0, entry["at"])
+    elif "seq" in entry:
         assert entry["seq"] not in account.logs, f"the account itself tells {entry['seq']} twice"
         account.logs[entry["seq"]] = entry["sha256"]
+        _take_span(account, entry["seq"], entry["at"])
     elif "end" in entry:
-        account.end = entry["end"]
+        assert account.end is None, f"the account itself tells the finish of {account.run_id} twice"
+        account.end, account.finish, account.took_us = entry["end"], entry["sha256"], entry["took"]
+        _take_span(account, FINISH, entry["at"])
     elif "lost" in entry:
         account.lost += entry["lost"]
+
+
+def _take_span(account: Account, number: int, at: Sequence[int] | None) -> None:
+    if at is not None:
+        account.spans[number] = (at[0], at[0] + at[1])
 
 
 def read_positions(paths: Iterable[Path]) -> dict[str, int]:
@@ -108,12 +139,111 @@ def read_positions(paths: Iterable[Path]) -> dict[str, int]:
     return positions
 
 
-_STORED = """
-SELECT r.id, r.completeness, r.liveness, e.logs
-FROM main.runs r
-LEFT JOIN (SELECT run_key, list(struct_pack(n := sequence, h := sha256(payload)) ORDER BY sequence) AS logs
-           FROM main.events GROUP BY run_key) e USING (run_key)
+LOGS_SQL = f"""
+SELECT run_key, list(struct_pack(n := sequence, h := {LOG_DIGEST_SQL}, at := epoch_us(created_at)) ORDER BY sequence) AS logs
+FROM main.events GROUP BY run_key
 """
+"""The logs of each run: number, hash, time."""
+_STORED = f"""
+SELECT id, completeness, liveness, skill_id, caller_id, channel_id, parent_run_id, inputs, attributes, epoch_us(started_at),
+       status, output, error, tool_calls_count, total_input_tokens, total_output_tokens, total_thinking_tokens,
+       epoch_us(finished_at), runtime_us, epoch_us(last_event_at), events_stored, events_expected, conflicts, e.logs
+FROM main.runs LEFT JOIN ({LOGS_SQL}) e USING (run_key)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A run as the database tells it."""
+
+    completeness: str
+    liveness: str
+    start: str
+    started_us: int
+    finish: str
+    finished_us: int | None
+    runtime_us: int
+    last_us: int | None
+    events_stored: int
+    events_expected: int | None
+    conflicts: int
+    logs: tuple[tuple[int, str, int], ...]
+    """Number, hash, time."""
+
+    @property
+    def digests(self) -> dict[int, str]:
+        """Number -> hash."""
+        return {number: digest for number, digest, _ in self.logs}
+
+    @property
+    def times(self) -> dict[int, int]:
+        """Number -> time, of start and finish, too."""
+        times = {number: at_us for number, _, at_us in self.logs} | {0: self.started_us}
+        return times if self.finished_us is None else times | {FINISH: self.finished_us}
+
+
+def read_stored(cursor: duckdb.DuckDBPyConnection) -> dict[str, Stored]:
+    """Every run."""
+    return {found[0]: _stored(*found[1:]) for found in cursor.execute(_STORED).fetchall()}
+
+
+def _stored(completeness: str, liveness: str, *found: Any) -> Stored:
+    start, finish, more, logs = found[:7], found[7:14], found[14:20], found[20]
+    return Stored(
+        completeness,
+        liveness,
+        start_digest(*start),
+        start[-1],
+        finish_digest(*finish),
+        *more,
+        tuple((log["n"], log["h"], log["at"]) for log in logs or ()),
+    )
+
+
+def differences(account: Account, stored: Stored) -> list[str]:
+    """What is stored otherwise than it was given or when, of what was noted and is there; in words."""
+    wrong: list[str] = []
+    if account.begun and account.start != stored.start:
+        wrong.append("its start is not what was given")
+    found = stored.digests
+    shared = sorted(account.logs.keys() & found.keys())
+    wrong += [f"event {n} is not what was given" for n in shared if account.logs[n] != found[n]]
+    if account.end is not None and stored.finished_us is not None:
+        if account.finish != stored.finish:
+            wrong.append("its finish is not what was given")
+        wrong += _wrong_runtime(account, stored.runtime_us)
+    for number, at_us in sorted(stored.times.items()):
+        span = account.span_of(number)
+        noted = number in account.logs or number == 0 or account.end is not None
+        if noted and span is not None and not span[0] <= at_us <= span[1]:
+            what = {0: "its start", FINISH: "its finish"}.get(number, f"event {number}")
+            wrong.append(f"{what} is of another time: {at_us}, the call was made within {span}")
+    return wrong
+
+
+def _wrong_runtime(account: Account, runtime_us: int) -> list[str]:
+    """What was given, or the time between the two calls."""
+    if account.took_us is not None:
+        return (
+            [] if runtime_us == account.took_us else [f"a runtime of {runtime_us} us is not what was given"]
+        )
+    if FINISH not in account.spans or 0 not in account.spans:
+        return []
+    (begun, begun_by), (ended, ended_by) = account.spans[0], account.spans[FINISH]
+    fits = ended - begun_by - ROUNDING_US <= runtime_us <= ended_by - begun + ROUNDING_US
+    return [] if fits else [f"a runtime of {runtime_us} us is not the time between its calls"]
+
+
+def altered(cursor: duckdb.DuckDBPyConnection, accounts: Mapping[str, Account]) -> list[str]:
+    """The differences of all runs that were noted and are there: for judges of their own."""
+    return [
+        f"{run_id}: {text}"
+        for run_id, stored in read_stored(cursor).items()
+        if run_id in accounts
+        for text in differences(accounts[run_id], stored)
+    ]
+
+
 _TWICE = "SELECT id, count(*) FROM main.runs GROUP BY id HAVING count(*) > 1"
 TROUBLES = ("orphans", "conflicts", "dead_letters", "incidents")
 
@@ -139,40 +269,29 @@ def judge(
     `deaths_allowed`: agents are killed here, so that the last line of an account may be cut off. `foreign_allowed`:
     other agents write, too; or a run may have begun whose line was cut off (one a thread).
     """
-    verdict = Verdict(runs=len(accounts))
+    verdict, expected = Verdict(runs=len(accounts)), set(expected)
     verdict.duplicated += [str(row) for row in cursor.execute(_TWICE).fetchall()]
-    stored = {row[0]: row[1:] for row in cursor.execute(_STORED).fetchall()}
+    stored = read_stored(cursor)
     for run_id, account in accounts.items():
         verdict.events += account.begun + len(account.logs) + (account.end is not None)
         if run_id not in stored:
             verdict.lost.append(f"run {run_id}")
         else:
-            _judge_run(verdict, account, *stored[run_id], deaths_allowed)
+            _judge_run(verdict, account, stored[run_id], deaths_allowed)
+            if "conflicts" not in expected:
+                _judge_counts(verdict, account, stored[run_id])
     if not foreign_allowed:
         verdict.foreign += sorted(stored.keys() - accounts.keys())
-    verdict.troubles = {name: rows for name, rows in troubles(cursor).items() if name not in set(expected)}
+    verdict.troubles = {name: rows for name, rows in troubles(cursor).items() if name not in expected}
     return verdict
 
 
-def _judge_run(
-    verdict: Verdict,
-    account: Account,
-    completeness: str,
-    liveness: str,
-    logs: list[dict[str, Any]] | None,
-    deaths_allowed: bool,
-) -> None:
-    found: dict[int, str] = {}
-    for log in logs or ():
-        if log["n"] in found:
-            verdict.duplicated.append(f"{account.run_id}#{log['n']}")
-        found[log["n"]] = log["h"]
+def _judge_run(verdict: Verdict, account: Account, stored: Stored, deaths_allowed: bool) -> None:
+    found = stored.digests
+    if len(found) < len(stored.logs):
+        verdict.duplicated.append(f"{account.run_id} holds {len(stored.logs)} events of {len(found)} numbers")
     verdict.lost += [f"{account.run_id}#{seq}" for seq in sorted(account.logs.keys() - found.keys())]
-    verdict.altered += [
-        f"{account.run_id}#{seq}"
-        for seq in account.logs.keys() & found.keys()
-        if account.logs[seq] != found[seq]
-    ]
+    verdict.altered += [f"{account.run_id}: {text}" for text in differences(account, stored)]
     noted_to = max(account.logs, default=0)
     unnoted = sorted(found.keys() - account.logs.keys())
     # Behind the finish of a run whose end was noted there is nothing to be cut off.
@@ -183,9 +302,23 @@ def _judge_run(
         verdict.unnamed.append(
             f"{account.run_id} holds {len(found)} of {account.end} logs, {account.lost} declared lost"
         )
+    completeness, liveness = stored.completeness, stored.liveness
     wrong = _reads_wrong(account, completeness, liveness, cut=deaths_allowed and not unnoted)
     if wrong:
         verdict.unnamed.append(f"{account.run_id} reads {completeness}, {liveness}{wrong}")
+
+
+def _judge_counts(verdict: Verdict, account: Account, stored: Stored) -> None:
+    """What the run says of its own events is what it holds: nothing counted twice, nothing beside it."""
+    run_id, last_us = account.run_id, max(stored.times.values())
+    if stored.events_stored != len(stored.logs):
+        verdict.duplicated.append(f"{run_id} counts {stored.events_stored} of {len(stored.logs)} events")
+    if account.end is not None and stored.events_expected != account.end + 2:
+        verdict.unnamed.append(f"{run_id} expects {stored.events_expected} events, told {account.end + 2}")
+    if stored.conflicts:
+        verdict.duplicated.append(f"{run_id} has {stored.conflicts} conflicts")
+    if stored.last_us != last_us:
+        verdict.altered.append(f"{run_id}: its last event was at {last_us}, and it says {stored.last_us}")
 
 
 def _reads_wrong(account: Account, completeness: str, liveness: str, *, cut: bool) -> str:

@@ -10,9 +10,10 @@ import json
 import random
 import sys
 
-from tests.faults.agent import Notebook, Plan, digest, payload
+from tests.faults.agent import Plan
+from tests.faults.notes import Notebook, NotedRun, payload
 
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 
 FLUSH_EVERY = 40
 FLUSH_S = 20.0
@@ -23,19 +24,14 @@ def main(plan: Plan) -> None:
     notes, chance = Notebook(plan.account), random.Random(plan.seed)
     sink = Sink.from_settings()
     for number in range(plan.runs):
-        run = sink.start_run(SkillRun(skill_id="power"))
-        notes.note(run=run.run_id, begin=number)
+        run = NotedRun(sink.start_run, notes, chance, number, skill_id="power")
         for seq in range(1, chance.randint(plan.logs_min, plan.logs_max) + 1):
-            content = payload(chance, plan.payload_bytes, seq)
-            run.log("step", content)
-            notes.note(run=run.run_id, seq=seq, sha256=digest(content))
+            run.log(payload(chance, plan.payload_bytes, seq))
             if chance.randrange(FLUSH_EVERY) == 0:
                 report = sink.flush(FLUSH_S)
                 if report.complete or report.synced:
                     notes.note(flushed=1)
-        logs = run.sequence
-        run.finish(output="done")
-        notes.note(run=run.run_id, end=logs)
+        run.finish()
 
 
 if __name__ == "__main__":

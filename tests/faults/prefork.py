@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 from typing import Final
 
-from tests.faults.agent import Notebook, digest, payload
+from tests.faults.notes import Notebook, NotedRun, payload
 
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 
 DIRECTORY: Final = "FAULTS_DIRECTORY"
 OFF: Final = "FAULTS_OFF"
@@ -23,8 +23,7 @@ class Application:
         self._directory = Path(os.environ[DIRECTORY])
         self._notes: dict[int, Notebook] = {}
         self.sink = self._make_sink(os.environ.get(OFF, ""))
-        self.inherited = self.sink.start_run(SkillRun(skill_id="master", caller_id="before the fork"))
-        self.note(run=self.inherited.run_id, begin=0)
+        self.inherited = self.begin(random.Random(), 0, skill_id="master", caller_id="before the fork")
 
     def _make_sink(self, off: str) -> Sink:
         if off == "fork-noticed":
@@ -34,23 +33,23 @@ class Application:
             return Sink(DeafToForks(settings), settings=settings)
         return Sink.from_settings()
 
-    def note(self, **entry: object) -> None:
-        """In the account of this process."""
+    def notes(self) -> Notebook:
+        """The account of this process."""
         pid = os.getpid()
         if pid not in self._notes:
             self._notes[pid] = Notebook(str(self._directory / f"account-{pid}.jsonl"))
-        self._notes[pid].note(**entry)
+        return self._notes[pid]
+
+    def begin(self, chance: random.Random, number: int, **members: str) -> NotedRun:
+        """A run of this process."""
+        return NotedRun(self.sink.start_run, self.notes(), chance, number, **members)
 
     def work(self, number: int) -> None:
         """What one request or task does: a run."""
         chance = random.Random(f"{os.getpid()} {number}")
-        with self.sink.start_run(SkillRun(skill_id="request", caller_id=str(number))) as run:
-            self.note(run=run.run_id, begin=number)
+        run = self.begin(chance, number, skill_id="request", caller_id=str(number))
+        with run.writer:
             for step in range(chance.randrange(1, 8)):
-                content = payload(chance, 300, step)
-                run.log("step", content)
-                self.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
-            logs = run.sequence
-            run.finish(output="done")
-            self.note(run=run.run_id, end=logs)
-        self.note(done=number, pid=os.getpid())
+                run.log(payload(chance, 300, step))
+            run.finish()
+        self.notes().note(done=number, pid=os.getpid())

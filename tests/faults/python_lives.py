@@ -19,16 +19,18 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
-from tests.faults.agent import Notebook, Plan, digest, payload, record
+import orjson
+from tests.faults.agent import Plan, record
+from tests.faults.notes import Notebook, NotedRun, log_digest, now_us, payload
 
 from skillaudit.contract.errors import RunStateError
 from skillaudit.contract.eventlog import EventLog
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 from skillaudit.producer._state import State
 from skillaudit.producer.outbox import OutboxLog
-from skillaudit.producer.writer import Writer
 
 HANG_S_MAX = 300
 HANG_OFF_S_MAX = 15
@@ -64,23 +66,13 @@ class Life:
         self.chance = random.Random(f"{self.seed} {name}")
         self.notes = Notebook(f"{self.directory}/account-{name}-{os.getpid()}.jsonl")
 
-    def begin(self, skill: str) -> Writer:
+    def begin(self, skill: str, number: int = 0, **options: Any) -> NotedRun:
         """A run, noted."""
-        run = self.sink.start_run(SkillRun(skill_id=skill, caller_id="life"))
-        self.notes.note(run=run.run_id, begin=0)
-        return run
+        return NotedRun(self.sink.start_run, self.notes, self.chance, number, skill_id=skill, **options)
 
-    def log(self, run: Writer, number: int = 0) -> None:
+    def log(self, run: NotedRun, number: int = 0) -> None:
         """An event, noted; of a run that nobody else writes."""
-        content = payload(self.chance, 300, number)
-        run.log("step", content)
-        self.notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
-
-    def end(self, run: Writer) -> None:
-        """A finish, noted."""
-        logs = run.sequence
-        run.finish(output="done")
-        self.notes.note(run=run.run_id, end=logs)
+        run.log(payload(self.chance, 300, number))
 
     def runs(self, count: int, logs_max: int = 6) -> None:
         """Whole runs."""
@@ -137,18 +129,18 @@ def children(life: Life, context: BaseContext) -> None:
         life.log(run)
     for process in alone:
         process.join()
-    life.end(run)
+    run.finish()
     life.sink.close()
 
 
 def exit_in_a_child(life: Life) -> None:
     """`sys.exit` in forked children, out of the blocks of runs that the parent has begun."""
     pids = []
-    with life.sink.start_run(SkillRun(skill_id="outer", caller_id="parent")) as outer:
-        life.notes.note(run=outer.run_id, begin=0)
+    outer = life.begin("outer")
+    with outer.writer:
         for number in range(4):
-            with life.sink.start_run(SkillRun(skill_id="inner", caller_id="parent")) as inner:
-                life.notes.note(run=inner.run_id, begin=0)
+            inner = life.begin("inner")
+            with inner.writer:
                 life.log(inner)
                 pid = os.fork()
                 if pid == 0:
@@ -159,11 +151,11 @@ def exit_in_a_child(life: Life) -> None:
                     sys.exit(number)
                 pids.append(pid)
                 life.log(inner)
-                life.end(inner)
+                inner.finish()
                 life.log(outer)
         for number, pid in enumerate(pids):
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == number
-        life.end(outer)
+        outer.finish()
     life.sink.close()
 
 
@@ -209,24 +201,25 @@ async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
 
     async def task(number: int) -> None:
         chance = random.Random(f"{life.seed} {number}")
-        run = None
+        last_us, run = now_us(), life.begin("task", number)
         try:
-            async with life.sink.start_run(SkillRun(skill_id="task", caller_id=str(number))) as run:
-                life.notes.note(run=run.run_id, begin=number)
+            async with run.writer:
                 while True:
+                    last_us = now_us()
                     life.log(run, number)
                     await chance.choice(
                         (
                             lambda: asyncio.sleep(0),
                             lambda: asyncio.sleep(chance.random() * 0.01),
-                            run.drain,
+                            run.writer.drain,
                             lambda: life.sink.aflush(0.01),
                             lambda: asyncio.wait_for(asyncio.sleep(1), 0.001),
                         )
                     )()
-        finally:
-            if run is not None and run.state is State.FINISHED:
-                life.notes.note(run=run.run_id, end=run.sequence)
+        except BaseException as exc:
+            if run.writer.state is State.FINISHED:
+                run.ended_by(exc, last_us)
+            raise
 
     running = [asyncio.create_task(task(number)) for number in range(tasks)]
     for one in life.chance.sample(running, k=len(running)):
@@ -239,20 +232,32 @@ async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
 # --- calls in the midst of calls --------------------------------------------------------------------------------------
 
 
+class SharedNotes(Notebook):
+    """Of a run whose events nobody can number: its lines are not for the common judge."""
+
+    def __init__(self, notes: Notebook) -> None:
+        self.__dict__.update(notes.__dict__)
+
+    def note(self, **entry: object) -> None:
+        """As any line, of a `shared` run."""
+        super().note(shared=entry.pop("run"), **entry)
+
+
 class Shared:
     """One run that the main program and what interrupts it write: two streams, each in its order."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
         self._chance = {"main": random.Random(f"{life.seed} m"), "inner": random.Random(f"{life.seed} i")}
-        self.run = life.sink.start_run(SkillRun(skill_id="shared", caller_id="two"))
+        self.run = NotedRun(life.sink.start_run, SharedNotes(life.notes), life.chance, skill_id="shared")
 
     def log(self, stream: str, number: int, just_before: Callable[[], None] = lambda: None) -> None:
         """An event of one of them."""
         content = payload(self._chance[stream], 3_000, number) | {"stream": stream}
         just_before()
-        self.run.log("step", content)
-        self._life.notes.note(shared=self.run.run_id, stream=stream, sha256=digest(content))
+        self.run.writer.log("step", content)
+        digest = log_digest("step", orjson.dumps(content))
+        self._life.notes.note(shared=self.run.run_id, stream=stream, sha256=digest)
 
 
 class Inner:
@@ -261,15 +266,13 @@ class Inner:
     def __init__(self, life: Life, shared: Shared) -> None:
         self._life, self._shared = life, shared
         self._inside = False
-        self._own = self._begin()
         self._chance = random.Random(f"{life.seed} inner")
-        self._seq = 0
+        self._own = self._begin()
         self.calls = 0
 
-    def _begin(self) -> Writer:
-        run = self._life.sink.start_run(SkillRun(skill_id="inner", caller_id="inner"))
-        self._life.notes.note(run=run.run_id, begin=0)
-        return run
+    def _begin(self) -> NotedRun:
+        # What is called in the midst of a call is written when that one is done, whenever this is.
+        return NotedRun(self._life.sink.start_run, self._life.notes.untimed(), self._chance, skill_id="inner")
 
     def __call__(self) -> None:
         """Once."""
@@ -279,28 +282,22 @@ class Inner:
         try:
             self.calls += 1
             self._shared.log("inner", self.calls)
-            self._log_own()
+            self._own.log(payload(self._chance, 300, self.calls))
             if self.calls % 5 == 0:
-                self._own.finish(output="in the midst")
-                self._life.notes.note(run=self._own.run_id, end=self._seq)
-                self._own, self._seq = self._begin(), 0
+                self._own.finish()
+                self._own = self._begin()
         finally:
             self._inside = False
-
-    def _log_own(self) -> None:
-        content = payload(self._chance, 300, self.calls)
-        self._own.log("step", content)
-        self._seq += 1
-        self._life.notes.note(run=self._own.run_id, seq=self._seq, sha256=digest(content))
 
 
 def _whole_run(life: Life, just_before: Callable[[], None]) -> None:
     """Start and finish make more objects than an event: more moments at which the collector may run."""
-    just_before()
-    run = life.begin("interrupted")
-    just_before()
-    run.finish(output="done")
-    life.notes.note(run=run.run_id, end=0)
+
+    def interrupted_call(call: Callable[[], Any]) -> Any:
+        just_before()
+        return call()
+
+    life.begin("interrupted", insist=interrupted_call).finish()
 
 
 def interrupted(life: Life, way: str) -> None:
@@ -335,7 +332,7 @@ def interrupted(life: Life, way: str) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     life.notes.note(interruptions=inner.calls)
-    shared.run.finish(output="both")
+    shared.run.finish()
     life.sink.close()
 
 

@@ -14,7 +14,7 @@ import duckdb
 from tests.conformance.compositions import settings_at
 from tests.faults.agent import Notebook, Plan, record
 from tests.faults.damage import AT_REST, FINISH, WHILE_RUNNING, Number, Touched, inject, seal_with_checksums
-from tests.faults.oracle import Account, read_accounts
+from tests.faults.oracle import LOGS_SQL, Account, altered, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.stage import DRAIN_S, consume_with, consuming, database, has_everything
 from tests.support.waiting import until
@@ -112,6 +112,7 @@ def judge_damage(
     """Everything that is wrong, in one AssertionError."""
     with database(settings) as cursor:
         wrong, lost = _judge_runs(case, cursor, accounts, set().union(*(one.numbers for one in touched)))
+        wrong += altered(cursor, accounts)
         for one in touched:
             wrong += _judge_names(cursor, one, one.numbers & lost)
         for name in ("conflicts", "dead_letters"):
@@ -128,10 +129,7 @@ SELECT id, true AS started, completeness, liveness, missing, e.logs FROM main.ru
 UNION ALL
 SELECT id, false, completeness, liveness, missing, e.logs FROM main.orphans LEFT JOIN e USING (run_key)
 """
-_LOGS = """
-WITH e AS (SELECT run_key, list(struct_pack(n := sequence, h := sha256(payload)) ORDER BY sequence) AS logs
-           FROM main.events GROUP BY run_key)
-"""
+_LOGS = f"WITH e AS ({LOGS_SQL})"
 
 
 def _judge_runs(

@@ -80,7 +80,8 @@ class OneClock(SetClock):
 
 async def _record_while(sink: Sink, plan: Plan, disturb: Callable[[], None], chance: random.Random) -> None:
     """Record in a thread; disturb at random moments meanwhile."""
-    recording = asyncio.create_task(asyncio.to_thread(record, sink, plan, Notebook(plan.account), 0))
+    notes = Notebook(plan.account, timed=False)  # its clock is turned
+    recording = asyncio.create_task(asyncio.to_thread(record, sink, plan, notes, 0))
     while not recording.done():
         disturb()
         await asyncio.sleep(chance.uniform(0, 0.05))

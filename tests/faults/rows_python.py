@@ -15,7 +15,8 @@ from pathlib import Path
 
 import httpx
 from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, account_files, check_deaths, ended, read_to_the_end
-from tests.faults.oracle import read_accounts
+from tests.faults.notes import LOG_DIGEST_SQL
+from tests.faults.oracle import Account, altered, read_accounts, take
 from tests.faults.prefork import DIRECTORY, OFF
 from tests.faults.rows import Case, row
 from tests.faults.stage import QUIET_SMALL, database, embedded
@@ -321,19 +322,24 @@ async def _interrupted(case: Case, way: str) -> None:
 
 def _judge_shared(case: Case, settings: Settings) -> None:
     """The run that two write holds the events of both, each once, and each one's in order."""
-    told = [entry for entry in _entries(case) if "shared" in entry]
+    of_it = [entry for entry in _entries(case) if "shared" in entry]
+    told = [entry for entry in of_it if "stream" in entry]
+    ends: dict[str, Account] = {}
+    for entry in of_it:
+        take(ends, {} if "stream" in entry else entry | {"run": entry["shared"]})
     with database(settings) as cursor:
         found = cursor.execute(
-            "SELECT sha256(e.payload) FROM main.events e JOIN main.runs r USING (run_key) WHERE r.id = ? "
+            f"SELECT {LOG_DIGEST_SQL} FROM main.events e JOIN main.runs r USING (run_key) WHERE r.id = ? "
             "ORDER BY e.sequence",
             [told[0]["shared"]],
         ).fetchall()
+        otherwise = altered(cursor, ends)
     stored = [str(row[0]) for row in found]
     sent, kept = Counter(str(entry["sha256"]) for entry in told), Counter(stored)
     # A process that dies between a call and its line has stored one event more, of each of the two.
     allowed = 2 if case.switched_off else 0
     lost, more = sent - kept, kept - sent
-    wrong = [f"{lost.total()} lost"] if lost else []
+    wrong = otherwise + ([f"{lost.total()} lost"] if lost else [])
     wrong += [f"{more.total()} more than were told of"] if more.total() > allowed else []
     place = {sha: number for number, sha in enumerate(stored)}
     for stream in ("main", "inner"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import orjson
 from tests.conformance.compositions import settings_at
+from tests.faults.notes import finish_digest, log_digest, start_digest
 from tests.faults.oracle import Account
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_all, shared_broker
@@ -34,6 +34,9 @@ PAYLOAD_BYTES = 16_000
 """Between half and one and a half of it: a part of them is too large."""
 AHEAD_MS = 2 * 3_600_000
 PENDING = 3
+FINISH_MEMBERS = (
+    "status", "output", "error", "tool_calls", "input_tokens", "output_tokens", "thinking_tokens",
+)  # fmt: skip
 """Exit code of an agent whose flush reports that something did not arrive."""
 
 
@@ -71,16 +74,20 @@ def _refused(settings: Settings, accounts: dict[str, Account]) -> Counter[str]:
 
 def _take_out(account: Account, members: dict[str, Any], path: str) -> None:
     if members["type"] == "run.log":
-        digest = hashlib.sha256(orjson.dumps(members["payload"])).hexdigest()
+        digest = log_digest(members["event_type"], orjson.dumps(members["payload"]))
         assert account.logs.pop(members["seq"]) == digest, f"{path} holds other bytes"
         account.lost += 1
     elif members["type"] == "run.started":
         assert account.begun, f"{path} holds a start that is no account's, or is there twice"
+        given = [members[name] for name in ("skill_id", "caller_id", "channel_id", "parent_run_id")]
+        given += [orjson.dumps(members[name]).decode() for name in ("inputs", "attributes")]
+        assert start_digest(*given, members["at_us"]) == account.start, f"{path} holds another start"
         account.begun = False
     elif members["type"] == "run.finished":
-        ends = (members["seq"], members["events"], members["status"])
+        ends = (members["seq"], members["events"], finish_digest(*(members[name] for name in FINISH_MEMBERS)))
         assert account.end is not None, f"{path} holds a finish that is no account's, or is there twice"
-        assert ends == (account.end + 1, account.end + 2, "ok"), f"{path} holds another finish: {ends}"
+        wanted = (account.end + 1, account.end + 2, account.finish)
+        assert ends == wanted, f"{path} holds another finish: {ends}"
         account.end = None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from tests.faults.notes import LOG_DIGEST_SQL
 from tests.faults.oracle import Account
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
@@ -330,8 +331,8 @@ async def _copy_half(settings: Settings, copy: str) -> None:
         await producer.stop()
 
 
-_STORED_OF_TOPIC = """
-SELECT r.id, r.completeness, list(struct_pack(n := sequence, h := sha256(payload)) ORDER BY sequence)
+_STORED_OF_TOPIC = f"""
+SELECT r.id, r.completeness, list(struct_pack(n := sequence, h := {LOG_DIGEST_SQL}) ORDER BY sequence)
     FILTER (WHERE sequence IS NOT NULL)
 FROM main.runs r LEFT JOIN main.events e USING (run_key)
 WHERE r.topic = ?

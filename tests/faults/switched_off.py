@@ -169,37 +169,53 @@ class HastyPublisher:
 
 
 _NAIVE_TABLES = """
-CREATE TABLE main.naive_runs (run_key BIGINT, id VARCHAR, completeness VARCHAR, liveness VARCHAR);
-CREATE TABLE main.naive_events (run_key BIGINT, sequence BIGINT, payload VARCHAR);
-CREATE VIEW main.runs AS SELECT * FROM main.naive_runs;
-CREATE VIEW main.events AS SELECT * FROM main.naive_events;
+CREATE TABLE main.runs (run_key BIGINT, id VARCHAR, skill_id VARCHAR, caller_id VARCHAR, channel_id VARCHAR,
+    parent_run_id VARCHAR, inputs VARCHAR, attributes VARCHAR, started_at TIMESTAMPTZ, status VARCHAR, output VARCHAR,
+    error VARCHAR, tool_calls_count BIGINT, total_input_tokens BIGINT, total_output_tokens BIGINT,
+    total_thinking_tokens BIGINT, finished_at TIMESTAMPTZ, runtime_us BIGINT, events_expected BIGINT, events_stored BIGINT,
+    conflicts BIGINT, last_event_at TIMESTAMPTZ, completeness VARCHAR, liveness VARCHAR);
+CREATE TABLE main.events (run_key BIGINT, sequence BIGINT, event_type VARCHAR, created_at TIMESTAMPTZ, payload VARCHAR);
 CREATE TABLE main.orphans (n INT); CREATE TABLE main.conflicts (n INT);
 CREATE TABLE main.dead_letters (n INT); CREATE TABLE main.incidents (kind VARCHAR);
 """
+_NAIVE_RUN = """
+INSERT INTO main.runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, make_timestamptz(?), ?, ?, ?, ?, ?, ?, ?, make_timestamptz(?), ?, ?, ?,
+    0, make_timestamptz(?), ?, ?)
+"""
+_NAIVE_EVENT = "INSERT INTO main.events VALUES (?, ?, ?, make_timestamptz(?), ?)"
+_STARTS = ("skill_id", "caller_id", "channel_id", "parent_run_id", "inputs", "attributes", "at_us")
+_ENDS = (
+    "status", "output", "error", "tool_calls", "input_tokens", "output_tokens", "thinking_tokens", "at_us", "runtime_us", "events",
+)  # fmt: skip
 
 
 async def consume_without_looking(settings: Settings) -> None:
     """Every record of the topic becomes a row, as often as it was delivered."""
-    runs: dict[str, list[Any]] = {}
-    events: list[tuple[str, int, str]] = []
+    starts: dict[str, dict[str, Any]] = {}
+    ends: dict[str, dict[str, Any]] = {}
+    logs: dict[str, list[tuple[int, str, int, str]]] = {}
     for value in await _all_values(settings):
         record = orjson.loads(value)
         kind, run_id = record["type"], record.get("run_id", "")
         if kind == "run.started":
-            runs.setdefault(run_id, ["incomplete", "open"])
+            objects = {name: orjson.dumps(record[name]).decode() for name in ("inputs", "attributes")}
+            starts.setdefault(run_id, record | objects)
         elif kind == "run.finished":
-            runs[run_id] = ["complete", "finished"]
+            ends[run_id] = record
         elif kind == "run.log":
-            events.append((run_id, record["seq"], value[value.index(b'"payload":') + 10 : -1].decode()))
-    keys = {run_id: key for key, run_id in enumerate(runs)}
+            payload = value[value.index(b'"payload":') + 10 : -1].decode()
+            log = (record["seq"], record["event_type"], record["at_us"], payload)
+            logs.setdefault(run_id, []).append(log)
     with duckdb.connect(str(settings.database)) as connection:
         connection.execute(_NAIVE_TABLES)
-        rows = [(keys[run_id], run_id, *states) for run_id, states in runs.items()]
-        connection.executemany("INSERT INTO main.naive_runs VALUES (?, ?, ?, ?)", rows)
-        connection.executemany(
-            "INSERT INTO main.naive_events VALUES (?, ?, ?)",
-            [(keys[r], seq, text) for r, seq, text in events],
-        )
+        for key, (run_id, start) in enumerate(starts.items()):
+            end, own = ends.get(run_id, {}), logs.get(run_id, [])
+            last_us = max(start["at_us"], end.get("at_us", 0), *(at_us for _, _, at_us, _ in own), 0)
+            given = [start[name] for name in _STARTS] + [end.get(name) for name in _ENDS]
+            states = ("complete", "finished") if end else ("incomplete", "open")
+            connection.execute(_NAIVE_RUN, [key, run_id, *given, len(own), last_us, *states])
+            if own:
+                connection.executemany(_NAIVE_EVENT, [(key, *log) for log in own])
 
 
 async def count_records(settings: Settings) -> int:

@@ -12,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults.agent import Notebook, Plan, digest, payload
+from tests.faults.agent import Plan
+from tests.faults.notes import Notebook, NotedRun, payload
 
-from skillaudit.producer import Sink, SkillRun
+from skillaudit.producer import Sink
 from skillaudit.producer.outbox import OutboxLog
 
 
@@ -26,16 +27,13 @@ def main(plan: Plan, run_id: str, go: Path) -> None:
         notes = Notebook(plan.account)  # the file says that this one is ready
         while not go.exists():
             time.sleep(0.001)
-        run = sink.start_run(SkillRun(skill_id="twin", caller_id=sink.log.source_id, id=run_id))
-        notes.note(run=run.run_id, begin=0)
+        run = NotedRun(
+            sink.start_run, notes, chance, skill_id="twin", caller_id=sink.log.source_id, id=run_id
+        )
         notes.note(source=sink.log.source_id)
         for _ in range(chance.randint(plan.logs_min, plan.logs_max)):
-            content = payload(chance, plan.payload_bytes, run.sequence)
-            run.log("step", content)
-            notes.note(run=run.run_id, seq=run.sequence, sha256=digest(content))
-        logs = run.sequence
-        run.finish(output="done")
-        notes.note(run=run.run_id, end=logs)
+            run.log(payload(chance, plan.payload_bytes, run.logs))
+        run.finish()
 
 
 if __name__ == "__main__":

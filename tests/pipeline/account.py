@@ -1,12 +1,14 @@
 """What a fleet's processes noted, compared with what readers answer; `tests.faults.oracle` compares it with the rows."""
 
 import asyncio
-import hashlib
 
 import duckdb
+import orjson
+from tests.faults.notes import finish_digest, log_digest, start_digest
 from tests.faults.oracle import Account
 
-from skillaudit.contract import AuditReader, Completeness, Liveness
+from skillaudit.contract import AuditReader, Completeness, Liveness, SkillRunLog
+from skillaudit.contract.clock import to_us
 
 
 async def assert_stored(reader: AuditReader, accounts: dict[str, Account]) -> None:
@@ -15,7 +17,19 @@ async def assert_stored(reader: AuditReader, accounts: dict[str, Account]) -> No
 
     async def check(account: Account) -> None:
         logs = await reader.list_logs_by_run(account.run_id)
-        _compare(account, [log.sequence for log in logs], [log.payload_json for log in logs])
+        _compare(account, logs)
+        run = await reader.get_run(account.run_id)
+        objects = [orjson.dumps(given).decode() for given in (run.inputs, run.attributes)]
+        start = (run.skill_id, run.caller_id, run.channel_id, run.parent_run_id, *objects)
+        assert not account.begun or start_digest(*start, to_us(run.started_at)) == account.start, run
+        counts = (
+            run.tool_calls_count,
+            run.total_input_tokens,
+            run.total_output_tokens,
+            run.total_thinking_tokens,
+        )
+        finish = finish_digest(run.status, run.output, run.error, *counts)
+        assert account.end is None or finish == account.finish, run
         state = states[account.run_id]
         assert state.conflicts == 0, state
         if account.end is not None:
@@ -24,11 +38,14 @@ async def assert_stored(reader: AuditReader, accounts: dict[str, Account]) -> No
     await asyncio.gather(*map(check, accounts.values()))
 
 
-def _compare(account: Account, sequences: list[int], payloads: list[bytes]) -> None:
-    assert sequences == list(range(1, len(sequences) + 1)), account.run_id
-    stored = {n: hashlib.sha256(payload).hexdigest() for n, payload in zip(sequences, payloads, strict=True)}
+def _compare(account: Account, logs: list[SkillRunLog]) -> None:
+    assert [log.sequence for log in logs] == list(range(1, len(logs) + 1)), account.run_id
+    stored = {log.sequence: log_digest(log.event_type, log.payload_json) for log in logs}
     assert account.logs.items() <= stored.items(), account.run_id
-    assert account.end in (None, len(sequences)), account.run_id
+    assert account.end in (None, len(logs)), account.run_id
+    for log in logs:
+        span = account.span_of(log.sequence)
+        assert span is None or span[0] <= to_us(log.created_at) <= span[1], (account.run_id, log.sequence)
 
 
 def content(cursor: duckdb.DuckDBPyConnection) -> list[tuple]:
