@@ -261,11 +261,76 @@ WHILE_RUNNING: Mapping[str, Injection] = {
 """Without what cuts or removes a file: who cuts a file that is mapped kills the process that has it, on any system."""
 
 
+def _older(chance: random.Random, source_dir: Path) -> Path:
+    """A segment that its writer has left. Raises IndexError where there is none."""
+    return chance.choice(sorted(source_dir.glob(SEGMENTS))[:-1])
+
+
+def older_missing(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
+    """It is not there any more."""
+    del foreign_dir
+    _older(chance, source_dir).unlink()
+
+
+def older_foreign(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
+    """In its place stands a new file, another source's segment."""
+    content = chance.choice(sorted(foreign_dir.glob(SEGMENTS))).read_bytes()
+    path = _older(chance, source_dir)
+    path.unlink()
+    path.write_bytes(content)
+
+
+def older_truncated(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
+    """It ends anywhere."""
+    del foreign_dir
+    path = _older(chance, source_dir)
+    os.truncate(path, chance.randrange(max(_used(path), 1)))
+
+
+def older_cut(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
+    """It ends at a line's end."""
+    del foreign_dir
+    path = _older(chance, source_dir)
+    line = chance.choice(list(read_lines(path.read_bytes().rstrip(b"\0"))))
+    os.truncate(path, line.end)
+
+
+def acknowledgement(chance: random.Random, source_dir: Path, foreign_dir: Path) -> None:
+    """It is not there, cut, or holds other bytes."""
+    del foreign_dir
+    path = source_dir / "ack"
+    content = path.read_bytes() if path.exists() else b""
+    way = chance.randrange(3)
+    if way == 0:
+        path.unlink(missing_ok=True)
+    elif way == 1 and content:
+        os.truncate(path, chance.randrange(len(content)))
+    else:
+        path.write_bytes(chance.randbytes(max(len(content), 40)))
+
+
+FILES_WHILE_RUNNING: Mapping[str, Injection] = {
+    "missing": older_missing,
+    "foreign": older_foreign,
+    "truncated": older_truncated,
+    "cut between lines": older_cut,
+    "acknowledgement": acknowledgement,
+}
+"""What cuts, removes and replaces files of a source whose process lives: those that it does not have mapped any more."""
+
+
+def inject_by(
+    how: Mapping[str, Injection], kind: str, chance: random.Random, source_dir: Path, foreign_dir: Path
+) -> Touched:
+    """Do one of these to a source."""
+    before = segments(source_dir)
+    how[kind](chance, source_dir, foreign_dir)
+    return compare(kind, source_dir, before)
+
+
 def inject(kind: str, chance: random.Random, source_dir: Path, foreign_dir: Path) -> Touched:
     """Do it to a source nobody writes meanwhile."""
-    before = segments(source_dir)
-    AT_REST[kind](chance, source_dir, foreign_dir)
-    touched = compare(kind, source_dir, before)
+    touched = inject_by(AT_REST, kind, chance, source_dir, foreign_dir)
     if kind in {"copied", "foreign"}:
         touched.trace = True
     return touched

@@ -7,6 +7,7 @@ one a process.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import faulthandler
 import gc
@@ -16,6 +17,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -49,6 +51,8 @@ class Life:
 
     def _make_sink(self) -> Sink:
         settings = Settings.load()
+        if not self.off:
+            return Sink.from_settings(settings)
         log: EventLog = OutboxLog(settings)
         if self.off in ("stored-before-return", "fork-noticed", "call-stores"):
             from tests.faults import switched_off
@@ -162,8 +166,22 @@ def exit_in_a_child(life: Life) -> None:
 # --- exits ----------------------------------------------------------------------------------------------------------
 
 
+HOLD = "hold"
+"""While a file of this name is in the directory, nobody leaves."""
+
+
 def leave(life: Life, way: str) -> None:
-    """With runs open and the Sink not closed; a thread records to the last moment."""
+    """With runs open and the Sink not closed; a thread records to the last moment. What the Sink tells when the interpreter
+    closes it is noted: what is registered first is called last.
+    """
+    left_s = [0.0]
+
+    def told() -> None:
+        report = life.sink.close()
+        took_s = round(time.monotonic() - left_s[0], 3)
+        life.notes.note(acknowledged=report.acknowledged, pending=report.pending, took_s=took_s)
+
+    atexit.register(told)
     life.runs(5)
     for _ in range(3):
         run = life.begin("never finished")
@@ -181,6 +199,14 @@ def leave(life: Life, way: str) -> None:
 
     threading.Thread(target=on_and_on, daemon=True).start()
     life.log(life.begin("the last one"))
+    while (Path(life.directory) / HOLD).exists():
+        time.sleep(0.01)
+    left_s[0] = time.monotonic()
+    _end_by(way)
+
+
+def _end_by(way: str) -> None:
+    """Or return: that is a way, too."""
     if way == "os-exit":
         os._exit(0)
     if way == "raise":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,15 +106,29 @@ async def damaged_at_rest(case: Case) -> None:
     case.injections = len(touched)
 
 
+Incidents = Callable[[duckdb.DuckDBPyConnection, Touched], Sequence[Any]]
+"""What was told of a source."""
+
+
+def stored_incidents(cursor: duckdb.DuckDBPyConnection, touched: Touched) -> Sequence[Any]:
+    """An embedded consumer tells in its database."""
+    query = "SELECT kind FROM main.incidents WHERE subject LIKE ? || '#%'"
+    return cursor.execute(query, [f"outbox/{touched.source_dir.name}"]).fetchall()
+
+
 def judge_damage(
-    case: Case, settings: Settings, accounts: Mapping[str, Account], touched: Sequence[Touched]
+    case: Case,
+    settings: Settings,
+    accounts: Mapping[str, Account],
+    touched: Sequence[Touched],
+    incidents: Incidents = stored_incidents,
 ) -> None:
     """Everything that is wrong, in one AssertionError."""
     with database(settings) as cursor:
         wrong, lost = _judge_runs(case, cursor, accounts, set().union(*(one.numbers for one in touched)))
         wrong += altered(cursor, accounts)
         for one in touched:
-            wrong += _judge_names(cursor, one, one.numbers & lost)
+            wrong += _judge_names(cursor, one, one.numbers & lost, incidents)
         for name in ("conflicts", "dead_letters"):
             wrong += [
                 f"{name}: {row}"
@@ -198,22 +212,20 @@ def _judge_run(account: Account, found: _Stored, lost: set[int]) -> list[str]:
     return wrong
 
 
-def _judge_names(cursor: duckdb.DuckDBPyConnection, touched: Touched, lost: set[Number]) -> list[str]:
+def _judge_names(
+    cursor: duckdb.DuckDBPyConnection, touched: Touched, lost: set[Number], incidents: Incidents
+) -> list[str]:
     """Damage is an incident of its source. Lines cut off cleanly at the very end leave no trace in the files: then the
     source's own last word is missing, too.
     """
-    partition = f"outbox/{touched.source_dir.name}"
-    incidents = cursor.execute(
-        "SELECT kind FROM main.incidents WHERE subject LIKE ? || '#%'", [partition]
-    ).fetchall()
-    if incidents or not (lost or touched.trace):
+    if not (lost or touched.trace) or incidents(cursor, touched):
         return []
     closed_by = cursor.execute(
         "SELECT closed_by FROM main.sources WHERE source_id = ?", [touched.source_dir.name]
     ).fetchone()
     if touched.is_tail and (closed_by is None or closed_by[0] == "adopter"):
         return []
-    return [f"{touched.kind}: {len(lost)} events lost from {partition}, and nothing says so"]
+    return [f"{touched.kind}: {len(lost)} events lost from {touched.source_dir.name}, and nothing says so"]
 
 
 class HastyClock:
@@ -228,7 +240,7 @@ class HastyClock:
         return SystemClock().steady_us() * 16
 
 
-class _Live:
+class Live:
     """A source whose process lives: recorded in stretches."""
 
     def __init__(self, settings: Settings, account: Path, seed: int) -> None:
@@ -270,7 +282,7 @@ async def damaged_while_running(case: Case) -> None:
     settings = settings_at(case.directory / "data", segment_bytes=64 * 1024)
     chance, account = case.random, case.directory / "account.jsonl"
     kind = Deaf if case.switched_off else OutboxSource
-    lives = [_Live(settings, account, case.seed * 1000 + n * 10) for n in range(len(WHILE_RUNNING))]
+    lives = [Live(settings, account, case.seed * 1000 + n * 10) for n in range(len(WHILE_RUNNING))]
     async with contextlib.AsyncExitStack() as stack:
         consumer = consuming(settings, partial(make_service, kind=kind, clock=HastyClock()))
         with contextlib.ExitStack() as living:

@@ -8,13 +8,21 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import httpx
-from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, account_files, check_deaths, ended, read_to_the_end
+from tests.faults.kills import (
+    PATIENT_CASE_S,
+    PATIENT_S,
+    account_files,
+    check_deaths,
+    ended,
+    forward_to_the_end,
+    read_to_the_end,
+)
 from tests.faults.notes import LOG_DIGEST_SQL
 from tests.faults.oracle import Account, altered, read_accounts, take
 from tests.faults.prefork import DIRECTORY, OFF
@@ -23,6 +31,7 @@ from tests.faults.stage import QUIET_SMALL, database, embedded
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
+from skillaudit.contract.outbox.directory import list_sources
 from skillaudit.contract.settings import Settings
 
 FORK_NOTICED = {"fork-noticed": "a forked child goes on in its parent's source, in the same mapped segment"}
@@ -69,40 +78,56 @@ class _InDirectory(Process):
                     os.environ[name] = value
 
 
-def _entries(case: Case) -> list[dict[str, object]]:
+def entries(case: Case) -> list[dict[str, object]]:
     paths = account_files(case.directory)
     lines = [line for path in paths for line in path.read_bytes().splitlines(keepends=True)]
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
-async def _drain_and_check(case: Case, settings: Settings, *, deaths: int = 0) -> None:
+async def drain_and_check(case: Case, settings: Settings, *, deaths: int = 0) -> None:
+    """What is left is forwarded where there is a broker, everything is read, and compared with what was noted."""
+    if settings.uses_kafka:
+        case.note(
+            left_to_the_adopter=sum(source.backlog_records for source in list_sources(settings.outbox_dir))
+        )
+        await forward_to_the_end(settings)
     await read_to_the_end(settings)
     check_deaths(case, settings, read_accounts(account_files(case.directory)), deaths=deaths)
 
 
-async def _live(
+async def _nothing(*_: object) -> None:
+    """Nothing."""
+
+
+async def live(
     case: Case,
     life: str,
     codes: Sequence[int] = (0,),
     *,
+    settings: Settings | None = None,
     deaths: int = 0,
     judge: Callable[[Settings], None] = lambda _: None,
+    meanwhile: Callable[[Process], Awaitable[None]] = _nothing,
+    then: Callable[[], Awaitable[None]] = _nothing,
 ) -> None:
     """One process of `python_lives.py`, then everything it left behind. `judge`: of what the common one does not know.
+    `meanwhile`: while it lives; `then`: when it has ended, before anything is drained.
 
     Where a mechanism is switched off it may end as it likes: what is missing then is for the judges to say, before that.
     """
-    settings = embedded(case, **QUIET_SMALL)
+    settings = settings or embedded(case, **QUIET_SMALL)
     words = [life, str(case.directory), str(case.seed), *([case.switched_off] if case.switched_off else [])]
     first = _WITHOUT.get(case.switched_off)
     run = f"import os, runpy; {first}; runpy.run_module('{_LIVES}', run_name='__main__', alter_sys=True)"
     start = ["-c", run] if first else ["-m", _LIVES]
     async with Process(life, settings, [*start, *words], case.directory / "life.log") as process:
+        await meanwhile(process)
         code = await ended(process)
     said = process.said().strip()
     told = "" if code in codes else f"{life} ended with {code}, {said.rpartition(chr(10))[2]}: {said[-900:]}"
     assert case.switched_off or not told, told
-    await _drain_and_check(case, settings, deaths=deaths)
+    await then()
+    await drain_and_check(case, settings, deaths=deaths)
     judge(settings)
     assert not told, told
 
@@ -119,7 +144,12 @@ async def _live(
 )
 async def gunicorn_prefork(case: Case) -> None:
     """One Sink for all workers, made before the fork."""
-    settings, chance = embedded(case, **QUIET_SMALL), case.random
+    await serve_prefork(case, embedded(case, **QUIET_SMALL))
+
+
+async def serve_prefork(case: Case, settings: Settings) -> None:
+    """Gunicorn's life, as the row tells."""
+    chance = case.random
     socket = case.directory / "socket"
     words = f"--preload -w 3 -k gthread --threads 2 --max-requests 25 --graceful-timeout 5 -b unix:{socket}"
     server = _InDirectory(
@@ -134,8 +164,8 @@ async def gunicorn_prefork(case: Case) -> None:
         os.kill(server.pid, chance.choice((signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)))
         await _ask(client, range(60, 90))
         await server.terminate()
-    await _drain_and_check(case, settings, deaths=6)
-    done = sum("done" in entry for entry in _entries(case))
+    await drain_and_check(case, settings, deaths=6)
+    done = sum("done" in entry for entry in entries(case))
     assert done >= 60, f"only {done} requests were served: {server.said()[-900:]}"
     case.note(requests=done)
 
@@ -173,7 +203,12 @@ async def _ask(client: httpx.AsyncClient, numbers: Sequence[int]) -> list[int]:
 )
 async def celery_prefork(case: Case) -> None:
     """Children end by os._exit, without a word to anybody."""
-    settings, tasks = embedded(case, **QUIET_SMALL), 16
+    await work_prefork(case, embedded(case, **QUIET_SMALL))
+
+
+async def work_prefork(case: Case, settings: Settings) -> None:
+    """Celery's life, as the row tells."""
+    tasks = 16
     words = "worker -P prefork -c 2 --max-tasks-per-child 4 -l WARNING --without-gossip --without-mingle"
     worker = _InDirectory(
         case, settings, "celery", ["-m", "celery", "-A", "tests.faults.celery_app:celery", *words.split()]
@@ -183,7 +218,7 @@ async def celery_prefork(case: Case) -> None:
         await sender.succeeded(PATIENT_S)
 
         def done() -> list[int]:
-            return [int(str(entry["pid"])) for entry in _entries(case) if "done" in entry]
+            return [int(str(entry["pid"])) for entry in entries(case) if "done" in entry]
 
         await until(lambda: len(done()) >= tasks // 2 or not worker.running, PATIENT_S)
         assert worker.running, worker.said()[-900:]
@@ -199,7 +234,7 @@ async def celery_prefork(case: Case) -> None:
                 raise
             await _kill_pool(worker)
             case.note(hung_pools=1)
-    await _drain_and_check(case, settings, deaths=4)
+    await drain_and_check(case, settings, deaths=4)
     case.note(tasks=len(done()))
 
 
@@ -235,7 +270,7 @@ def _kill_if_alive(pid: int) -> None:
 )
 async def multiprocessing_fork(case: Case) -> None:
     """They end without running what is registered for the exit."""
-    await _live(case, "multiprocessing:fork", deaths=1)
+    await live(case, "multiprocessing:fork", deaths=1)
 
 
 @row(
@@ -252,7 +287,7 @@ async def multiprocessing_fork(case: Case) -> None:
 )
 async def multiprocessing_spawn(case: Case) -> None:
     """A pool ends its workers by SIGTERM."""
-    await _live(case, "multiprocessing:spawn", deaths=1)
+    await live(case, "multiprocessing:spawn", deaths=1)
 
 
 @row(
@@ -266,7 +301,7 @@ async def multiprocessing_spawn(case: Case) -> None:
 )
 async def exit_in_a_forked_child(case: Case) -> None:
     """The blocks' ends do nothing in the child."""
-    await _live(case, "exit-in-child")
+    await live(case, "exit-in-child")
 
 
 @row(
@@ -280,7 +315,7 @@ async def exit_in_a_forked_child(case: Case) -> None:
 )
 async def asyncio_cancelled(case: Case) -> None:
     """What a call returned from is stored, and every run is finished by its block."""
-    await _live(case, "cancelled")
+    await live(case, "cancelled")
 
 
 @row(
@@ -314,15 +349,15 @@ async def called_from_a_finalizer(case: Case) -> None:
 
 async def _interrupted(case: Case, way: str) -> None:
     # The shared run is told of otherwise, and so the common judge takes it for one of a process that died.
-    await _live(case, f"interrupted:{way}", deaths=1, judge=partial(_judge_shared, case))
-    times = sum(int(str(entry.get("interruptions", 0))) for entry in _entries(case))
+    await live(case, f"interrupted:{way}", deaths=1, judge=partial(_judge_shared, case))
+    times = sum(int(str(entry.get("interruptions", 0))) for entry in entries(case))
     assert times >= 50, f"interrupted only {times} times"
     case.note(interruptions=times)
 
 
 def _judge_shared(case: Case, settings: Settings) -> None:
     """The run that two write holds the events of both, each once, and each one's in order."""
-    of_it = [entry for entry in _entries(case) if "shared" in entry]
+    of_it = [entry for entry in entries(case) if "shared" in entry]
     told = [entry for entry in of_it if "stream" in entry]
     ends: dict[str, Account] = {}
     for entry in of_it:
@@ -368,7 +403,7 @@ HARD_EXITS = {"os-exit": (0,), "terminated": (-15,)}
 async def interpreter_exit(case: Case) -> None:
     """Runs that were not finished read abandoned."""
     way = list(EXITS)[case.number % len(EXITS)]
-    await _live(case, f"leave:{way}", EXITS[way], deaths=1)
+    await live(case, f"leave:{way}", EXITS[way], deaths=1)
 
 
 @row(
@@ -384,4 +419,4 @@ async def interpreter_exit(case: Case) -> None:
 async def exit_without_goodbye(case: Case) -> None:
     """Nothing of Python's runs any more."""
     way = list(HARD_EXITS)[case.number % len(HARD_EXITS)]
-    await _live(case, f"leave:{way}", HARD_EXITS[way], deaths=1)
+    await live(case, f"leave:{way}", HARD_EXITS[way], deaths=1)
