@@ -61,7 +61,8 @@ def _observe(settings: Settings, forwarder: Forwarder) -> Generator[None]:
 
 
 def _text(report: ForwardReport) -> str:
+    oldest = f", the oldest waits for {report.oldest_s:,.0f} s" if report.oldest_s else ""
     return (
-        f"{counted(report.sources, 'source')}, {counted(report.acknowledged, 'record')} acknowledged, {report.pending} pending, "
+        f"{counted(report.sources, 'source')}, {counted(report.acknowledged, 'record')} acknowledged, {report.pending:,} pending{oldest}, "
         f"{report.refused} refused, {counted(report.incidents, 'incident')}"
     )

@@ -70,6 +70,8 @@ class ForwardReport:
     sources_finished: int = 0
     rebuilt: int = 0
     """How often the publisher had to be opened anew after it had worked."""
+    oldest_s: float = 0.0
+    """Age of the oldest event in the outbox that is not acknowledged, where somebody looks (`BacklogWatch`); 0: none waits."""
 
 
 class Forwarder:
@@ -346,6 +348,7 @@ class Forwarder:
             lane.put_first(entry)
             self._fail(PublisherBrokenError(f"a refused record can't be kept beside its source: {trouble}"))
             return
+        self._troubles.refuse(str(exc))
         self._release(entry)
         if not entry.line:
             self._sources.closed(entry)
@@ -356,6 +359,7 @@ class Forwarder:
 
     def _settle(self) -> None:
         """Save what is due, tell who listens, close and remove what is finished."""
+        self._troubles.tell()
         for feed in self._sources.all():
             try:
                 self._settle_feed(feed)
@@ -401,6 +405,7 @@ class Forwarder:
     async def _end(self) -> None:
         """Wait, bounded, for what is under way; save; let everything go."""
         self._go(ForwarderState.DRAINING)
+        self._troubles.tell(last=True)
         await self._give_up_sends(self._limits.drain_timeout_ms if self._failure is None else 0)
         try:
             for feed in self._sources.all():

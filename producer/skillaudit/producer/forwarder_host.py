@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from skillaudit.contract.errors import LockedError, SettingsError
 from skillaudit.contract.outbox.locks import FileLock, lock_holder
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder import Forwarder, ForwardReport
+from skillaudit.producer.forwarder_backlog import BacklogWatch, watching
 from skillaudit.producer.forwarder_core import ForwarderLimits
 from skillaudit.producer.forwarder_sources import Scope
 from skillaudit.producer.publisher import RecordPublisher
@@ -64,9 +66,12 @@ async def run_host_forwarder(
         limits=forwarder_limits(settings),
         scope=Scope.ALL,
     )
+    watch = BacklogWatch(settings.outbox_dir)
     with _only_one(settings.outbox_dir), observe(forwarder) if observe else contextlib.nullcontext():
-        async with _progress(forwarder, on_progress):
-            return await forwarder.run(stop)
+        async with _progress(forwarder, watch, on_progress), watching(watch, beside=True):
+            report = await forwarder.run(stop)
+        await asyncio.to_thread(watch.look)
+    return replace(report, oldest_s=watch.age_s)
 
 
 @contextlib.contextmanager
@@ -86,12 +91,12 @@ def _only_one(outbox_dir: Path) -> Generator[None]:
 
 @asynccontextmanager
 async def _progress(
-    forwarder: Forwarder, on_progress: Callable[[ForwardReport], None] | None
+    forwarder: Forwarder, watch: BacklogWatch, on_progress: Callable[[ForwardReport], None] | None
 ) -> AsyncGenerator[None]:
     async def tell() -> None:
         while on_progress is not None:
             await asyncio.sleep(PROGRESS_INTERVAL_S)
-            on_progress(forwarder.report)
+            on_progress(replace(forwarder.report, oldest_s=watch.age_s))
 
     task = asyncio.ensure_future(tell())
     try:

@@ -29,6 +29,7 @@ from skillaudit.contract.eventlog import RefusedRecord
 from skillaudit.contract.outbox.acknowledgement import Acknowledgement
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder import Forwarder, ForwardReport
+from skillaudit.producer.forwarder_backlog import BacklogWatch, watching
 from skillaudit.producer.forwarder_core import ForwarderLimits
 from skillaudit.producer.forwarder_host import forwarder_limits, make_publisher
 from skillaudit.producer.forwarder_sources import Scope
@@ -222,7 +223,8 @@ class ForwarderThread:
             if self._stopping.is_set():
                 self._stop.set()
         self.state = ThreadState.RUNNING
-        return await forwarder.run(self._stop)
+        async with watching(BacklogWatch(self._outbox_dir, own=self._source_dir), beside=False):
+            return await forwarder.run(self._stop)
 
     def _progress(self, source_id: str, ack: Acknowledgement, refused: Sequence[RefusedRecord]) -> None:
         del refused  # the log reads them where they are kept

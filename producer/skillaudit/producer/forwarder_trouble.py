@@ -1,4 +1,4 @@
-"""What keeps a forwarder from its work, said in the log at each change and then at intervals.
+"""What keeps a forwarder from its work, said in the log at each change and then at intervals; and what was refused for good.
 
 Troubles of different kinds begin and end by themselves: a broker that answers says nothing about a disk that is full.
 """
@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 
 from skillaudit.contract.clock import Clock
+from skillaudit.contract.telling import Untold
+from skillaudit.contract.words import counted
 
 logger = logging.getLogger("skillaudit.producer.forwarder")
 
@@ -34,6 +36,8 @@ class Troubles:
         self._log_interval_us = log_interval_ms * 1_000
         self._reasons: dict[Trouble, dict[str, str]] = {}
         self._logged_us: dict[Trouble, int] = {}
+        self._refusals = Untold(log_interval_ms / 1_000)
+        self._refusal = ""
 
     @property
     def reason(self) -> str:
@@ -64,3 +68,21 @@ class Troubles:
         del self._reasons[trouble]
         if not self._reasons:
             logger.warning("forwarding from %s goes on", self._outbox_dir)
+
+    def refuse(self, reason: str) -> None:
+        """A record was refused for good and is kept: a line for the first one, then one per interval."""
+        self._refusal = reason
+        self._say_refused(self._refusals.add(1, self._clock.steady_us()))
+
+    def tell(self, *, last: bool = False) -> None:
+        """Say how many were refused since the last line, if it is time; with `last` at any time."""
+        self._say_refused(self._refusals.due(self._clock.steady_us(), last=last))
+
+    def _say_refused(self, number: int) -> None:
+        if number:
+            logger.warning(
+                "%s from %s refused for good and kept in refused/ beside its source: %s",
+                counted(number, "record"),
+                self._outbox_dir,
+                self._refusal,
+            )
