@@ -36,7 +36,7 @@ _ADD_ROWS = """
 INSERT INTO store.ledger
 SELECT 'skillaudit.events/' || (i % $partitions), (i // $partitions),
     CASE WHEN i % 2 = 0 THEN 'start' ELSE 'finish' END, '0199f0a0-0000-7000-8000-' || lpad(i::VARCHAR, 12, '0'),
-    repeat('5', 32), i, 127, unhex(sha256(i::VARCHAR)), $now_us + i, i // $partitions
+    repeat('5', 32), i, 127, unhex(sha256(i::VARCHAR)), $now_us + i, i // $partitions, hash(i)
 FROM range($first, $first + $rows) t(i)
 """
 _MOVE_POSITIONS = """

@@ -383,8 +383,8 @@ def test_a_forged_run_in_the_ledger_takes_a_number_twice(attacked):
         attacked.sql(
             "INSERT INTO store.ledger SELECT partition, (SELECT max(idx) + 1 FROM store.ledger WHERE partition = l.partition),"
             " kind, 'forged', source_id, source_seq, ?, ?, received_us,"
-            " (SELECT max(record_offset) FROM store.ledger WHERE partition = l.partition)"
-            " FROM store.ledger AS l WHERE run_id = ? AND kind = ?",
+            " (SELECT max(record_offset) FROM store.ledger WHERE partition = l.partition),"
+            " ('0x' || left(sha256('forged'), 16))::UBIGINT FROM store.ledger AS l WHERE run_id = ? AND kind = ?",
             events, heads[events], run_id(attacked), kind,
         )  # fmt: skip
     attacked.sql(

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -44,7 +45,8 @@ def expected(stream: Sequence[SourceRecord]) -> list[tuple[object, ...]]:
     for record in stream:
         part = found.setdefault(record.partition, [])
         for entry in rows_of(record.value):
-            part.append((record.partition, len(part), *entry, record.received_us, record.offset))
+            found_by = int(sha256(entry.run_id.encode()).hexdigest()[:16], 16)
+            part.append((record.partition, len(part), *entry, record.received_us, record.offset, found_by))
     return [row for partition in sorted(found) for row in found[partition]]
 
 

@@ -86,7 +86,7 @@ class LedgerDatabase:
         first, offset = known[0] if known else (0, 0)
         rows = [row_of(partition, first + n, offset + n // per_record) for n in range(count)]
         with self.transaction("add rows") as cursor:
-            cursor.executemany("INSERT INTO store.ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            cursor.executemany("INSERT INTO store.ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
             cursor.execute("DELETE FROM store.positions WHERE partition = ?", [partition])
             cursor.execute(
                 "INSERT INTO store.positions (partition, cluster, next_offset, last_offset, last_digest, records, "

@@ -178,7 +178,7 @@ def test_many_partitions_become_several_leaves(database):
     with database.transaction("rows") as cursor:
         cursor.execute(
             "INSERT INTO store.ledger SELECT 'outbox/' || lpad(n::VARCHAR, 32, '0'), 0, 'start', 'r', repeat('5', 32),"
-            " 1, 1, NULL, 0, 7 FROM range(1200) t(n)"
+            " 1, 1, NULL, 0, 7, NULL FROM range(1200) t(n)"
         )
         cursor.execute(
             "INSERT INTO store.positions (partition, cluster, next_offset, last_offset, last_digest, records, "

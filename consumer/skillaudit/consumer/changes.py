@@ -204,6 +204,7 @@ TABLES: Final[Mapping[str, Columns]] = {
         "head": _BLOB,
         "received_us": _I64,
         "record_offset": _I64,
+        "run_hash": _U64,
     },
 }
 _ALIASES: Final = {

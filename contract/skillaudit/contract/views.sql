@@ -53,7 +53,10 @@ CREATE OR REPLACE VIEW main.incidents AS
 SELECT id, happened_at, kind, subject, detail FROM store.incidents;
 
 CREATE OR REPLACE VIEW main.ledger AS
-SELECT partition, idx, kind, run_id, source_id, source_seq, events, head, received_us, record_offset FROM store.ledger;
+SELECT partition, idx, kind, run_id, source_id, source_seq, events, head, received_us, record_offset, run_hash FROM store.ledger;
+
+CREATE OR REPLACE VIEW main.ledger_nodes AS
+SELECT partition, first_row, hashes FROM store.ledger_nodes;
 
 CREATE OR REPLACE VIEW main.ledger_from AS
 SELECT partition, record_offset, run_key FROM store.ledger_from;

@@ -46,6 +46,15 @@ def root_of(hashes: bytes) -> bytes:
     return hashes
 
 
+BLOCK_LEAVES: Final = 256
+
+
+def block_roots(hashes: bytes) -> bytes:
+    """The roots over each `BLOCK_LEAVES` of these leaf hashes, one after the other; the root over them is that of all."""
+    size = BLOCK_LEAVES * HASH_BYTES
+    return b"".join(root_of(hashes[at : at + size]) for at in range(0, len(hashes), size))
+
+
 def subtrees(first: int, end: int) -> list[tuple[int, int]]:
     """The fewest complete subtrees that together cover the leaves `[first, end)`, from left to right."""
     found: list[tuple[int, int]] = []

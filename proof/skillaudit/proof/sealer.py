@@ -37,6 +37,7 @@ from skillaudit.proof.notes import NoteSigner, NoteVerifier
 from skillaudit.proof.restoring import all_met, unmet_from, unmet_seals
 from skillaudit.proof.sealing import RowRange, SealPolicy, choose, pending, seal_due
 from skillaudit.proof.statements import statements
+from skillaudit.proof.tiles import TILE_LEVELS
 
 _SQL: Final = statements("sql/sealer.sql")
 OBJECT_BYTES_MAX: Final = 640 * 1024
@@ -44,6 +45,8 @@ OBJECT_BYTES_MAX: Final = 640 * 1024
 OBJECT_LEAVES_MAX: Final = 1_024
 CHECKPOINTS_PER_STEP_MAX: Final = 64
 INCIDENTS_PER_SEAL_MAX: Final = 100
+BLOCK_HEIGHT: Final = TILE_LEVELS
+"""Of a seal of more rows the roots of its blocks of 256 rows are kept, so that one row is proven by its block."""
 RECORD_ROWS_MAX: Final = 1_001
 """Rows that one record gives: each run that it lists, and the final count. A record is sealed whole."""
 LACKING_TOLD_MAX: Final = 5
@@ -150,8 +153,20 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class _Hashed:
+    """Ranges of the ledger, hashed."""
+
+    sealed: list[SealedRange]
+    nodes: dict[SealedRange, bytes]
+    """The roots of the blocks of those that have more than one."""
+    last_rowid: int
+    """The least of the partitions' last row ids."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Batch:
     sealed: tuple[SealedRange, ...]
+    nodes: dict[SealedRange, bytes]
     incidents: tuple[bytes, ...]
     from_rowid: int
     """Below this row id the ledger has nothing that the next seal needs."""
@@ -296,11 +311,10 @@ class Sealer:
         if found is None:
             names = ", ".join(part.partition for part in chosen[:3])
             raise DatabaseError(f"the ledger of {names} has not the rows it counts; run `skillaudit verify`")
-        sealed, last_rowid = found
-        lines = self._prover(cursor, sealed, now_us) if self._prover and sealed else ()
+        lines = self._prover(cursor, found.sealed, now_us) if self._prover and found.sealed else ()
         whole = len(chosen) == len(waiting)
-        from_rowid = last_rowid if whole and chosen else self._from_rowid
-        return _Batch(tuple(sealed), tuple(lines)[:INCIDENTS_PER_SEAL_MAX], from_rowid)
+        from_rowid = found.last_rowid if whole and chosen else self._from_rowid
+        return _Batch(tuple(found.sealed), found.nodes, tuple(lines)[:INCIDENTS_PER_SEAL_MAX], from_rowid)
 
     def _append(self, batch: _Batch, now_us: int) -> tuple[int, ...]:
         leaves = [seal.encode() for seal in split_seal(now_us, batch.sealed)]
@@ -309,6 +323,9 @@ class Sealer:
         with self._database.transaction("seal the ledger") as cursor:
             journal = Journal(cursor)
             indexes = tuple(journal.append(leaf, now_us) for leaf in leaves)
+            for part, hashes in batch.nodes.items():
+                row = {"partition": part.partition, "first_row": part.first, "hashes": hashes}
+                cursor.execute(_SQL["add_nodes"], row)
         self._sealed = known | {part.partition: part.end for part in batch.sealed}
         self._last_us, self._from_rowid = now_us, batch.from_rowid
         return indexes
@@ -408,29 +425,32 @@ def _sealed_ends(cursor: duckdb.DuckDBPyConnection, partitions: set[str] | None)
     return sealed
 
 
-def _hashed(
-    cursor: duckdb.DuckDBPyConnection, chosen: Sequence[RowRange], from_rowid: int
-) -> tuple[list[SealedRange], int] | None:
-    """The ranges with their roots, and the least of the partitions' last row ids; None where rows were not found."""
+def _hashed(cursor: duckdb.DuckDBPyConnection, chosen: Sequence[RowRange], from_rowid: int) -> _Hashed | None:
+    """None where rows were not found."""
     if not chosen:
-        return [], from_rowid
+        return _Hashed([], {}, from_rowid)
     parameters = {
         "partitions": [part.partition for part in chosen],
         "firsts": [part.first for part in chosen],
         "ends": [part.end for part in chosen],
         "from_rowid": from_rowid,
         "record_rows_max": RECORD_ROWS_MAX,
+        "block_height": BLOCK_HEIGHT,
     }
     with engine_errors("hash the ledger's rows"):
         rows = cursor.execute(_SQL["roots"], parameters).fetchall()
     if len(rows) != len(chosen):
         return None
     sealed: list[SealedRange] = []
-    for part, (partition, first, last, count, last_offset, _, root) in zip(chosen, rows, strict=True):
+    nodes: dict[SealedRange, bytes] = {}
+    for part, (partition, first, last, count, last_offset, _, root, hashes) in zip(chosen, rows, strict=True):
         if (partition, first, count) != (part.partition, part.first, last + 1 - first) or last + 1 < part.end:
             return None
-        sealed.append(SealedRange(partition, first, count, bytes(root), last_offset + 1))
-    return sealed, min(int(row[5]) for row in rows)
+        found = SealedRange(partition, first, count, bytes(root), last_offset + 1)
+        sealed.append(found)
+        if hashes is not None:
+            nodes[found] = b"".join(map(bytes, hashes))
+    return _Hashed(sealed, nodes, min(int(row[5]) for row in rows))
 
 
 def _check_contains(journal: Journal, signed: Checkpoint) -> None:

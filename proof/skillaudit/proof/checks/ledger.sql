@@ -232,12 +232,23 @@ WITH chosen AS (
 )
 SELECT
     s.journal_idx, s.partition, s.first, s.rows, s.root, coalesce(g.found, 0) AS found, coalesce(g.hashes, '') AS hashes,
-    coalesce(g.last_offset + 1 = s.next_offset, false) AS within
+    coalesce(g.last_offset + 1 = s.next_offset, false) AS within, n.hashes AS nodes
 FROM chosen AS s
 LEFT JOIN gathered AS g ON s.journal_idx = g.journal_idx AND s.place = g.place
+LEFT JOIN ledger_nodes AS n ON n.partition = s.partition AND n.first_row = s.first
 
 -- name: seals_between
 SELECT idx, leaf FROM journal WHERE kind = 'seal' AND at_us >= $from_us AND at_us <= $to_us
+
+-- name: misfiled
+-- Rows that are not found by their run.
+SELECT partition, idx FROM ledger WHERE run_hash IS DISTINCT FROM ('0x' || left(sha256(run_id), 16))::UBIGINT
+ORDER BY 1, 2 LIMIT $limit
+
+-- name: stray_nodes
+SELECT n.partition, n.first_row FROM ledger_nodes AS n
+ANTI JOIN (SELECT * FROM seals WHERE NOT bad) AS s ON n.partition = s.partition AND n.first_row = s.first
+ORDER BY 1, 2 LIMIT $limit
 
 -- name: rows_of_seal
 SELECT

@@ -52,7 +52,20 @@ SELECT 'refused', seq, NULL, NULL, NULL, NULL, NULL FROM refusals WHERE run_key 
 SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
 FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
 
+-- name: block_of_seal
+-- Rows of one block of a seal; and numbered -1, as its head, the roots of all its blocks, where these are kept.
+SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
+FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
+UNION ALL
+SELECT -1, NULL, NULL, NULL, NULL, NULL, hashes, NULL, NULL
+FROM ledger_nodes WHERE partition = $partition AND first_row = $seal_first
+
+-- name: marks_of_hash
+SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
+FROM ledger WHERE run_hash = $run_hash AND run_id = $run_id
+
 -- name: marks_of_run
+-- The slow way, by what the hash is of.
 SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
 FROM ledger WHERE run_id = $run_id
 

@@ -21,7 +21,8 @@ GROUP BY partition
 -- name: roots
 -- The root of each range of rows, level by level, without a row leaving the engine. A range is extended to the end of its
 -- last record, which has at most $record_rows_max rows. Row ids below $from_rowid are not looked at. Rows go by their
--- index: offsets may begin anew, where the loss of a topic's history was accepted.
+-- index: offsets may begin anew, where the loss of a topic's history was accepted. `nodes`: the hashes at height
+-- $block_height, where the tree is higher.
 WITH RECURSIVE ranges AS (
     SELECT unnest($partitions) AS partition, unnest($firsts) AS first_idx, unnest($ends) AS end_idx
 ),
@@ -52,12 +53,14 @@ hashed AS (
     JOIN whole AS w ON l.partition = w.partition AND l.idx >= w.first_idx AND l.idx < w.end_idx
     WHERE l.rowid >= $from_rowid
 ),
-tree (partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes) AS (
-    SELECT partition, min(idx), max(idx), count(*), max_by(record_offset, idx), max(row_id), list(leaf_hash ORDER BY idx)
+tree (partition, first_idx, last_idx, rows, last_offset, last_row_id, height, nodes, hashes) AS (
+    SELECT partition, min(idx), max(idx), count(*), max_by(record_offset, idx), max(row_id), 0, NULL::BLOB[],
+        list(leaf_hash ORDER BY idx)
     FROM hashed
     GROUP BY partition
     UNION ALL
-    SELECT partition, first_idx, last_idx, rows, last_offset, last_row_id, list_transform(
+    SELECT partition, first_idx, last_idx, rows, last_offset, last_row_id, height + 1,
+        CASE WHEN height = $block_height THEN hashes ELSE nodes END, list_transform(
         range((len(hashes) + 1) // 2),
         lambda pair: CASE
             WHEN 2 * pair + 2 <= len(hashes)
@@ -68,10 +71,13 @@ tree (partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes) AS
     FROM tree
     WHERE len(hashes) > 1
 )
-SELECT partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes[1]
+SELECT partition, first_idx, last_idx, rows, last_offset, last_row_id, hashes[1], nodes
 FROM tree
 WHERE len(hashes) = 1
 ORDER BY partition
+
+-- name: add_nodes
+INSERT INTO store.ledger_nodes (partition, first_row, hashes) VALUES ($partition, $first_row, $hashes)
 
 -- name: newest_checkpoint
 SELECT note FROM store.checkpoints ORDER BY size DESC LIMIT 1

@@ -25,6 +25,7 @@ from skillaudit.contract.digests import (
     log_header,
     lost_line,
     manifest_line,
+    run_hash,
     start_header,
 )
 from skillaudit.contract.events import format_ranges, parse_ranges
@@ -245,8 +246,8 @@ class _Line(NamedTuple):
 
 def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     """All facts of the run of this row of `runs`, in the engine's snapshot."""
-    run_id, key = row["id"], {"run_key": row["run_key"]}
-    marks = marks_of_run(engine, run_id)
+    key = {"run_key": row["run_key"]}
+    marks = _marks(engine, row)
     rest, events = _content(engine, row)
     refused = engine.rows("one.sql", "refused_of_run", **key) if "refused" in rest else []
     facts = RunFacts(
@@ -303,8 +304,22 @@ def _by_kind(rest: _Rows) -> Mapping[str, _Rows]:
 
 def marks_of_run(engine: Engine, run_id: str) -> list[Mark]:
     """All that the ledger says of runs of this id, by partition and index."""
-    found = [Mark(*row) for row in engine.rows("one.sql", "marks_of_run", run_id=run_id)]
-    return sorted(found, key=lambda mark: (mark.partition, mark.idx))
+    return _sorted(engine.rows("one.sql", "marks_of_run", run_id=run_id))
+
+
+def _marks(engine: Engine, row: Mapping[str, Any]) -> list[Mark]:
+    """By the hash of the run's id: not believed where that does not give both ends of the run."""
+    key = {"run_hash": run_hash(row["id"]), "run_id": row["id"]}
+    found = _sorted(engine.rows("one.sql", "marks_of_hash", **key))
+    return found if _has_ends(found, row) else marks_of_run(engine, row["id"])
+
+
+def _has_ends(marks: Iterable[Mark], row: Mapping[str, Any]) -> bool:
+    return row["finish_seq"] is not None and {mark.kind for mark in marks} >= {"start", "finish"}
+
+
+def _sorted(rows: _Rows) -> list[Mark]:
+    return sorted((Mark(*row) for row in rows), key=lambda mark: (mark.partition, mark.idx))
 
 
 def _before_ledger(engine: Engine, facts: RunFacts) -> bool:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from skillaudit.contract.words import counted
 from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
-from skillaudit.proof.merkle import root_of
+from skillaudit.proof.merkle import block_roots, root_of
 from skillaudit.proof.verify.cuts import NO_CUTS, Cuts
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.engine import Engine, Row
 from skillaudit.proof.verify.request import VerifyRequest
 
 FILE: Final = "ledger.sql"
@@ -52,6 +52,9 @@ def _numbering(engine: Engine, cut: Mapping[str, int]) -> Iterator[Finding]:
             yield Finding(Kind.LEDGER_ALTERED, "a row has a number below 0", where)
         if ledger_next is not None or not given_up:
             yield from _end(partition, max(-1 if last is None else last, begin - 1), ledger_next)
+    for partition, idx in engine.rows(FILE, "misfiled", limit=_LIMIT):
+        says = "is filed under the hash of another run id"
+        yield Finding(Kind.LEDGER_ALTERED, says, {"partition": partition, "idx": idx})
     for (partition,) in engine.rows(FILE, "from_when"):
         says = "is said to have begun later than its first row, or behind more runs than there were records"
         yield Finding(Kind.LEDGER_ALTERED, says, {"partition": partition})
@@ -76,6 +79,9 @@ def _end(partition: str, last: int, ledger_next: int | None) -> Iterator[Finding
 def _seal_forms(engine: Engine) -> Iterator[Finding]:
     for (idx,) in engine.rows(FILE, "bad_leaves", limit=_LIMIT):
         yield Finding(Kind.JOURNAL_ALTERED, "is no leaf of format 1", {"journal_idx": idx})
+    for partition, first in engine.rows(FILE, "stray_nodes", limit=_LIMIT):
+        says = "hashes of blocks are kept from this row on, and no seal begins there"
+        yield Finding(Kind.LEDGER_ALTERED, says, {"partition": partition, "idx": first})
     for partition, journal_idx, first, expected in engine.rows(FILE, "seal_gaps", limit=_LIMIT):
         says = f"seals from row {first} on, and the seals before it end at row {expected}"
         yield Finding(Kind.SEAL_GAP, says, {"partition": partition, "journal_idx": journal_idx})
@@ -89,24 +95,30 @@ def _sealed_ranges(
     old = engine.rows(FILE, "old_seals", **which)[0][0]
     share = {"seed": request.seed, "one_in": max(1, -(-old // OLD_SEALS_COMPARED))}
     for chunk in engine.chunks(FILE, "sealed_rows", **which, **share):
-        for journal_idx, partition, first, rows, root, found, hashes, within in chunk:
-            where = {"partition": partition, "idx": first, "journal_idx": journal_idx}
-            span = f"to #{first + rows - 1}"
-            if found < rows and first + rows <= cut.get(partition, 0):
-                yield journal_idx, []
-            elif found < rows:
-                says = f"{span}: {counted(rows, 'row')} sealed, {found:,} there"
-                yield journal_idx, [Finding(Kind.LEDGER_ENTRY_MISSING, says, where)]
-            elif found > rows or root_of(bytes.fromhex(hashes)).hex() != root:
-                yield (
-                    journal_idx,
-                    [Finding(Kind.LEDGER_ALTERED, f"{span} are not the rows that were sealed", where)],
-                )
-            elif not within:
-                says = f"{span}: their records do not end at the position that the seal names"
-                yield journal_idx, [Finding(Kind.LEDGER_ALTERED, says, where)]
-            else:
-                yield journal_idx, []
+        for row in chunk:
+            yield row[0], list(_compared(row, cut))
+
+
+def _compared(row: Row, cut: Mapping[str, int]) -> Iterator[Finding]:
+    """A sealed range with what is there of it."""
+    journal_idx, partition, first, rows, root, found, hashes, within, nodes = row
+    where = {"partition": partition, "idx": first, "journal_idx": journal_idx}
+    span = f"to #{first + rows - 1}"
+    if found < rows:
+        if first + rows > cut.get(partition, 0):
+            says = f"{span}: {counted(rows, 'row')} sealed, {found:,} there"
+            yield Finding(Kind.LEDGER_ENTRY_MISSING, says, where)
+        return
+    blocks = block_roots(bytes.fromhex(hashes))
+    if found > rows or root_of(blocks).hex() != root:
+        yield Finding(Kind.LEDGER_ALTERED, f"{span} are not the rows that were sealed", where)
+        return
+    if nodes is not None and bytes(nodes) != blocks:
+        says = f"{span}: the hashes that are kept of their blocks are others"
+        yield Finding(Kind.LEDGER_ALTERED, says, where)
+    if not within:
+        says = f"{span}: their records do not end at the position that the seal names"
+        yield Finding(Kind.LEDGER_ALTERED, says, where)
 
 
 def _listed(engine: Engine) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -11,11 +11,11 @@ from skillaudit.contract.digests import run_hash
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.leaves import LedgerRow, SealedRange, encode_ledger_rows, parse_seal
-from skillaudit.proof.merkle import leaf_hash, root_of
+from skillaudit.proof.merkle import BLOCK_LEAVES, HASH_BYTES, leaf_hash, root_of
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
 from skillaudit.proof.verify.cuts import ORPHAN_BEFORE, find_cuts, orphans_before
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.engine import Engine, Row
 from skillaudit.proof.verify.facts import Mark, RunFacts, marks_of_run, read_facts
 from skillaudit.proof.verify.journal import JournalState
 from skillaudit.proof.verify.judging import judge_run
@@ -234,7 +234,10 @@ def _seals_of(
         proven = [it.range for it in found if it.journal_idx < journal.proven(grade)]
         if all(any(_covers(it, mark) for it in proven) for mark in marks):
             break
-    return [_compared(engine, journal, it) for it in found]
+    return [
+        _compared(engine, journal, it, [mark.idx for mark in marks if _covers(it.range, mark)])
+        for it in found
+    ]
 
 
 class _Covering(NamedTuple):
@@ -261,19 +264,45 @@ def _covers(found: SealedRange, mark: Mark) -> bool:
     return found.partition == mark.partition and found.first <= mark.idx < found.end
 
 
-def _compared(engine: Engine, journal: JournalState, it: _Covering) -> _Seal:
+def _compared(engine: Engine, journal: JournalState, it: _Covering, indexes: Iterable[int]) -> _Seal:
     found = it.range
-    place = {"partition": found.partition, "first": found.first, "end": found.end}
-    rows = sorted(engine.rows("one.sql", "rows_between", **place), key=itemgetter(0))
-    right = len(rows) == found.count and _root([row[1:] for row in rows]) == found.root
+    right = _blocks_hold(engine, found, indexes) or _holds(engine, found)
     if journal.holds is not None:
         right = right and journal.holds(it.journal_idx, it.leaf)
     return _Seal(it.journal_idx, found.partition, found.first, found.end, right)
 
 
-def _root(rows: Sequence[LedgerRow]) -> bytes | None:
-    """The root over rows of the ledger; None where one has no leaf."""
+def _holds(engine: Engine, seal: SealedRange) -> bool:
+    """Whether the rows are those that were sealed."""
+    place = {"partition": seal.partition, "first": seal.first, "end": seal.end}
+    return _root(engine.rows("one.sql", "rows_between", **place), seal.first, seal.count) == seal.root
+
+
+def _blocks_hold(engine: Engine, seal: SealedRange, indexes: Iterable[int]) -> bool:
+    """Whether the blocks of these rows are among those whose roots are kept and give the seal's."""
+    if seal.count <= BLOCK_LEAVES:
+        return False
+    for block in sorted({(index - seal.first) // BLOCK_LEAVES for index in indexes}):
+        first = seal.first + block * BLOCK_LEAVES
+        count = min(BLOCK_LEAVES, seal.end - first)
+        place = {"partition": seal.partition, "first": first, "end": first + count, "seal_first": seal.first}
+        rows = engine.rows("one.sql", "block_of_seal", **place)
+        kept = [bytes(row[6]) for row in rows if row[0] < 0]
+        if len(kept) != 1 or len(kept[0]) != -(-seal.count // BLOCK_LEAVES) * HASH_BYTES:
+            return False
+        root = _root([row for row in rows if row[0] >= 0], first, count)
+        if root != kept[0][block * HASH_BYTES :][:HASH_BYTES] or root_of(kept[0]) != seal.root:
+            return False
+    return True
+
+
+def _root(rows: Sequence[Row], first: int, count: int) -> bytes | None:
+    """The root over these rows of the ledger; None where they are not so many from `first` on, or one has no leaf."""
+    rows = sorted(rows, key=itemgetter(0))
+    if [row[0] for row in rows] != list(range(first, first + count)):
+        return None
+    leaves: Sequence[LedgerRow] = [row[1:] for row in rows]
     try:
-        return root_of(b"".join(map(leaf_hash, encode_ledger_rows(rows))))
+        return root_of(b"".join(map(leaf_hash, encode_ledger_rows(leaves))))
     except InvalidRecordError:
         return None

@@ -1,0 +1,164 @@
+"""Long seals: one run is proven by its block of 256 rows, found by the hash of its id; whatever of that is altered, the run
+is proven by all rows of the seal instead, and the check of everything names it.
+"""
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+from tests.attacks.world import Collected, Store, Topic
+
+from skillaudit.contract.records import SkillRun
+from skillaudit.producer import Sink
+from skillaudit.proof.merkle import BLOCK_LEAVES, HASH_BYTES
+from skillaudit.proof.verify import Depth, Verifier, VerifyRequest
+
+RUNS = 500
+OTHER_HASH = "UPDATE store.ledger SET run_hash = run_hash + 1 WHERE run_id = ? AND kind = ?"
+
+
+@pytest.fixture(scope="module", name="original")
+def recorded(tmp_path_factory):
+    """One partition whose ledger has 1,000 rows and more, sealed at once."""
+    path = tmp_path_factory.mktemp("blocks") / "audit.duckdb"
+    topic, store, log = Topic(), Store(path), Collected("1" * 32)
+    with contextlib.closing(Sink(log)) as sink, sink.start_run(SkillRun(skill_id="long", caller_id="u")):
+        for number in range(RUNS):
+            with sink.start_run(SkillRun(skill_id="s", caller_id="u")) as run:
+                run.step(f"thought {number}")
+    topic.ends = {"skillaudit.events/0": 0}
+    store.take(topic, topic.append([(b"", value) for _, value in log.items]))
+    store.seal()
+    store.close()
+    return path
+
+
+class Watched:
+    """A cursor that remembers how many rows of the ledger each statement asked for."""
+
+    def __init__(self, cursor):
+        self._cursor = cursor
+        self.spans: list[int] = []
+
+    def __getattr__(self, name):
+        return getattr(self._cursor, name)
+
+    def execute(self, statement, parameters=None):
+        if parameters and {"partition", "first", "end"} <= parameters.keys():
+            self.spans.append(parameters["end"] - parameters["first"])
+        return self._cursor.execute(statement, parameters)
+
+
+class Opened:
+    """A copy of the file in anybody's hands."""
+
+    def __init__(self, original: Path, path: Path) -> None:
+        shutil.copy(original, path)
+        self.connection = duckdb.connect(str(path))
+        self.spans: list[int] = []
+
+    def sql(self, text, *parameters):
+        return self.connection.execute(text, list(parameters)).fetchall()
+
+    def run_id(self, number):
+        return self.sql("SELECT id FROM runs ORDER BY run_key LIMIT 1 OFFSET ?", number)[0][0]
+
+    def verify(self, **options):
+        """`spans`: how many rows of the ledger were hashed at once."""
+        with contextlib.closing(Watched(self.connection.cursor())) as cursor:
+            report = Verifier(cursor).check(VerifyRequest(**options), time.time_ns() // 1000)
+            self.spans = cursor.spans
+            return report
+
+
+@pytest.fixture
+def opened(original, tmp_path):
+    found = Opened(original, tmp_path / "audit.duckdb")
+    yield found
+    found.connection.close()
+
+
+def nodes(opened):
+    """(number of blocks, where they begin)."""
+    return [
+        (len(hashes) // HASH_BYTES, first)
+        for first, hashes in opened.sql("SELECT first_row, hashes FROM ledger_nodes")
+    ]
+
+
+def test_a_run_is_proven_by_its_block(opened):
+    """First, last and any run: 256 rows are hashed, not the whole seal's."""
+    rows = opened.sql("SELECT count(*) FROM ledger")[0][0]
+    assert rows > 2 * RUNS
+    assert nodes(opened) == [(-(-rows // BLOCK_LEAVES), 0)]
+    for number in (0, 200, RUNS - 1):
+        report = opened.verify(run_id=opened.run_id(number))
+        assert (report.exit_code, report.run["integrity"]) == (0, "verified")
+        assert opened.spans
+        assert max(opened.spans) <= BLOCK_LEAVES
+
+
+def test_a_run_at_the_edge_of_a_block_is_proven_by_both(opened):
+    """Its start is the last row of one block, its finish the first of the next."""
+    edge = "SELECT run_id FROM ledger WHERE idx IN (255, 256) GROUP BY run_id HAVING count(*) = 2"
+    report = opened.verify(run_id=opened.sql(edge)[0][0])
+    assert (report.exit_code, opened.spans) == (0, [BLOCK_LEAVES, BLOCK_LEAVES])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE store.ledger_nodes SET hashes = unhex(repeat('00', octet_length(hashes)))",
+        "UPDATE store.ledger_nodes SET hashes = hashes[1:33]",
+        "UPDATE store.ledger_nodes SET first_row = 1",
+        "UPDATE store.ledger_nodes SET partition = 'skillaudit.events/1'",
+        "INSERT INTO store.ledger_nodes SELECT partition, first_row, hashes || hashes FROM store.ledger_nodes",
+    ],
+)
+def test_altered_hashes_of_blocks_prove_nothing_and_are_named(opened, change):
+    """The run is proven by all rows of its seal; the check of everything says what was altered."""
+    opened.sql(change)
+    assert opened.verify(run_id=opened.run_id(3)).exit_code == 0
+    assert max(opened.spans) > BLOCK_LEAVES
+    report = opened.verify(depth=Depth.QUICK)
+    assert (report.exit_code, set(report.counts) & {"LEDGER_ALTERED"}) == (5, {"LEDGER_ALTERED"})
+
+
+def test_without_the_hashes_of_blocks_everything_is_proven_as_before(opened):
+    """Seals of earlier releases have none, and a database made again does not either."""
+    opened.sql("DELETE FROM store.ledger_nodes")
+    assert opened.verify(run_id=opened.run_id(3)).exit_code == 0
+    assert opened.verify(depth=Depth.QUICK).exit_code == 0
+
+
+def test_an_altered_row_of_the_runs_block_is_named(opened):
+    """Whichever row it is: the block is not what was sealed."""
+    run_id = opened.run_id(3)
+    opened.sql("UPDATE store.ledger SET received_us = received_us + 1 WHERE idx = 100")
+    report = opened.verify(run_id=run_id)
+    assert (report.exit_code, set(report.counts)) == (5, {"LEDGER_ALTERED"})
+
+
+@pytest.mark.parametrize("kind", ["start", "finish"])
+def test_a_row_filed_elsewhere_is_found_all_the_same(opened, kind):
+    """The run is looked for by its id where the hash does not give both its ends; the row is named by the check of all."""
+    run_id = opened.run_id(3)
+    opened.sql(OTHER_HASH, run_id, kind)
+    assert opened.verify(run_id=run_id).exit_code == 0
+    report = opened.verify(depth=Depth.QUICK)
+    assert (report.exit_code, set(report.counts)) == (5, {"LEDGER_ALTERED"})
+
+
+def test_a_cut_run_whose_finish_is_filed_elsewhere_is_cut(opened):
+    """Hiding the ledger's word of the end hides nothing."""
+    run_id = opened.run_id(3)
+    opened.sql(OTHER_HASH, run_id, "finish")
+    opened.sql(
+        "UPDATE store.runs SET finish_seq = NULL, finish_tag = NULL, finished_at = NULL, status = 'running', liveness = 'open',"
+        " completeness = 'pending', head = NULL WHERE id = ?",
+        run_id,
+    )
+    assert opened.verify(run_id=run_id).exit_code == 5
