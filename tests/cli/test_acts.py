@@ -166,3 +166,38 @@ def test_what_nothing_can_forbid_takes_no_force(command, words):
     said = command(*words, "--force")
     assert said.code == 2
     assert "No such option" in said.err
+
+
+def test_acts_are_told_in_words(command, act, settings):
+    """What each was about; a list that ends at its limit says so; JSON keeps the scope as it is."""
+    hold = command("hold", "a", "--reason", "x", settings=settings)
+    hold_id = hold.out.splitlines()[1].removeprefix("act ")
+    assert hold.out.startswith(f"held; to end it: skillaudit release {hold_id}\n")
+    assert hold.err == ""
+    assert command(*hold.out.splitlines()[0].split("skillaudit ")[1].split(), settings=settings).code == 0
+    assert (
+        "not stored here, held in case they come: run z" in command("hold", "a", "z", settings=settings).err
+    )
+    act("hold", "--all")
+    act("redact", "b", "1", "--force", "--yes")
+    act("redact", "b", "0", "--field", "inputs", "--force", "--yes")
+    act("purge", "--before", "2100-01-01", "--force", "--yes")
+    table = command("acts", settings=settings)
+    for words in (
+        "runs started before 2100-01-01T00:00:00.000Z",
+        "run b event 1",
+        "run b event 0, inputs",
+        "all runs",
+        "runs a, z",
+        f"hold {hold_id}",
+    ):
+        assert f"  {words}  " in table.out
+    assert table.err == "7 acts\n"
+    assert command("acts", "--limit", "2", settings=settings).err == "2 acts at least; --limit shows more\n"
+    assert act("acts")[0]["scope"] == {"started_before": 4_102_444_800_000_000}
+
+
+def test_a_backup_that_is_not_there(command, settings, tmp_path):
+    """Named as missing; nothing is put anywhere."""
+    said = command("restore", str(tmp_path / "none"), "--yes", settings=settings)
+    assert (said.code, "there is no file" in said.err) == (1, True)

@@ -47,6 +47,26 @@ def test_usage(command, words):
     assert said.err
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("runs", "--config", "FILE"), "No such file"),
+        (("keys", "show", "FILE"), "No such file"),
+        (("keys", "new", "FILE", "--name", "x"), "No such file"),
+        (("verify", "--all", "--policy", "FILE"), "No such file"),
+        (("verify", "--all", "--anchor", "fiel:/x"), "--anchor: no anchor is called fiel:"),
+    ],
+)
+def test_a_file_is_named_once(command, tmp_path, words, reason):
+    """With the system's words for what is wrong, and nothing of the language it is written in."""
+    file = str(tmp_path / "none" / "file")
+    said = command(*(file if word == "FILE" else word for word in words))
+    assert (said.code, said.out) == (2, "")
+    assert reason in said.err
+    assert said.err.count(file) == words.count("FILE")
+    assert "Errno" not in said.err
+
+
 def test_a_setting_that_cannot_be(command):
     """2, naming the setting and where its value came from."""
     said = command("runs", SKILLAUDIT_SEAL_ROWS="lots")
@@ -77,6 +97,13 @@ def test_nobody_listens(command):
     said = command("runs", "--url", "http://127.0.0.1:9")
     assert (said.code, said.out) == (UNREACHABLE, "")
     assert "127.0.0.1:9" in said.err
+
+
+def test_no_broker(command):
+    """7, saying that it did not answer."""
+    said = command("topics", "--check", "--kafka", "127.0.0.1:9")
+    assert (said.code, said.out) == (UNREACHABLE, "")
+    assert "no answer from the cluster at 127.0.0.1:9" in said.err
 
 
 def test_help_is_quick(recorded):
@@ -157,6 +184,7 @@ def test_an_owner_that_cannot_be_asked(command, recorded, started):
         said = command(*words, settings=impatient)
         assert (said.code, said.out) == (UNREACHABLE, ""), words
         assert str(consuming.pid) in said.err, words
+        assert "serves no readers" in said.err, words
     consuming.terminate()
     assert consuming.wait(30) == 0
 

@@ -162,3 +162,34 @@ def test_no_escape_codes_where_nobody_looks(command, recorded, words):
     said = command(*(recorded.failed if word == "FAILED" else word for word in words))
     assert said.code == 0
     assert "\x1b" not in said.out + said.err
+
+
+def test_payloads_read_as_json(command, recorded):
+    """What was recorded as an object is shown as one, not in the spelling of a programming language."""
+    assert 'arguments={"q": "why"}' in command("show", recorded.parent).out
+
+
+def test_events_that_a_run_does_not_have(command, recorded):
+    """An empty table says why it is."""
+    said = command("show", recorded.child, "--events", "7-9")
+    assert (said.code, said.err) == (0, "skillaudit: the run has none of these events; it has 1 event\n")
+
+
+def test_an_outbox_that_is_not_there(command, recorded, tmp_path):
+    """Told as such; it is no error, and none is made."""
+    settings = type(recorded.settings)(data=tmp_path / "data")
+    said = command("outbox", "status", settings=settings)
+    assert (said.code, "there is no outbox at" in said.err) == (0, True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_page_that_may_not_be_all(command, recorded):
+    """A list that ends at its limit says how to see more."""
+    assert command("runs", "--limit", "1").err == "1 of 5 runs\n"
+    assert command("runs", "--limit", "1", "--skill", "bare").err == "1 of 1 run\n"
+
+
+def test_all_of_no_dead_letters(command):
+    """A job that replays what waits has nothing to complain of where nothing does."""
+    said = command("dead-letters", "replay", "--all")
+    assert (said.code, said.out) == (0, "0 replayed, 0 still malformed\n")

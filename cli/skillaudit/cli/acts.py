@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 import orjson
 
 from skillaudit.cli.options import json_option, with_settings
 from skillaudit.cli.ordering import operate
-from skillaudit.cli.output import json_time, print_json, print_table, stderr
+from skillaudit.cli.output import json_time, print_json, print_table, stderr, time_text
 from skillaudit.contract.admin import HoldScope, StoredAct, StoredHold
+from skillaudit.contract.clock import from_us
 from skillaudit.contract.records import LIST_LIMIT_MAX
 from skillaudit.contract.settings import Settings
-from skillaudit.contract.words import counted
+from skillaudit.contract.words import counted, named
 from skillaudit.proof.acts import ActKind
 
 _KINDS = tuple(kind.value for kind in ActKind)
@@ -34,17 +38,36 @@ def acts(settings: Settings, as_json: bool, kind: str | None, limit: int, holds:
         return
     print_table(
         ("at", "kind", "actor", "what", "reason", "act"),
-        [
-            (act.at, _kind(act), act.actor, orjson.dumps(dict(act.scope)).decode(), act.reason, act.act_id)
-            for act in found
-        ],
+        [(act.at, _kind(act), act.actor, _what(act.scope), act.reason, act.act_id) for act in found],
     )
-    stderr().print(counted(len(found), "act"))
+    more = " at least; --limit shows more" if len(found) == limit else ""
+    stderr().print(counted(len(found), "act") + more)
 
 
 def _kind(act: StoredAct) -> str:
     marks = [word for word, on in (("forced", act.policy.get("force")), ("pending", act.pending)) if on]
     return f"{act.kind} ({', '.join(marks)})" if marks else act.kind
+
+
+def _what(scope: Mapping[str, Any]) -> str:
+    """An act's scope in words; as JSON where it has none."""
+    match dict(scope):
+        case {"started_before": int(at_us)}:
+            said = f"runs started before {time_text(from_us(at_us))}"
+        case {"run": str(run_id), "seq": int(seq)}:
+            field = f", {scope['field']}" if "field" in scope else ""
+            said = f"run {run_id} event {seq}{field}"
+        case {"runs": [*run_ids]}:
+            said = named("run", run_ids)
+        case {"skill_id": str(skill_id)}:
+            said = f"runs of the skill {skill_id}"
+        case {"all": True}:
+            said = "all runs"
+        case {"hold": str(hold_id)}:
+            said = f"hold {hold_id}"
+        case other:
+            said = orjson.dumps(other).decode()
+    return said
 
 
 def _act(act: StoredAct) -> dict[str, object]:
@@ -88,5 +111,5 @@ def _print_holds(holds: list[StoredHold], *, as_json: bool) -> None:
 
 def _keeps(scope: HoldScope) -> str:
     if scope.runs:
-        return ", ".join(scope.runs)
+        return named("run", scope.runs)
     return "all runs" if scope.everything else f"runs of the skill {scope.skill_id}"

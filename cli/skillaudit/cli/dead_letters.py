@@ -48,7 +48,8 @@ def list_(settings: Settings, as_json: bool, state: str | None, limit: int, afte
         ("id", "state", "partition", "offset", "stored", "error"),
         [(it.id, it.state, it.partition, it.offset, it.stored_at, it.error) for it in letters],
     )
-    stderr().print(counted(len(letters), "dead letter"))
+    more = f" at least; --after {letters[-1].id} lists those behind" if len(letters) == limit else ""
+    stderr().print(counted(len(letters), "dead letter") + more)
 
 
 @dead_letters.command()
@@ -129,8 +130,6 @@ async def _chosen(
     while waiting := await operations.list_dead_letters(DeadLetterState.WAITING, LIST_LIMIT_MAX, last):
         last = waiting[-1].id
         yield [letter.id for letter in waiting]
-    if not last:
-        raise click.UsageError("no dead letters wait")
 
 
 def _run(settings: Settings, act: Callable[[Operations], Awaitable[T]]) -> T:

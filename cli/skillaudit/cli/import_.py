@@ -63,7 +63,7 @@ def _members(report: ImportReport) -> dict[str, object]:
 
 
 def _text(report: ImportReport) -> str:
-    new = "" if report.appended else ", all there already"
+    new = ", all there already" if report.runs and not report.appended else ""
     waiting = (
         f", {counted(report.flush.pending, 'record')} in the outbox, not consumed yet"
         if report.flush.pending

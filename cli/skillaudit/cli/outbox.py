@@ -31,7 +31,8 @@ def status(settings: Settings, as_json: bool, with_finished: bool) -> None:
 
     Exit code 4 where a source is damaged or holds refused records.
     """
-    sources = list_sources(settings.outbox_dir) if settings.outbox_dir.exists() else []
+    found = settings.outbox_dir.exists()
+    sources = list_sources(settings.outbox_dir) if found else []
     shown = [s for s in sources if with_finished or s.state is not SourceState.FINISHED or _troubled(s)]
     reader = reader_identity(settings.outbox_dir) if sources else None
     if as_json:
@@ -41,7 +42,9 @@ def status(settings: Settings, as_json: bool, with_finished: bool) -> None:
     else:
         print_table(_COLUMNS, [_row(source) for source in shown])
         stderr().print(
-            f"{settings.outbox_dir}: {counted(len(sources), 'source')}, "
+            f"there is no outbox at {settings.outbox_dir}: nothing was recorded with this data directory (--data)"
+            if not found
+            else f"{settings.outbox_dir}: {counted(len(sources), 'source')}, "
             f"{counted(sum(s.backlog_records for s in sources), 'record')} waiting, "
             f"read by {reader or 'nobody yet'}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,11 @@ def run_row(run: SkillRun, state: RunState | None) -> Sequence[object]:
 def preview(payload: Mapping[str, Any], width: int) -> str:
     """A payload in one line: its well-known members first, cut to `width` characters."""
     shown = ("name", "content", "arguments", "message", "is_error")
-    parts = [f"{key}={payload[key]}" for key in shown if payload.get(key) not in (None, "", False)]
-    text = " ".join(" ".join(parts).split()) or " ".join(f"{k}={v}" for k, v in payload.items())
+    parts = [f"{key}={_plain(payload[key])}" for key in shown if payload.get(key) not in (None, "", False)]
+    text = " ".join(" ".join(parts).split()) or " ".join(f"{k}={_plain(v)}" for k, v in payload.items())
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _plain(value: object) -> str:
+    """Text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -43,10 +43,10 @@ def restore(settings: Settings, as_json: bool, order: ActOrder, file: Path, yes:
         )
         return
     click.echo(
-        f"{settings.database} is {file}, whose journal has {counted(report.journal_size, 'leaf', 'leaves')}"
+        f"{file} is now {settings.database}; its journal has {counted(report.journal_size, 'leaf', 'leaves')}"
     )
     if report.replaced:
-        click.echo(f"what was there is {report.replaced}")
+        click.echo(f"what was there is kept as {report.replaced}")
     click.echo(f"act {report.act}")
 
 

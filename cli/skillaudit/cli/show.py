@@ -59,7 +59,7 @@ def show(
         logs = [log for log in logs if numbers[0] <= log.sequence <= numbers[1]]
         if not logs:
             stderr().print(
-                f"skillaudit: no event of the run is in {numbers[0]}-{numbers[1]}; it has {counted(state.events, 'event')}"
+                f"skillaudit: the run has none of these events; it has {counted(state.events, 'event')}"
             )
     if as_json:
         print_json({"run": run_json(run, state), "events": [event_json(log) for log in logs]})

@@ -244,8 +244,8 @@ def _unheld(
     if held and not order.force:
         names = sorted(run.id for run in runs if run.run_key in held)
         raise HeldError(
-            f"kept by the {named('hold', holds)}: {named('run', list(map(repr, names)))}; nothing was done. `skillaudit release {holds[0]}` "
-            "ends a hold; to force the act goes over it, and is recorded"
+            f"nothing was done: {named('run', list(map(repr, names)))} kept by the {named('hold', holds)}; `skillaudit release HOLD` "
+            "ends one, and a forced act goes over it, recorded for ever"
         )
     return runs
 

@@ -62,6 +62,8 @@ async def restore(settings: Settings, backup: Path, order: ActOrder) -> RestoreR
 
 
 def _look(backup: Path) -> tuple[str, int]:
+    if not backup.is_file():
+        raise RejectedError(f"there is no file {backup}; name a backup that `skillaudit backup` made")
     try:
         with contextlib.closing(duckdb.connect(str(backup.absolute()), read_only=True)) as copy:
             row = copy.execute(_LOOK).fetchone()
