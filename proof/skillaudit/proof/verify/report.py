@@ -100,9 +100,8 @@ class Report:
 
     def _completeness_of_run(self, run: Mapping[str, Any]) -> str:
         word = self._word(Severity.INCOMPLETE)
-        return ", ".join(
-            [f"{word}{run['completeness']}", *filter(None, [run.get("liveness"), run.get("status")])]
-        )
+        status = f"status {run['status']}" if run.get("status") else None
+        return ", ".join([f"{word}{run['completeness']}", *filter(None, [run.get("liveness"), status])])
 
     def _integrity(self) -> str:
         parts = [f"{counted(self.runs, 'run')}, {counted(self.events, 'event')}"]
@@ -132,6 +131,8 @@ class Report:
         return f"{word}grade {self.grade} ({wish}): {self._journal()}{self._doubt()}"
 
     def _journal(self) -> str:
+        if not self.journal:
+            return "nothing is sealed yet"
         leaves = f"{counted(self.journal, 'leaf', 'leaves')} of the journal"
         if self.anchored and self.anchored_at_us is not None:
             age_s = max(self.checked_at_us - self.anchored_at_us, 0) // 1_000_000
