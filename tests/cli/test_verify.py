@@ -90,7 +90,7 @@ def test_one_run(verify, world):
     said = verify(run_id)
     assert said.code == 0, said.err
     assert "verified" in said.out
-    assert "complete, finished" in said.out
+    assert "complete, finished, status ok" in said.out
     assert verify("nowhere").code == 3
 
 
