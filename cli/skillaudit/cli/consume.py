@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TypeVar
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -14,7 +17,13 @@ from skillaudit.cli.running import ProgressLine, stop_on_signals
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.words import counted
 
+if TYPE_CHECKING:
+    from skillaudit.consumer.figures import StoredFigures
+    from skillaudit.consumer.service import ServiceStatus
+
 T = TypeVar("T")
+
+PARTITIONS_SHOWN_MAX: Final = 3
 
 
 @click.command()
@@ -42,17 +51,10 @@ def consume(settings: Settings, http_listen: str | None, no_http: bool, accepted
 
 
 async def _run(settings: Settings, *, serve: bool, accepted: tuple[str, ...]) -> None:
-    from skillaudit.storage.hosting import HostedConsumer, host_consumer
+    from skillaudit.consumer.figures import StoredReader
+    from skillaudit.storage.hosting import host_consumer
 
     line = ProgressLine()
-
-    def text(hosted: HostedConsumer) -> str:
-        status = hosted.service.status
-        return (
-            f"{status.state.value}: {counted(status.records, 'record')}, {status.rate:.0f}/s, "
-            f"{sum(status.lag.values())} behind{', ' + status.last_error if status.last_error else ''}"
-        )
-
     async with stop_on_signals() as stop:
         async with contextlib.AsyncExitStack() as stack:
             starting = asyncio.ensure_future(
@@ -67,16 +69,56 @@ async def _run(settings: Settings, *, serve: bool, accepted: tuple[str, ...]) ->
             stderr().print(
                 f"consuming {origin} into {settings.database}{', ' + hosted.url if hosted.url else ''}"
             )
+            status, stored = hosted.service.status, StoredReader(hosted.service)
+            figures: StoredFigures | None = None
             stopping = asyncio.ensure_future(stop.wait())
             while not stopping.done() and not hosted.running.done():
                 await asyncio.wait(
                     (stopping, hosted.running), timeout=line.interval_s, return_when=asyncio.FIRST_COMPLETED
                 )
-                line.show(lambda: text(hosted))
+                figures = await asyncio.to_thread(stored.read) or figures
+                line.show(partial(progress_text, status, figures, time.time_ns() // 1_000))
             stopping.cancel()
             if hosted.running.done():
                 hosted.running.result()
-        line.done(text(hosted))
+        line.done(progress_text(status, figures, time.time_ns() // 1_000))
+
+
+def progress_text(status: ServiceStatus, figures: StoredFigures | None, now_us: int) -> str:
+    """How far it is, and what goes wrong: lag with the partitions that are furthest behind, troubles and losses as stored, and
+    the age of the oldest event that no forwarder has sent, as the agents' heartbeats say. What is 0 is left out.
+    """
+    parts = [
+        f"{status.state.value}: {counted(status.records, 'record')}",
+        f"{status.rate:,.0f}/s",
+        lag_text(status.lag),
+    ]
+    if figures is not None:
+        numbers = {
+            "conflict": figures.trouble("conflicts"),
+            "dead letter": figures.trouble("dead_letters", "waiting"),
+        }
+        parts += [counted(number, noun) for noun, number in numbers.items() if number]
+        totals = {
+            "refused": sum(host.refused for host in figures.hosts),
+            "lost": sum(host.lost for host in figures.hosts),
+        }
+        parts += [f"{number:,} {word}" for word, number in totals.items() if number]
+        oldest_us = min((host.oldest_us for host in figures.hosts if host.oldest_us), default=0)
+        if oldest_us:
+            parts.append(f"the oldest not forwarded waits for {max(now_us - oldest_us, 0) / 1e6:,.0f} s")
+    return ", ".join([*parts, *([status.last_error] if status.last_error else [])])
+
+
+def lag_text(lag: Mapping[str, int]) -> str:
+    """`52 behind (events/3 50, events/1 2)`: the sum, and the partitions that are furthest behind."""
+    behind = sorted(((offsets, name) for name, offsets in lag.items() if offsets), reverse=True)
+    if not behind:
+        return "0 behind"
+    shown = [f"{name} {offsets:,}" for offsets, name in behind[:PARTITIONS_SHOWN_MAX]]
+    more = len(behind) - len(shown)
+    names = ", ".join(shown) + (f" and {more:,} more" if more else "")
+    return f"{sum(lag.values()):,} behind ({names})"
 
 
 async def _done_before(work: asyncio.Future[T], stop: asyncio.Event) -> bool:

@@ -6,62 +6,19 @@ database holds, and stay where they are when the consumer is started anew.
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from skillaudit.consumer.figures import StoredFigures, StoredReader, seconds_between
 from skillaudit.consumer.notary import NotaryState, NotaryStatus
-from skillaudit.consumer.statements import statements
 from skillaudit.contract.clock import Clock, SystemClock
-from skillaudit.contract.engine import engine_errors
-from skillaudit.contract.errors import RetryableError, StopError
 
 if TYPE_CHECKING:
     from skillaudit.consumer.service import ConsumerService
-
-_SQL: Final = statements("metrics.sql")
-READ_INTERVAL_S: Final = 5.0
-"""How old what was read from the database may be: scrapers cannot make the engine work more often."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostFigures:
-    """What the agents of one host said last, summed over their sources."""
-
-    host: str
-    live: int
-    silent: int
-    backlog_records: int
-    backlog_bytes: int
-    oldest_us: int
-    """Wall clock of the oldest event that was not forwarded; 0: none waits."""
-    heard_us: int
-    """Broker time of the newest sign of life; 0: none, or all sources are closed."""
-    refused: int
-    lost: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFigures:
-    """One look at the database."""
-
-    troubles: Sequence[tuple[str, str, int]] = ()
-    """Name, label, number."""
-    hosts: Sequence[HostFigures] = ()
-    read_to_us: int = 0
-
-
-@dataclass(slots=True)
-class _Cache:
-    read_s: float = float("-inf")
-    figures: StoredFigures = field(default_factory=StoredFigures)
 
 
 class ServiceCollector(Collector):
@@ -71,8 +28,7 @@ class ServiceCollector(Collector):
         """`service` may be at any stage of its life."""
         self._service = service
         self._clock = clock or SystemClock()
-        self._cache = _Cache()
-        self._reading = Lock()
+        self._stored = StoredReader(service)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not read."""
@@ -82,33 +38,10 @@ class ServiceCollector(Collector):
         """All figures, as of now."""
         yield from _status_figures(self._service)
         yield from _notary_figures(self._service.status.notary, self._clock.wall_us())
-        figures = self._stored()
+        figures = self._stored.read()
         if figures is not None:
             yield from _trouble_figures(figures)
             yield from _host_figures(figures, self._clock.wall_us())
-
-    def _stored(self) -> StoredFigures | None:
-        """What the database holds; None while it is not open, which the state tells."""
-        with self._reading:
-            now_s = time.monotonic()
-            if now_s - self._cache.read_s > READ_INTERVAL_S:
-                try:
-                    self._cache = _Cache(now_s, _read(self._service))
-                except (RetryableError, StopError):
-                    return None
-            return self._cache.figures
-
-
-def _read(service: ConsumerService) -> StoredFigures:
-    with contextlib.closing(service.cursor()) as cursor, engine_errors("read figures"):
-
-        def rows(name: str) -> list[tuple[Any, ...]]:
-            return cursor.execute(_SQL[name]).fetchall()
-
-        hosts = tuple(HostFigures(*row) for row in rows("hosts"))
-        return StoredFigures(
-            [(row[0], row[1], row[2]) for row in rows("troubles")], hosts, rows("read_to")[0][0]
-        )
 
 
 def _status_figures(service: ConsumerService) -> Iterable[Metric]:
@@ -180,7 +113,7 @@ def _notary_figures(notary: NotaryStatus, now_us: int) -> Iterable[Metric]:
     for anchor in notary.anchors:
         behind.add_metric([anchor.uri], anchor.behind)
         if anchor.published_us:
-            age.add_metric([anchor.uri], _seconds_between(anchor.published_us, now_us))
+            age.add_metric([anchor.uri], seconds_between(anchor.published_us, now_us))
     yield behind
     yield age
 
@@ -230,8 +163,8 @@ def _host_figures(figures: StoredFigures, now_us: int) -> Iterable[Metric]:
         values = {
             "backlog_records": host.backlog_records,
             "backlog_bytes": host.backlog_bytes,
-            "oldest_unforwarded_seconds": _seconds_between(host.oldest_us, now_us),
-            "silence_seconds": _seconds_between(host.heard_us, figures.read_to_us),
+            "oldest_unforwarded_seconds": seconds_between(host.oldest_us, now_us),
+            "silence_seconds": seconds_between(host.heard_us, figures.read_to_us),
             "refused_records": host.refused,
             "lost_events": host.lost,
         }
@@ -239,10 +172,6 @@ def _host_figures(figures: StoredFigures, now_us: int) -> Iterable[Metric]:
             families[name].add_metric([host.host], value)
     yield sources
     yield from families.values()
-
-
-def _seconds_between(from_us: int, to_us: int) -> float:
-    return max(to_us - from_us, 0) / 1e6 if from_us > 0 else 0.0
 
 
 def make_registry(service: ConsumerService) -> CollectorRegistry:
