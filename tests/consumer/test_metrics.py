@@ -1,10 +1,13 @@
 """The consumer's metrics: troubles as stored, and every host's share as its agents' heartbeats tell it."""
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from tests.consumer import support
 from tests.consumer.test_service import ListSource, running
+from tests.support.waiting import until
 
 from skillaudit.consumer.metrics import ServiceCollector
 from skillaudit.consumer.service import ConsumerService
@@ -12,6 +15,7 @@ from skillaudit.contract import events
 from skillaudit.contract.clock import ManualClock
 from skillaudit.contract.events import SourceCounts
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch, SourceRecord
 
 NOW_US = 1_700_000_000_000_000
 QUIET_US = 90_000_000
@@ -84,3 +88,33 @@ async def test_a_closed_database_leaves_the_state(settings: Settings) -> None:
     found = figures(ConsumerService(settings), ManualClock(NOW_US))
     assert found["skillaudit_consumer_up[]"] == 0
     assert not any(name.startswith("skillaudit_host") for name in found)
+
+
+class HalfSource(ListSource):
+    """Says that more waits in one partition than it ever gives."""
+
+    def __init__(self, records: list[SourceRecord], ends: Mapping[str, int]) -> None:
+        super().__init__(records)
+        self._ends = ends
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        batch = await super().poll(records_max, timeout_ms)
+        return RecordBatch(batch.records, self._ends)
+
+
+async def test_lag_and_position_are_told_by_partition(settings: Settings) -> None:
+    """One that stands still shows: its lag stays, and its position does not move."""
+    values = support.whole_run()
+    source = HalfSource(support.records(values), {"t/0": len(values), "t/1": 50_000})
+    service, stop = ConsumerService(settings, source=lambda _: source), asyncio.Event()
+    running_it = asyncio.create_task(service.run(stop))
+    try:
+        await until(lambda: len(service.status.lag) == 2)
+        found = figures(service, ManualClock(NOW_US))
+    finally:
+        stop.set()
+        await running_it
+    assert found["skillaudit_consumer_lag_offsets['t/0']"] == 0
+    assert found["skillaudit_consumer_position_offsets['t/0']"] == len(values)
+    assert found["skillaudit_consumer_lag_offsets['t/1']"] == 50_000
+    assert found["skillaudit_consumer_position_offsets['t/1']"] == 0

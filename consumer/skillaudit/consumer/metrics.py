@@ -66,6 +66,15 @@ def _status_figures(service: ConsumerService) -> Iterable[Metric]:
     for partition, offsets in status.lag.copy().items():
         lag.add_metric([partition], offsets)
     yield lag
+    at = GaugeMetricFamily(
+        "skillaudit_consumer_position_offsets",
+        "Offset up to which everything is consumed and committed; stands still where a partition is stuck",
+        labels=["partition"],
+    )
+    positions = service.positions()
+    for partition in status.lag.copy():
+        at.add_metric([partition], positions.get(partition, 0))
+    yield at
     outcomes = CounterMetricFamily(
         "skillaudit_consumer_outcomes", "What became of records since the start", labels=["outcome"]
     )
