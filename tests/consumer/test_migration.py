@@ -12,7 +12,8 @@ from tests.consumer.support import SOURCE_A, finish, log, records, rows, start, 
 
 from skillaudit.consumer.database import Database, migrate, open_database
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.statements import sql_text
+from skillaudit.consumer.statements import migrations, sql_text
+from skillaudit.contract.digests import run_hash
 from skillaudit.contract.errors import DiskFullError
 
 OLD_VIEWS = Path(__file__).parent / "data" / "views_of_schema_1.sql"
@@ -79,6 +80,21 @@ def test_a_new_file_is_proven_from_the_beginning(tmp_path: Path) -> None:
     """Nothing was stored before the ledger."""
     with open_database(tmp_path / "new.duckdb") as database:
         assert rows(database, "SELECT * FROM main.ledger_from") == []
+
+
+def test_rows_of_a_ledger_are_found_by_their_run(tmp_path: Path) -> None:
+    """What the schema before filed by nothing is filed as what comes now."""
+    path = tmp_path / "old.duckdb"
+    with contextlib.closing(duckdb.connect(str(path))) as old:
+        old.execute("CREATE SCHEMA store")
+        old.execute("CREATE TABLE store.meta (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)")
+        old.execute("INSERT INTO store.meta VALUES ('schema_version', '5'), ('database_id', 'ab')")
+        for number, _, text in migrations():
+            if number <= 5:
+                old.execute(text)
+        old.execute("INSERT INTO store.ledger VALUES ('t/0', 0, 'start', 'old-é', 'aa', 1, 1, NULL, 0, 0)")
+    with open_database(path) as database:
+        assert rows(database, "SELECT run_id, run_hash FROM main.ledger") == [("old-é", run_hash("old-é"))]
 
 
 def test_a_migrated_file_goes_on(old_file: Path) -> None:

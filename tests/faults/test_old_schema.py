@@ -11,6 +11,9 @@ from tests.faults.old_schema import MAKES, NEWEST, OLDER, OldFiles, statements_b
 
 from skillaudit.consumer.statements import migrations
 
+VIEWS_ALONE = 5
+"""A step that changed no table."""
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
@@ -41,7 +44,7 @@ def _change(path, sql):
 def test_every_step_is_told_by_what_it_makes():
     """A step that is added has to be added here."""
     assert sorted(MAKES) == [number for number, _, _ in migrations()]
-    assert all(MAKES.values())
+    assert [step for step, made in MAKES.items() if not made] == [VIEWS_ALONE]
 
 
 @pytest.mark.parametrize("since", OLDER)
@@ -60,13 +63,14 @@ def test_a_version_that_is_set_back_does_not_pass(files, migrated):
     """What the steps behind it have made is there."""
     for version in OLDER:
         _change(migrated, f"UPDATE store.meta SET value = '{version}' WHERE name = 'schema_version'")
-        with pytest.raises(AssertionError, match=f"schema {version} has of step {version + 1}"):
+        following = version + 1 + (version + 1 == VIEWS_ALONE)
+        with pytest.raises(AssertionError, match=f"schema {version} has of step {following}"):
             files.assert_kept(migrated, 1)
 
 
 def test_a_version_that_is_ahead_does_not_pass(files, tmp_path):
     """What its step makes is not there."""
-    for version in OLDER:
+    for version in set(OLDER) - {VIEWS_ALONE - 1}:
         path = Path(shutil.copy(files.path(version), tmp_path))
         _change(path, f"UPDATE store.meta SET value = '{version + 1}' WHERE name = 'schema_version'")
         with pytest.raises(AssertionError, match=f"schema {version + 1} lacks of step {version + 1}"):
@@ -81,7 +85,7 @@ def test_a_version_that_is_ahead_does_not_pass(files, tmp_path):
         ("INSERT INTO store.tombstones SELECT * FROM store.tombstones", "rows of tombstones that are new"),
         ("UPDATE store.sources SET claimed = 0", "step 2 did not fill in its rows"),
         ("UPDATE store.runs SET partition = '' WHERE id = 'old-7'", "step 3 did not fill in its rows"),
-        ("DROP VIEW main.source_arrivals", "schema 5 lacks of step 5"),
+        ("DROP VIEW main.source_arrivals", "schema 6 lacks of step 6"),
         ("ALTER TABLE store.ledger_cuts DROP COLUMN trial_row", "otherwise than one"),
     ],
 )
