@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.faults.lanes import RunOne, run_lanes
+from tests.faults.lanes import RunOne, run_lanes, run_unit, units
 from tests.faults.one_row import run_one_row
 from tests.faults.rows import Row, all_rows
 from tests.faults.running import Resources
@@ -76,8 +76,10 @@ def main(options: argparse.Namespace) -> int:
 
 async def _run_all(rows: Sequence[Row], run_one: RunOne) -> list[str]:
     """The names of those that did not pass."""
+    names = [name for unit in units(rows) for name in unit]
     async with Resources() as resources:
-        return [row.name for row in rows if not await run_one(row, resources)]
+        passed = {name async for name in run_unit(names, resources, run_one)}
+    return [name for name in names if name not in passed]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from multiprocessing.queues import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -82,9 +82,16 @@ def _lane(waiting: SimpleQueue[list[str] | None], passed: SimpleQueue[str], run_
 async def _run_units(
     waiting: SimpleQueue[list[str] | None], passed: SimpleQueue[str], run_one: RunOne
 ) -> None:
-    rows = all_rows()
     async with Resources() as resources:
         while (unit := waiting.get()) is not None:  # all units wait before the first is taken
-            for name in unit:
-                if await run_one(rows[name], resources):
-                    passed.put(name)
+            async for name in run_unit(unit, resources, run_one):
+                passed.put(name)
+
+
+async def run_unit(names: Iterable[str], resources: Resources, run_one: RunOne) -> AsyncIterator[str]:
+    """Run these rows; the names of those that passed. What none of them wants is closed before."""
+    rows = all_rows()
+    for name in names:
+        await resources.leave_others(rows[name])
+        if await run_one(rows[name], resources):
+            yield name

@@ -190,20 +190,28 @@ class Resources:
     """What rows share: opened when a row first wants it, and once for all rows that name the same factory."""
 
     def __init__(self) -> None:
-        self._stack = contextlib.AsyncExitStack()
-        self._opened: dict[ResourceFactory, object] = {}
+        self._opened: dict[ResourceFactory, tuple[contextlib.AsyncExitStack, object]] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
+        await self.leave_others(None)
 
     async def of(self, row: Row) -> object:
         """The row's; raises what opening it raises, for every row that wants it."""
         if row.resource not in self._opened:
-            self._opened[row.resource] = await self._stack.enter_async_context(row.resource())
-        return self._opened[row.resource]
+            async with contextlib.AsyncExitStack() as stack:
+                resource = await stack.enter_async_context(row.resource())
+                self._opened[row.resource] = stack.pop_all(), resource
+        return self._opened[row.resource][1]
+
+    async def leave_others(self, row: Row | None) -> None:
+        """Close what this row does not want: a broker that nobody asks anything takes time from the others all the same."""
+        async with contextlib.AsyncExitStack() as closing:
+            for factory in [factory for factory in self._opened if row is None or factory != row.resource]:
+                stack, _ = self._opened.pop(factory)
+                closing.push_async_callback(stack.aclose)
 
 
 def _say(text: str, end: str = "") -> None:
