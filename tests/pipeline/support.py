@@ -27,6 +27,7 @@ SAID_CHARS_MAX = 400
 def environment(settings: Settings) -> dict[str, str]:
     """A process's environment in which these settings hold, and no others."""
     own = {f"SKILLAUDIT_{name.upper()}": text for name, text in settings.printable().items() if text}
+    own["PYTHONFAULTHANDLER"] = "1"  # who dies of a fatal signal, or is asked by SIGABRT, tells where it was
     return {k: v for k, v in os.environ.items() if not k.startswith("SKILLAUDIT_")} | own
 
 
