@@ -4,6 +4,7 @@ less than the check of all.
 
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 from tests.attacks.forging import forge_run
@@ -16,8 +17,9 @@ from skillaudit.contract.sources import SourceRecord
 from skillaudit.producer import Sink
 from skillaudit.proof.acts import Act, ActKind, act_line
 from skillaudit.proof.policy import Policy
-from skillaudit.proof.verify import Depth
+from skillaudit.proof.verify import Depth, Verifier, VerifyRequest
 from skillaudit.proof.verify.logged import ControlReading, control_members, parse_control
+from skillaudit.proof.verify.witness import read_anchors
 
 REPLAYED = """
     INSERT INTO store.dead_letters
@@ -190,3 +192,17 @@ def test_a_control_log_that_is_not_there_is_an_empty_one_as_long_as_no_act_is_kn
         " 0 AS ledger_next) FROM store.positions LIMIT 1"
     )
     assert "NOT_CHECKED" in names(attacked.verify(control=log, depth=Depth.QUICK))
+
+
+def test_an_anchor_that_anybody_may_append_to_is_told_by_the_journals_leaves(world, attacked):
+    """What its newest object says of the time it is from decides whether a newer one is looked for: forged, it is named."""
+    [reading] = read_anchors(world.policy, newest_only=True)
+    newest = reading.checkpoints[0]
+    there = replace(reading, uri="kafka:skillaudit.checkpoints")
+    forged = replace(there, checkpoints=(newest._replace(leaf_hashes=(bytes(32), *newest.leaf_hashes[1:])),))
+    for run in (None, run_id(attacked)):
+        request = VerifyRequest(policy=world.policy, anchors=(there,), run_id=run)
+        with contextlib.closing(attacked.connection.cursor()) as cursor:
+            assert Verifier(cursor).check(request, time.time_ns() // 1000).exit_code == 0
+            report = Verifier(cursor).check(replace(request, anchors=(forged,)), time.time_ns() // 1000)
+        assert (report.exit_code, violations(report)) == (5, {"ANCHOR_ALTERED"}), told(report)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,9 +18,12 @@ from skillaudit.proof import merkle
 from skillaudit.proof.anchors import AnchorObject, open_anchor
 from skillaudit.proof.anchors.base import parse_object
 from skillaudit.proof.checkpoint import Checkpoint
-from skillaudit.proof.errors import AnchorConflictError, AnchorContentError
-from skillaudit.proof.leaves import encode_act
+from skillaudit.proof.errors import AnchorConflictError, AnchorContentError, NewestUnknownError
+from skillaudit.proof.leaves import SealLeaf, encode_act
+from skillaudit.proof.policy import AnchorPolicy, Policy
 from skillaudit.proof.tiles import parse_entries, tiles_between
+from skillaudit.proof.verify.journal import judge_reading
+from skillaudit.proof.verify.witness import read_anchor
 
 DAY_US = 86_400_000_000
 
@@ -51,9 +55,9 @@ def topic(kafka_bootstrap, topic_names):
     return topic_names.events, settings
 
 
-def make_topic(settings, name, partitions=1):
+def make_topic(settings, name, partitions=1, times="LogAppendTime"):
     async def make():
-        config = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
+        config = {"message.timestamp.type": times, "retention.ms": "-1"}
         async with KafkaTopicAdmin(settings) as admin:
             await admin.create(TopicPlan(name=name, partitions=partitions, replication=1, config=config))
 
@@ -253,19 +257,94 @@ def test_a_repeated_old_object_does_not_hide_the_newest(kafka_anchor):
     assert kafka_anchor.newest().content == OBJECTS[-1]
 
 
-MANY = [made(number, number + 1) for number in range(500)]
+MINUTE_MS = 60_000
+BEGUN_MS = time.time_ns() // 1_000_000 - 500 * MINUTE_MS
+
+
+def seal(number):
+    return SealLeaf((BEGUN_MS + number * MINUTE_MS) * 1000, ()).encode()
+
+
+MANY = [made(number, number + 1, content=seal) for number in range(500)]
+"""One a minute, the newest just now."""
+
+
+@pytest.fixture
+def dated(topic):
+    """An anchor in a topic whose records may bear any time, and what appends objects, as of a moment: by default now."""
+    settings, name = topic[1], f"{topic[0]}.dated"
+    make_topic(settings, name, times="CreateTime")
+
+    async def send(objects, at_ms):
+        async with AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers) as producer:
+            sent = [
+                await producer.send(name, it.encode(), partition=0, timestamp_ms=at_ms(it)) for it in objects
+            ]
+            await asyncio.gather(*sent)
+
+    def append(objects, at_ms=lambda _: time.time_ns() // 1_000_000):
+        asyncio.run(send(objects, at_ms))
+
+    return open_anchor(f"kafka:{name}", settings), append
+
+
+def in_their_time(content):
+    return BEGUN_MS + (content.checkpoint.size - 1) * MINUTE_MS
 
 
 @pytest.mark.broker
-def test_the_newest_objects_are_read_from_the_end(kafka_anchor):
+def test_the_newest_objects_are_read_from_the_end(dated):
     """A year of objects is half a million: what a check needs of them stands at the end, and little else is read."""
-    kafka_anchor.publish(MANY)
+    kafka_anchor, append = dated
+    append(MANY, in_their_time)
     assert contents(kafka_anchor, after=490) == MANY[490:]
     assert kafka_anchor.records_read <= 300
     before = kafka_anchor.records_read
     assert kafka_anchor.newest().content == MANY[-1]
     assert kafka_anchor.records_read - before <= 16
     assert contents(kafka_anchor, after=20) == MANY[20:]
+
+
+@pytest.mark.broker
+def test_many_old_objects_said_again_do_not_hide_the_newest(dated):
+    """In the order of a journal, and more of them than are looked at first: all since the time of which they speak is read."""
+    kafka_anchor, append = dated
+    append(MANY, in_their_time)
+    append([*MANY[:490], MANY[495], MANY[480]])
+    assert kafka_anchor.newest().content == MANY[-1]
+    assert kafka_anchor.records_read <= 600
+    policy = Policy(anchors=(AnchorPolicy(kafka_anchor.uri),))
+    [checkpoint] = read_anchor(kafka_anchor, policy.anchors[0], policy, newest_only=True).checkpoints
+    assert checkpoint.size == 500
+
+
+@pytest.mark.broker
+def test_more_old_objects_than_are_read_leave_the_newest_unknown(dated):
+    """Never taken for what there is: the check of one run says that it can't be told, that of all reads on."""
+    kafka_anchor, append = dated
+    append(MANY, in_their_time)
+    append(MANY[:490] * 21)
+    with pytest.raises(NewestUnknownError, match="10,000 records"):
+        kafka_anchor.newest()
+    entry = AnchorPolicy(kafka_anchor.uri)
+    policy = Policy(anchors=(entry,))
+    one = read_anchor(kafka_anchor, entry, policy, newest_only=True)
+    assert (one.checkpoints, "verify --all" in one.error, one.altered) == ((), True, False)
+    every = read_anchor(kafka_anchor, entry, policy)
+    assert max(it.size for it in every.checkpoints) == 500
+    assert "CHECKPOINT_OLDER" in {it.kind for it in judge_reading(every, policy)}
+
+
+@pytest.mark.broker
+def test_what_speaks_of_no_time_hides_nothing(dated):
+    """An old checkpoint over leaves that say none, or one to come: as many records are read as may be."""
+    kafka_anchor, append = dated
+    append(MANY, in_their_time)
+    note = MANY[495].note
+    to_come = SealLeaf((BEGUN_MS + 10_000 * MINUTE_MS) * 1000, ()).encode()
+    for leaf_there in (leaf(1), to_come):
+        append([AnchorObject(495, (leaf_there,), note)] * 40)
+        assert kafka_anchor.newest().content == MANY[-1]
 
 
 @pytest.mark.broker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skillaudit.contract.errors import RejectedError, StopError
+from skillaudit.contract.errors import RejectedError, StopError, UnreachableError
 
 
 class NoteError(RejectedError):
@@ -19,6 +19,10 @@ class SigningRefusedError(StopError):
 
 class AnchorConflictError(StopError):
     """An anchor holds something else than what is to be published there: another log, a fork, or a longer journal."""
+
+
+class NewestUnknownError(UnreachableError):
+    """An anchor holds so much that may be newer than what it said last that its newest object can't be told within a bound."""
 
 
 class AnchorContentError(RejectedError):

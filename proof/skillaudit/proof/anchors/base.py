@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-from skillaudit.contract.errors import RejectedError
+from skillaudit.contract.errors import InvalidRecordError, RejectedError
+from skillaudit.proof.acts import parse_act as read_act
 from skillaudit.proof.checkpoint import Checkpoint, read_checkpoint
 from skillaudit.proof.errors import AnchorContentError
-from skillaudit.proof.leaves import LEAF_BYTES_MAX
+from skillaudit.proof.leaves import LEAF_BYTES_MAX, leaf_kind, parse_act, parse_seal
 
+CLOCKS_APART_US: Final = 300_000_000
+"""Clocks of sealer and anchor differ by no more; where they do, nothing is concluded from them."""
 _HEAD: Final = re.compile(rb"skillaudit anchor 1\nleaves (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,6})\n")
 _LENGTH: Final = re.compile(rb"(0|[1-9][0-9]{0,4}):")
 
@@ -94,7 +97,9 @@ class Anchor(Protocol):
         ...
 
     def newest(self) -> StoredObject | None:
-        """The object with the largest journal; None where there is none."""
+        """The object with the largest journal; None where there is none. `NewestUnknownError` where that can't be told
+        within a bound.
+        """
         ...
 
     def objects(self, after: int = 0) -> Iterator[StoredObject]:
@@ -138,6 +143,23 @@ def parse_object(content: bytes, place: str) -> AnchorObject:
             f"{place}: a checkpoint of {size} behind the leaves {first} to {first + count - 1}"
         )
     return found
+
+
+def told_us(stored: StoredObject) -> int | None:
+    """A moment at which all that came before the object was there already, as its newest leaf says; None where no leaf says
+    one that can be. No larger object was taken by the anchor before it, give or take `CLOCKS_APART_US`.
+    """
+    at_us = max(filter(None, map(_leaf_us, stored.content.leaves)), default=None)
+    return None if at_us is None or at_us > stored.at_us + CLOCKS_APART_US else at_us
+
+
+def _leaf_us(leaf: bytes) -> int | None:
+    try:
+        if leaf_kind(leaf) == "seal":
+            return parse_seal(leaf).at_us
+        return read_act(parse_act(leaf)).at_us
+    except InvalidRecordError:
+        return None
 
 
 def same_content(one: AnchorObject, other: AnchorObject) -> bool:

@@ -20,15 +20,26 @@ from aiokafka.protocol.metadata import MetadataRequest
 from skillaudit.contract.errors import SettingsError, UnreachableError
 from skillaudit.contract.kafka_options import connection_options
 from skillaudit.contract.settings import Settings
-from skillaudit.proof.anchors.base import AnchorObject, AnchorTrust, Receipt, StoredObject, parse_object
+from skillaudit.proof.anchors.base import (
+    CLOCKS_APART_US,
+    AnchorObject,
+    AnchorTrust,
+    Receipt,
+    StoredObject,
+    parse_object,
+    told_us,
+)
+from skillaudit.proof.errors import NewestUnknownError
 
 PUBLISH_TIMEOUT_S: Final = 10.0
 """For all that one `publish` sends."""
 READ_TIMEOUT_S: Final = 30.0
 """For one portion of a reading."""
 CLOSE_TIMEOUT_S: Final = 2.0
-NEWEST_RECORDS_MAX: Final = 16
-"""How many records at the end are looked through for the newest object: an older one may have been repeated there."""
+NEWEST_RECORDS: Final = 16
+"""How many records at the end are looked through first for the newest object: an older one may have been repeated there."""
+NEWEST_RECORDS_MAX: Final = 10_000
+"""How many are at most, where more than these may be newer than the largest object found."""
 PORTION_RECORDS_MAX: Final = 10_000
 PORTION_BYTES_MAX: Final = 16 * 1024 * 1024
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -63,8 +74,7 @@ class KafkaAnchor:
 
     def newest(self) -> StoredObject | None:
         """As `Anchor.newest`."""
-        found = asyncio.run(self._last())
-        return max(found, key=lambda stored: stored.content.checkpoint.size, default=None)
+        return asyncio.run(self._newest())
 
     def objects(self, after: int = 0) -> Iterator[StoredObject]:
         """As `Anchor.objects`: in the order of the topic, read in portions, from where they begin."""
@@ -99,11 +109,45 @@ class KafkaAnchor:
                 await _stopped(producer)
         return [Receipt(int(s.timestamp or 0) * 1000, f"{self._topic}/0#{s.offset}") for s in sent]
 
-    async def _last(self) -> list[StoredObject]:
+    async def _newest(self) -> StoredObject | None:
+        """The largest object of those that may be the newest. Who may append, and nothing else, could hide it behind old ones
+        said again; but it was taken after the moment that any older one speaks of, so all that was taken since then is looked at.
+        """
         async with self._consumer() as consumer:
-            end = await self._end(consumer)
-            found, _ = await self._read(consumer, max(0, end - NEWEST_RECORDS_MAX), end)
-            return found
+            begin, end = await self._begin(consumer), await self._end(consumer)
+            low, largest = end, None
+            first = max(begin, end - NEWEST_RECORDS)
+            while first < low:
+                largest, low = await self._largest(consumer, first, low, largest), first
+                since = await self._since(consumer, largest, begin, end)
+                first = max(since, end - NEWEST_RECORDS_MAX)
+                if since < low <= first:
+                    raise NewestUnknownError(
+                        f"{self._topic} says old objects again in more than its last {NEWEST_RECORDS_MAX:,} records: its newest"
+                        " can't be told from them; `skillaudit verify --all` reads all of it"
+                    )
+            return largest
+
+    async def _largest(
+        self, consumer: Any, at: int, end: int, largest: StoredObject | None
+    ) -> StoredObject | None:
+        while at < end:
+            found, at = await self._read(consumer, at, end)
+            largest = max(
+                [*found, *([largest] if largest else [])],
+                key=lambda it: it.content.checkpoint.size,
+                default=None,
+            )
+        return largest
+
+    async def _since(self, consumer: Any, largest: StoredObject | None, begin: int, end: int) -> int:
+        """From which offset on there may be larger ones."""
+        at_us = None if largest is None else told_us(largest)
+        if at_us is None:
+            return begin
+        at_ms = max(0, at_us - CLOCKS_APART_US) // 1000
+        found = (await consumer.offsets_for_times({self._partition: at_ms}))[self._partition]
+        return end if found is None else max(begin, int(found.offset))
 
     async def _behind(self, after: int) -> int:
         """An offset before which there are no objects larger than `after`: sought backwards from the end, as they are

@@ -10,7 +10,7 @@ from skillaudit.contract.words import counted
 from skillaudit.proof.checkpoint import read_checkpoint
 from skillaudit.proof.errors import NoteError
 from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
-from skillaudit.proof.merkle import HASH_BYTES, CompactRange
+from skillaudit.proof.merkle import HASH_BYTES, CompactRange, leaf_hash
 from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.tiles import TILE_BYTES, TILE_WIDTH, tile_root
 from skillaudit.proof.verify.engine import Engine, Row
@@ -20,6 +20,8 @@ from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers
 FILE: Final = "journal.sql"
 MEMORY: Final = "memory"
 """Trust of what the verifier remembers from an earlier check: it shows what changed, and proves nothing to others."""
+APPENDED: Final = "kafka:"
+"""How anchors are called in which the newest object has no place of its own."""
 _US: Final = 1_000_000
 ORDER_APART_US: Final = 300_000_000
 """An anchor's clock may be set back by so much, and the files of a copied one be written in any order."""
@@ -226,6 +228,7 @@ def _against_anchor(
     for it in reading.checkpoints:
         if it.size <= state.size and roots.get(it.size) == it.root:
             agreed = it
+            findings.add_all(_filled(it, hashes, where))
     newest = max(reading.checkpoints, key=lambda it: it.size, default=None)
     if newest is not None and newest.size > state.size:
         says = f"the journal has {counted(state.size, 'leaf', 'leaves')}, anchored are {newest.size}"
@@ -237,6 +240,31 @@ def _against_anchor(
         state.anchored_at_us = max(state.anchored_at_us or 0, agreed.at_us)
         if agreed.signed_by:
             state.signed_size = max(state.signed_size, agreed.size)
+
+
+def _filled(it: Anchored, hashes: Sequence[bytes], where: Mapping[str, str]) -> Iterator[Finding]:
+    """An object whose checkpoint is right and whose leaves are not those under it. `hashes`: of all leaves, or empty."""
+    held = hashes[it.first : it.first + len(it.leaf_hashes)]
+    for place, leaf in enumerate(held):
+        if leaf != it.leaf_hashes[place]:
+            says = f"{it.place} holds another leaf {it.first + place} than is under its checkpoint"
+            yield Finding(Kind.ANCHOR_ALTERED, says, where)
+            return
+
+
+def leaves_agree(engine: Engine, readings: Sequence[AnchorReading]) -> bool:
+    """Whether the newest objects of anchors to which anybody may append hold the journal's leaves, where they reach. By what
+    is in these objects it is told that none is newer.
+    """
+    for reading in readings:
+        newest = max(reading.checkpoints, key=lambda it: it.size, default=None)
+        if newest is None or not reading.uri.startswith(APPENDED):
+            continue
+        place = {"first": newest.first, "end": newest.first + len(newest.leaf_hashes)}
+        rows = sorted(engine.rows("tip.sql", "leaves", **place))
+        if tuple(leaf_hash(bytes(leaf)) for _, leaf in rows) != newest.leaf_hashes:
+            return False
+    return True
 
 
 def judge_reading(reading: AnchorReading, policy: Policy) -> Iterator[Finding]:

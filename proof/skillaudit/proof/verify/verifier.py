@@ -15,7 +15,7 @@ from skillaudit.proof.verify.acts import check_acts
 from skillaudit.proof.verify.catalog import EarlierSchemaError, check_catalog
 from skillaudit.proof.verify.cuts import NO_CUTS, find_cuts
 from skillaudit.proof.verify.engine import Engine, VerifyStoppedError, told_where_not
-from skillaudit.proof.verify.journal import JournalState, check_journal
+from skillaudit.proof.verify.journal import JournalState, check_journal, leaves_agree
 from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
 from skillaudit.proof.verify.request import Depth, VerifyRequest
@@ -144,7 +144,7 @@ class Verifier:
         engine, findings, totals = self._engine, Findings(), RunTotals()
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
         journal = look(engine, request, findings, now_us)
-        if journal is None:
+        if journal is None or (journal.holds and not leaves_agree(engine, request.anchors)):
             return None
         findings.add_all(self._catalog or ())
         checked = check_run(engine, request, findings, totals, journal, run_id)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillaudit.contract.errors import SettingsError, SkillauditError
 from skillaudit.contract.settings import Settings
-from skillaudit.proof.errors import AnchorContentError, NoteError
+from skillaudit.proof.errors import AnchorContentError, NewestUnknownError, NoteError
 from skillaudit.proof.merkle import leaf_hash
 from skillaudit.proof.policy import AnchorPolicy, Policy
 
@@ -87,7 +87,12 @@ def read_anchor(
 
 
 def _window(anchor: Anchor, policy: Policy, *, newest_only: bool) -> list[Anchored]:
-    newest = anchor.newest()
+    try:
+        newest = anchor.newest()
+    except NewestUnknownError:
+        if newest_only:
+            raise
+        return [_anchored(stored, policy.keys) for stored in anchor.objects()]
     if newest is None:
         return []
     if newest_only:
