@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import orjson
 from tests.faults.agent import Plan, record
 from tests.faults.notes import Notebook, NotedRun, log_digest, now_us, payload
 
-from skillaudit.contract.errors import RunStateError
+from skillaudit.contract.errors import OutboxFullError, RunStateError
 from skillaudit.contract.eventlog import EventLog
 from skillaudit.contract.settings import Settings
 from skillaudit.producer import Sink
@@ -222,34 +222,62 @@ def _end_by(way: str) -> None:
 # --- cancellation ---------------------------------------------------------------------------------------------------
 
 
-async def cancelled_tasks(life: Life, tasks: int = 150) -> None:
-    """Tasks that record, each cancelled somewhere."""
+ROOM = "waiting for room"
+
+
+def _awaits(life: Life, run: NotedRun, chance: random.Random) -> dict[str, Callable[[], Awaitable[object]]]:
+    return {
+        "giving way": lambda: asyncio.sleep(0),
+        "sleeping": lambda: asyncio.sleep(chance.random() * 0.1),
+        "drain": run.writer.drain,
+        "flushing": lambda: life.sink.aflush(0.05),
+        "in a time-out": _time_out,
+    }
+
+
+async def _time_out() -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.sleep(1), 0.02)
+
+
+async def _record_on(life: Life, run: NotedRun, number: int, size_bytes: int) -> None:
+    """Until it is cancelled; where it is then is noted."""
+    chance = random.Random(f"{life.seed} {number}")
+    awaits, at = _awaits(life, run, chance), ""
+    has_room: Callable[[], bool] = life.sink.log.has_room  # type: ignore[union-attr]
+    try:
+        while True:
+            at = chance.choice(list(awaits))
+            try:
+                run.log(payload(life.chance, size_bytes, number))
+            except OutboxFullError:
+                at = "drain"
+            wait = awaits[at]
+            at = ROOM if at == "drain" and not has_room() else at
+            await wait()
+    except asyncio.CancelledError:
+        life.notes.note(cancelled_at=at)
+        raise
+
+
+async def cancelled_tasks(life: Life, *, full: bool, tasks: int = 150) -> None:
+    """Tasks that record, each cancelled somewhere. `full`: so much that the log has no room most of the time."""
+    size_bytes, pause_s = (12_000, 0.03) if full else (300, 0.002)
 
     async def task(number: int) -> None:
-        chance = random.Random(f"{life.seed} {number}")
-        last_us, run = now_us(), life.begin("task", number)
+        from_us, run = now_us(), life.begin("task", number)
         try:
             async with run.writer:
-                while True:
-                    last_us = now_us()
-                    life.log(run, number)
-                    await chance.choice(
-                        (
-                            lambda: asyncio.sleep(0),
-                            lambda: asyncio.sleep(chance.random() * 0.01),
-                            run.writer.drain,
-                            lambda: life.sink.aflush(0.01),
-                            lambda: asyncio.wait_for(asyncio.sleep(1), 0.001),
-                        )
-                    )()
+                await _record_on(life, run, number, size_bytes)
         except BaseException as exc:
             if run.writer.state is State.FINISHED:
-                run.ended_by(exc, last_us)
+                run.ended_by(exc, from_us)
             raise
 
     running = [asyncio.create_task(task(number)) for number in range(tasks)]
     for one in life.chance.sample(running, k=len(running)):
-        await asyncio.sleep(life.chance.random() * 0.004)
+        if life.chance.random() < 0.5:
+            await asyncio.sleep(life.chance.random() * 2 * pause_s)
         one.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     await life.sink.aclose()
@@ -386,7 +414,7 @@ def main(words: Sequence[str]) -> None:
         "multiprocessing": lambda: children(life, multiprocessing.get_context(way)),
         "exit-in-child": lambda: exit_in_a_child(life),
         "leave": lambda: leave(life, way),
-        "cancelled": lambda: asyncio.run(cancelled_tasks(life)),
+        "cancelled": lambda: asyncio.run(cancelled_tasks(life, full=way == "full")),
         "interrupted": lambda: interrupted(life, way),
     }
     lives[kind]()

@@ -20,19 +20,25 @@ from tests.faults.kills import (
     account_files,
     check_deaths,
     ended,
-    forward_to_the_end,
     read_to_the_end,
 )
 from tests.faults.notes import LOG_DIGEST_SQL
 from tests.faults.oracle import Account, altered, read_accounts, take
 from tests.faults.prefork import DIRECTORY, OFF
+from tests.faults.python_lives import ROOM
 from tests.faults.rows import Case, row
-from tests.faults.stage import QUIET_SMALL, database, embedded
+from tests.faults.rows_damage import make_service
+from tests.faults.stage import QUIET_SMALL, consuming, database, embedded
+from tests.faults.stage_kafka import forwarding
 from tests.pipeline.support import Process
+from tests.support.small_fs import MIB
 from tests.support.waiting import until
 
-from skillaudit.contract.outbox.directory import list_sources
+from skillaudit.consumer.outbox_source import OutboxSource
+from skillaudit.contract.outbox.directory import list_source_dirs, list_sources
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import RecordBatch
+from skillaudit.producer.forwarder_files import INCIDENTS_NAME, read_incidents
 
 FORK_NOTICED = {"fork-noticed": "a forked child goes on in its parent's source, in the same mapped segment"}
 FORGETFUL = {"stored-before-return": "events wait in memory and are stored 32 at a time, as other SDKs do it"}
@@ -84,13 +90,24 @@ def entries(case: Case) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
+def _damage(settings: Settings) -> list[dict[str, object]]:
+    """What forwarders found in the outbox; a directory of which there is something to tell stays."""
+    paths = [path.parent for path in settings.outbox_dir.glob(f"*/{INCIDENTS_NAME}")]
+    return [incident for path in paths for incident in read_incidents(path)]
+
+
 async def drain_and_check(case: Case, settings: Settings, *, deaths: int = 0) -> None:
     """What is left is forwarded where there is a broker, everything is read, and compared with what was noted."""
     if settings.uses_kafka:
         case.note(
             left_to_the_adopter=sum(source.backlog_records for source in list_sources(settings.outbox_dir))
         )
-        await forward_to_the_end(settings)
+        async with forwarding(settings) as running:
+            await until(
+                lambda: running.done() or not list_source_dirs(settings.outbox_dir) or _damage(settings),
+                PATIENT_S,
+            )
+        assert not _damage(settings), f"the forwarder tells of damage: {_damage(settings)[:3]}"
     await read_to_the_end(settings)
     check_deaths(case, settings, read_accounts(account_files(case.directory)), deaths=deaths)
 
@@ -304,9 +321,21 @@ async def exit_in_a_forked_child(case: Case) -> None:
     await live(case, "exit-in-child")
 
 
+CANCELLED_MIN, WAITED_FOR_ROOM_MIN = 100, 20
+
+
+class _Slow(OutboxSource):
+    """Reads a little, and not at once."""
+
+    async def poll(self, records_max: int, timeout_ms: int) -> RecordBatch:
+        await asyncio.sleep(0.03)
+        return await super().poll(min(records_max, 20), timeout_ms)
+
+
 @row(
     "asyncio-cancelled",
-    about="150 tasks that record are cancelled at random awaits: sleeping, waiting for room, flushing, in a timeout of their own",
+    about="150 tasks that record are cancelled at random awaits: sleeping, flushing, in a timeout of their own; in every other case most of them "
+    "while they wait for room, in an outbox of the smallest size with a slow reader",
     full=20,
     share=1,
     off=TASKS,
@@ -315,7 +344,20 @@ async def exit_in_a_forked_child(case: Case) -> None:
 )
 async def asyncio_cancelled(case: Case) -> None:
     """What a call returned from is stored, and every run is finished by its block."""
-    await live(case, "cancelled")
+    if case.number % 2:
+        settings = embedded(case, outbox_bytes_max=MIB, outbox_block_ms_max=20, segment_bytes=64 * 1024)
+
+        async def read_slowly(process: Process) -> None:
+            async with consuming(settings, partial(make_service, kind=_Slow)):
+                await ended(process)
+
+        await live(case, "cancelled:full", settings=settings, meanwhile=read_slowly)
+    else:
+        await live(case, "cancelled")
+    places = Counter(str(entry["cancelled_at"]) for entry in entries(case) if "cancelled_at" in entry)
+    case.note(**{f"cancelled {place}": count for place, count in places.items()})
+    assert places.total() >= CANCELLED_MIN, f"most tasks had ended before they were cancelled: {places}"
+    assert case.number % 2 == 0 or places[ROOM] >= WAITED_FOR_ROOM_MIN, f"few waited for room: {places}"
 
 
 @row(
