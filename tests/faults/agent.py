@@ -38,6 +38,8 @@ class Plan:
     """About so many, by chance between half and one and a half of it; the text is not ASCII alone."""
     events_per_s: float = 0.0
     """0: as fast as it goes."""
+    burst: int = 0
+    """So many more at its beginning, as fast as it goes."""
     threads: int = 1
     flush_s: float = 60.0
     begun_file: str = ""
@@ -59,7 +61,7 @@ def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
         if plan.stop_file and Path(plan.stop_file).exists():
             wanted = started
         if plan.events_per_s:
-            ahead_s = events / plan.events_per_s - (time.monotonic() - began_s)
+            ahead_s = (events - plan.burst) / plan.events_per_s - (time.monotonic() - began_s)
             if ahead_s > 0:
                 time.sleep(ahead_s)
         events += 1
