@@ -113,8 +113,8 @@ async def _print_completeness(reader: AuditReader, account: Account, states: dic
     for run in cut_off:
         state = states.get(run.run_id)
         stdout().print(
-            f"{run.run_id} ({run.skill_id}) was killed in the middle: {state.liveness if state else 'unknown'}, its "
-            f"{counted(stored[run.run_id], 'event')}: all that it recorded.",
+            f"{run.run_id} ({run.skill_id}) was killed in the middle: {state.liveness if state else 'unknown'}; all that it "
+            f"recorded is here, {counted(stored[run.run_id], 'event')}.",
             markup=False,
         )
     if problems:
