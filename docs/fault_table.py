@@ -31,6 +31,11 @@ A case (row, seed, number) that was run several times counts once, by the newest
 each of its cases has the same part of its counts. "Commits" are the oldest and the newest of the lines that count, in the order in which they were
 written; "unnamed" are lines from before results named a commit, and `+` is a commit with files that differed from it.
 
+What the judges let pass, since it cannot be promised: bytes lost to damage are named, not restored; lines cut off cleanly at the end of a
+dead process's source leave no trace but `closed_by = adopter`; what is refused after an agent's last heartbeat shows at the forwarder and
+as the marker in its run, not in the consumer's count by host; a run that lost both start and finish reads `incomplete`, and its
+liveness `open` ([the contract](../README.md#the-delivery-contract)).
+
 Some rows have a judge of their own, since something has to be missing or refused in them, or since no agent made their records: the
 column "judged by" says what is compared then; where it is empty, it is the common judge. Records that a row composes itself are
 counted apart from events that agents were told are safe.

@@ -110,3 +110,11 @@ def test_a_source_that_begins_anew_says_nothing() -> None:
     found = told(a=5)
     found.add("a", -2, -5)
     assert (found.refused.total(), found.lost.total()) == (0, 5)
+
+
+async def test_a_run_without_start_and_finish_is_nobodys(tmp_path: Path) -> None:
+    """It is named as incomplete; as nothing says whose it is, nobody's end makes it abandoned."""
+    values = [support.opened(), support.log(1), support.log(2), support.closed()]
+    async with running(Settings(data=tmp_path), ListSource(support.records(values))) as service:
+        found = support.rows(service.database, "SELECT completeness, liveness, missing FROM main.orphans")
+    assert found == [("incomplete", "open", "0")]
