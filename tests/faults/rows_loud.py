@@ -1,12 +1,15 @@
-"""Losses are loud: what goes wrong anywhere shows in the consumer's figures, with its name."""
+"""Losses are loud: what goes wrong anywhere shows in the consumer's figures, its log and its progress line, with its name."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import re
 import socket
+import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +29,10 @@ from tests.faults.stage_kafka import read_batches
 from tests.pipeline.support import Command
 from tests.support.waiting import until
 
+from skillaudit.cli.consume import progress_text
+from skillaudit.consumer.figures import StoredReader
 from skillaudit.contract.settings import Settings
-from skillaudit.storage.hosting import host_consumer
+from skillaudit.storage.hosting import HostedConsumer, host_consumer
 
 HOST = socket.gethostname()
 _LINE = re.compile(r"^(skillaudit_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -67,19 +72,60 @@ async def shows(url: str, what: str, condition: Any) -> None:
         raise AssertionError(f"{what} does not show: {hosts}") from None
 
 
-async def _inject(settings: Settings, values: Sequence[bytes]) -> None:
+@contextlib.contextmanager
+def hearing() -> Generator[list[str]]:
+    """The warnings that this process's halves of the product say meanwhile."""
+    lines: list[str] = []
+
+    class Hearing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, logger = Hearing(logging.WARNING), logging.getLogger("skillaudit")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+def said(lines: Sequence[str], words: str) -> int:
+    """How many of that the lines tell together."""
+    found = [line for line in lines if words in line]
+    return sum(int(line.partition(" ")[0].replace(",", "")) for line in found)
+
+
+def line_of(hosted: HostedConsumer) -> str:
+    """What `skillaudit consume` would say now."""
+    figures = StoredReader(hosted.service).read()
+    return progress_text(hosted.service.status, figures, time.time_ns() // 1_000)
+
+
+async def _another_start(settings: Settings) -> tuple[int, bytes]:
+    """Of a run that began another start, which another process would have made: its partition and its bytes."""
+    held = await read_batches(settings, settings.kafka_topic)
+    return next(
+        (partition, re.sub(rb'"tag":"[0-9a-f]{16}"', b'"tag":"0123456789abcdef"', value))
+        for partition, records in held.items()
+        for _, value in records
+        if b'"type":"run.started"' in value
+    )
+
+
+async def _inject(settings: Settings, values: Sequence[bytes], partition: int = 0) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers)
     await producer.start()
     try:
         for value in values:
-            await producer.send_and_wait(settings.kafka_topic, value, partition=0)
+            await producer.send_and_wait(settings.kafka_topic, value, partition=partition)
     finally:
         await producer.stop()
 
 
 @row(
     "losses-are-loud",
-    about="A host's forwarder that is stuck and wakes, records that are no events: each shows in the consumer's figures, by host, and goes when it is mended",
+    about="A host's forwarder that is stuck and wakes, records that are no events, a run's start that comes with other content: each shows in the consumer's "
+    "figures, log and progress line, by host where it has one, and goes when it is mended",
     full=20,
     share=1,
     test=0,
@@ -95,11 +141,11 @@ async def losses_are_loud(case: Case) -> None:
     beats = {"heartbeat_interval_ms": 3_600_000} if case.switched_off else {}
     settings = await through_kafka(case, case.resource, forwarder="host", **(TIMES | beats))
     served = replace(settings, http_listen="127.0.0.1:0")
-    async with (
-        host_consumer(served, serve=True) as hosted,
-        Command(settings, "forward", logs=case.directory) as forward,
-        Agents(case, settings, [AGENT]) as agents,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        lines = stack.enter_context(hearing())
+        hosted = await stack.enter_async_context(host_consumer(served, serve=True))
+        forward = await stack.enter_async_context(Command(settings, "forward", logs=case.directory))
+        agents = await stack.enter_async_context(Agents(case, settings, [AGENT]))
         await shows(hosted.url, "the host", lambda now: _of_host(now, "sources", state="live") == 1)
         await asyncio.sleep(2 * TIMES["abandon_after_ms"] / 1_000)  # so long it must not fall silent
         figures = await figures_of(hosted.url)
@@ -122,14 +168,24 @@ async def losses_are_loud(case: Case) -> None:
             "a dead letter",
             lambda now: now.get(("skillaudit_dead_letters", 'state="waiting"')) == 2,
         )
+        assert said(lines, "kept as dead letters") >= 1, f"the log is silent about dead letters: {lines}"
+        partition, start = await _another_start(settings)
+        await _inject(settings, [start], partition)
+        await shows(hosted.url, "a conflict", lambda now: now.get(("skillaudit_conflicts", "")) == 1)
+        assert said(lines, "kept aside as conflicts") == 1, f"the log is silent about conflicts: {lines}"
+        told = line_of(hosted)
+        assert "1 conflict, 2 dead letters" in told, told
         figures = await figures_of(hosted.url)
         lags = {labels for name, labels in figures if name == "skillaudit_consumer_lag_offsets"}
         filled = [n for n, held in (await read_batches(settings, settings.kafka_topic)).items() if held]
         assert len(lags) >= len(filled), (
             f"the lag of {len(lags)} partitions is told, of {len(filled)} that hold any"
         )
+        standing = {labels for name, labels in figures if name == "skillaudit_consumer_position_offsets"}
+        assert standing == lags, f"positions are told of {standing}, and lag of {lags}"
         await agents.processes[0].kill()
         await forward.terminate()
+    assert said(lines, "kept as dead letters") == 2, f"the log tells of other dead letters: {lines}"
     await forward_all(settings)
     await consume_all(settings)
-    check(case, settings, agents.noted(), expected=("dead_letters",), deaths_allowed=True)
+    check(case, settings, agents.noted(), expected=("dead_letters", "conflicts"), deaths_allowed=True)

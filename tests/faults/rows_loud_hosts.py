@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import orjson
 from tests.conformance.compositions import settings_at
 from tests.faults.loud_agent import tell, told_file
 from tests.faults.rows import Case, row
-from tests.faults.rows_loud import Figures, figures_of, shows
+from tests.faults.rows_loud import Figures, figures_of, hearing, line_of, said, shows
 from tests.faults.rows_refused import _refused
 from tests.faults.stage import Agents, check, consume_all, forward_all, shared_broker
 from tests.faults.stage_kafka import PATIENCE_S, Topics, forwarding
@@ -22,8 +23,9 @@ from tests.support.waiting import until
 
 from skillaudit.contract.outbox.directory import list_sources
 from skillaudit.contract.settings import Settings
+from skillaudit.producer.forwarder_backlog import BacklogWatch
 from skillaudit.producer.kafka import KafkaPublisher
-from skillaudit.storage.hosting import host_consumer
+from skillaudit.storage.hosting import HostedConsumer, host_consumer
 
 TROUBLED, QUIET = "north", "south"
 TOPIC_BYTES_MAX = 20_000
@@ -127,7 +129,7 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     about="Two hosts, one of them in trouble: what it records is held back before the broker; records are too large for the topic; its outbox is full and "
     "drops (best effort)",
     judge="the consumer's /metrics tell of that host, and of no other, exactly how many records and bytes wait, how old the oldest is, how many were refused and "
-    "how many lost; backlog and age go back when it is mended",
+    "how many lost; backlog and age go back when it is mended; the logs of consumer, forwarder and agent and the progress line say the same numbers",
     full=20 * WAYS,
     share=WAYS,
     test=0,
@@ -147,6 +149,7 @@ async def losses_by_host(case: Case) -> None:
     valve = Valve(troubled)
     module, words = "tests.faults.loud_agent", ("mute" if case.switched_off else "",)
     async with contextlib.AsyncExitStack() as stack:
+        lines = stack.enter_context(hearing())
         served = replace(troubled, data=case.directory / "consumer", http_listen="127.0.0.1:0")
         hosted = await stack.enter_async_context(host_consumer(served, serve=True))
         stack.callback(valve.let_go)
@@ -159,7 +162,7 @@ async def losses_by_host(case: Case) -> None:
             hosts[name] = await stack.enter_async_context(agents)
         north, south = (agents.account_files[0] for agents in hosts.values())
         await _do(south, events=30)
-        await _backlog_shows(case, hosted.url, valve, troubled, north)
+        await _backlog_shows(case, hosted, valve, troubled, north)
         await _losses_show(case, hosted.url, valve, troubled, north)
         for account in (north, south):
             await _do(account, end=1)
@@ -168,6 +171,10 @@ async def losses_by_host(case: Case) -> None:
         await shows(hosted.url, "the end", lambda now: _of(now, TROUBLED, "sources") == 0)
         figures = await figures_of(hosted.url)
         assert [_of(figures, QUIET, name) for name in GAUGES] == [0] * len(GAUGES), figures
+        told = line_of(hosted)
+        assert f"{case.facts['refused']:,} refused, {case.facts['dropped']:,} lost" in told, told
+        assert "the oldest not forwarded" not in told, told
+    _judge_logs(case, lines, hosts[TROUBLED])
     await forward_all(troubled)
     await forward_all(quiet)
     await consume_all(served)
@@ -179,16 +186,45 @@ async def losses_by_host(case: Case) -> None:
     check(case, served, accounts)
 
 
-async def _backlog_shows(case: Case, url: str, valve: Valve, settings: Settings, account: Path) -> None:
+def _judge_logs(case: Case, lines: Sequence[str], agents: Agents) -> None:
+    """Of the consumer, and of the forwarders, all in this process; and what the agent's process said of itself."""
+    refused, dropped = case.facts["refused"], case.facts["dropped"]
+    told = [line for line in lines if "as heartbeats tell" in line]
+    assert all(f"(host {TROUBLED})" in line for line in told), told
+    assert said(told, "refused for good") == refused, (
+        f"{refused} refused, and the consumer's log tells {told}"
+    )
+    assert said(told, "dropped by agents") == dropped, f"{dropped} lost, and the consumer's log tells {told}"
+    kept = [line for line in lines if "kept in refused/" in line]
+    assert said(kept, "kept in refused/") == refused, (
+        f"{refused} refused, and the forwarder's log tells {kept}"
+    )
+    words = "outbox_on_full is `count`: "
+    own = agents.processes[0].said().splitlines()
+    lost = said([line.partition(words)[2] for line in own if words in line], "declared as lost")
+    assert lost == dropped, f"{dropped} lost, and the agent's log tells {lost}"
+
+
+async def _backlog_shows(
+    case: Case, hosted: HostedConsumer, valve: Valve, settings: Settings, account: Path
+) -> None:
     """Hold back so many events, and let go exactly one heartbeat that tells of them."""
+    url = hosted.url
     events = case.random.randint(100, 400)
     await shows(url, "both hosts at rest", lambda now: _of(now, TROUBLED, "oldest_unforwarded_seconds") == 0)
     await valve.shut()
-    before = valve.last_beat
+    before, shut_s = valve.last_beat, time.time()
     await _do(account, events=events)
+    recorded_s = time.time()
     await _beats(settings)
     settled_us = time.time_ns() // 1_000
     await _beats(settings)
+    watch = BacklogWatch(settings.outbox_dir)
+    watch.look()
+    now_s = time.time()
+    assert now_s - recorded_s < watch.age_s + 1 < now_s - shut_s + AGE_S_MAX + 1, (
+        f"held back {now_s - shut_s} s ago, recorded {now_s - recorded_s} s ago, and the forwarder says {watch.age_s} s"
+    )
     valve.let_go(settled_us)
     await until(lambda: not valve._may_pass.is_set(), PATIENCE_S)
     # Before that heartbeat: the events, and the heartbeats since the valve was shut.
@@ -197,6 +233,11 @@ async def _backlog_shows(case: Case, url: str, valve: Valve, settings: Settings,
     figures, age_s = await figures_of(url), time.time() - valve.first_at_us / 1e6
     told_s = _of(figures, TROUBLED, "oldest_unforwarded_seconds")
     assert abs(told_s - age_s) < AGE_S_MAX, f"the oldest waits {told_s} s, as told, and {age_s} s in truth"
+    told = re.search(r"the oldest not forwarded waits for ([\d,]+) s", line_of(hosted))
+    assert told, line_of(hosted)
+    assert abs(int(told[1]) - age_s) < AGE_S_MAX + 1, (
+        f"the oldest waits {told[0]}, as the line tells, and {age_s} s in truth"
+    )
     size_bytes = _of(figures, TROUBLED, "backlog_bytes")
     assert events * 200 < size_bytes < events * 2_000, f"{events} events have {size_bytes} bytes"
     case.note(held_back=wanted)
