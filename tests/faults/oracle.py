@@ -23,7 +23,7 @@ Span = tuple[int, int]
 """From one moment to another, in microseconds."""
 FINISH = -1
 """Where a number of an event stands: the finish. The start is 0."""
-ROUNDING_US = 1_000
+ROUNDING_US = 2_000
 """Clocks are read one after the other, and rounded."""
 UNNOTED_EVENTS_MAX = 1
 """Events of one run that may be stored beyond its account: the one whose line was cut off."""
@@ -49,13 +49,11 @@ class Account:
     """Number -> within what its call was made, by the agent's clock; not where that says nothing of the product's."""
 
     def span_of(self, number: int) -> Span | None:
-        """Within what the event's time lies. A run takes the wall clock once, while it is begun, and counts on from there: by
-        as much as that call took it may be ahead.
-        """
-        if number not in self.spans or 0 not in self.spans:
+        """Within what the event's time lies; None where the agent did not read its clock."""
+        if number not in self.spans:
             return None
-        begun, (low, high) = self.spans[0], self.spans[number]
-        return low - ROUNDING_US, high + ROUNDING_US + (begun[1] - begun[0])
+        low, high = self.spans[number]
+        return low - ROUNDING_US, high + ROUNDING_US
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.producer.support import ListLog, check_run
 
-from skillaudit.contract.clock import ManualClock, to_us
+from skillaudit.contract.clock import ManualClock, from_us, to_us
 from skillaudit.contract.digests import RunDigest, log_header
 from skillaudit.contract.errors import InvalidRecordError, OutboxFullError, RecordTooLargeError, RunStateError
 from skillaudit.contract.events import encode_log
@@ -178,6 +178,31 @@ def test_time_is_the_start_and_a_clock_that_does_not_run_backwards(log):
     base_us = 1_700_000_000_000_000
     assert at_us == [to_us(started), base_us + 250_000, base_us + 250_000, base_us + 1_150_000]
     assert log.events(run.run_id)[-1]["runtime_us"] == 1_150_000
+
+
+def test_a_machine_that_sleeps_between_two_readings_of_the_clock_does_not_date_events_ahead(log):
+    """Both clocks count sleep; read on both sides of it they would tell that the wall clock is hours ahead of itself."""
+
+    class Sleeps(ManualClock):
+        asleep_us = 0
+
+        def wall_us(self):
+            self.advance(self.asleep_us)
+            self.asleep_us = 0
+            return self.now_us
+
+    clock = Sleeps()
+    with Sink(log, clock=clock) as sink:
+        sink.start_run(SkillRun(skill_id="the source's own"))
+        clock.asleep_us = 3_600_000_000
+        run = sink.start_run(SkillRun(skill_id="s", started_at=from_us(clock.now_us)))
+        woke_us = clock.now_us
+        clock.advance(250_000)
+        run.step("a")
+        run.finish()
+    events = log.events(run.run_id)
+    assert [e["at_us"] for e in events[1:]] == [woke_us + 250_000, woke_us + 250_000]
+    assert woke_us == events[0]["at_us"] + 3_600_000_000, "it slept while the run began"
 
 
 def test_finish_overrides_the_sums(sink, log):

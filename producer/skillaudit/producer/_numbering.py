@@ -43,6 +43,10 @@ LOST_RANGES_MAX: Final = 256
 """Separate losses that a run declares; the last one then goes on to the finish, as each record carries the list."""
 DEFERRED_MAX: Final = 1_000
 """Calls of signal handlers and finalizers that wait behind one append."""
+CLOCKS_APART_US_MAX: Final = 1_000
+"""Between the readings of the two clocks that a run's times are made of."""
+CLOCK_READINGS_MAX: Final = 100
+"""After so many the last one has to do: the machine has other things to do."""
 ENVELOPE_BYTES: Final = 1_024 + events.RUN_ID_BYTES_MAX * 6 + LOST_RANGES_MAX * 40
 """Of a record beside its payload, at most."""
 
@@ -122,7 +126,7 @@ class NumberedRun:
         self._sums = (0, 0, 0, 0)
         self._steady_us = clock.steady_us
         self._steady_zero_us = clock.steady_us()
-        self._base_us = clock.wall_us() - self._steady_zero_us
+        self._base_us = _wall_ahead_us(clock)
         self._last_us = draft.started_us
         self._lost: list[tuple[int, int]] = []
         self._lost_tail: tuple[int, int] | None = None
@@ -541,6 +545,19 @@ class NumberedRun:
         except SkillauditError as exc:
             self._state = next_state(self._state, Act.FINISH_REFUSED, self.run_id)
             warn("a run that a signal handler finished is still open: %s", exc)
+
+
+def _wall_ahead_us(clock: Clock) -> int:
+    """How far the wall clock is ahead of the steady one. A process that is stopped, or a machine that sleeps, between the two
+    readings would have every event of the run in the future; so they are read again then.
+    """
+    ahead_us = 0
+    for _ in range(CLOCK_READINGS_MAX):
+        steady_us = clock.steady_us()
+        ahead_us = clock.wall_us() - steady_us
+        if clock.steady_us() - steady_us <= CLOCKS_APART_US_MAX:
+            break
+    return ahead_us
 
 
 def _total(group: Sequence[LogEvent]) -> Counts | None:
