@@ -14,9 +14,9 @@ It honestly cannot detect:
 2. a source that was suppressed from its first event on, unless its host is on the list of those you expect
    (`expected_hosts` of the policy); and a dead source's runs after its last heartbeat;
 3. anything done to what no seal covers yet (by default the last 60 seconds): whoever can write the database before the next
-   seal can rewrite rows and ledger together, or append an act to the journal, and the sealer signs what it finds. An act
-   that nobody ordered shows where the acts are held against the control log (`--control-log`), as long as he can't
-   write that, too; rewritten events show only beside another copy. The same until the next anchor for somebody who
+   seal can rewrite rows and ledger together, or append an act to the journal, and the sealer signs what it finds (but no
+   cut: 12). An act that nobody ordered shows where the acts are held against the control log (`--control-log`), as long as
+   he can't write that, too; rewritten events show only beside another copy. The same until the next anchor for somebody who
    holds broker, database and key together; and what somebody who writes to the topic made of records before they were
    read, as long as digests, tags and head were made anew: sources do not sign;
 4. a rewriting that the operator agreed on with every anchor; and, where no anchor is configured, any careful rewriting
@@ -34,9 +34,11 @@ It honestly cannot detect:
    `anchor_age_s_max` makes verify do so);
 10. what was written through a bare Storage, or by a release before the ledger: it reads `unproven`;
 11. copies that left by the side: this is integrity, not secrecy;
-12. whether what a rebuilt database lacks (`LEDGER_CUT`) was taken by its topic's retention or by somebody who could write the
-    database before a seal (3), for the sealer names and signs what it finds cut: it is told, exit code 6, for ever, and
-    a backup or another database that holds it meets the same seals.
+12. whether a database had to be made again at all: who takes it away, or empties a part of it, where the topic no longer
+    reaches back, leaves a lawful rebuild that lacks (`LEDGER_CUT`) what no record says any more. It is told, exit code 6, for
+    ever, and a backup or another database that holds it meets the same seals. A cut that is only written into the database is
+    signed by no sealer: it signs those that its consumer decided and kept beside `seal_state_file`, as long as nobody
+    writes that file, too.
 """
 
 NOT_COVERED: Final[Mapping[str, tuple[str, ...]]] = {
