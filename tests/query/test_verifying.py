@@ -147,6 +147,7 @@ def test_the_request_is_plain_json(world):
         "sample",
         "seed",
         "sealed_from",
+        "content_from",
         "policy",
         "anchors",
         "control",

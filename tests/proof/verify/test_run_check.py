@@ -55,8 +55,10 @@ class Loaded:
         """The set-wise check alone: how many runs, and which are to be looked at."""
         engine = Engine(self.cursor)
         with engine.snapshot():
+            engine.run("runs.sql", "make_picked")
             engine.run("runs.sql", "make_marks", first=0, last=1 << 40)
-            scope = {"since_us": None, "until_us": None, "first": 0, "last": 1 << 40, "long": []}
+            scope = {"since_us": None, "until_us": None, "part": "all"}
+            scope |= {"first": 0, "last": 1 << 40, "long": []}
             return engine.records("runs.sql", "chunk", **scope, **REDACTED, examples=5, ahead_us=1 << 50)[0]
 
     def close(self):

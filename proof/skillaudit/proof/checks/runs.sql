@@ -47,8 +47,60 @@ WHERE r.run_key BETWEEN $first AND $last
 GROUP BY r.run_key
 ORDER BY r.run_key
 
+-- name: forget_marks
+-- Those of the runs that are looked at again: as old as the check.
+DELETE FROM marks WHERE run_key IN (SELECT run_key FROM picked WHERE part = 'again')
+
+-- name: marks_again
+-- And those of the snapshot in which they are looked at again.
+INSERT INTO marks
+SELECT r.run_key, {marks_columns}
+FROM runs AS r JOIN ledger AS l ON r.id = l.run_id AND r.topic = regexp_replace(l.partition, '/[^/]*$', '')
+WHERE r.run_key IN (SELECT run_key FROM picked WHERE part = 'again')
+GROUP BY r.run_key
+
 -- name: drop_marks
 DROP TABLE IF EXISTS marks
+
+-- name: make_picked
+-- Runs that a part of the check is about, by the name of the part.
+CREATE OR REPLACE TEMP TABLE picked (run_key BIGINT, part VARCHAR)
+
+-- name: drop_picked
+DROP TABLE IF EXISTS picked
+
+-- name: pick_again
+INSERT INTO picked SELECT unnest($run_keys::BIGINT[]), 'again'
+
+-- name: unpick_again
+DELETE FROM picked WHERE part = 'again'
+
+-- name: pick_new
+-- Runs that are not finished, of which any row of the ledger lies behind the seals of an earlier check, or of which content
+-- was taken out since. The temporary table `seals` is the ledger's check's.
+INSERT INTO picked
+WITH ends AS (
+    SELECT partition, max(first::HUGEINT + rows) AS row_end FROM seals WHERE journal_idx < $content_from GROUP BY partition
+),
+known AS (
+    SELECT r.run_key
+    FROM runs AS r
+    JOIN ledger AS l ON r.id = l.run_id AND r.topic = regexp_replace(l.partition, '/[^/]*$', '')
+    LEFT JOIN ends AS e ON e.partition = l.partition
+    WHERE r.run_key IS NOT NULL
+    GROUP BY r.run_key
+    HAVING bool_or(l.kind = 'finish') AND bool_and(coalesce(l.idx < e.row_end, false))
+),
+taken AS (
+    SELECT x.run_key
+    FROM redactions AS x LEFT JOIN acts AS a ON x.act_id = a.act_id
+    WHERE x.run_key IS NOT NULL AND (a.journal_idx IS NULL OR a.journal_idx >= $content_from)
+)
+SELECT run_key, 'new'
+FROM runs
+WHERE run_key IS NOT NULL AND NOT by_storage AND (
+    finish_seq IS NULL OR run_key NOT IN (SELECT run_key FROM known) OR run_key IN (SELECT run_key FROM taken)
+)
 
 -- name: bounds
 -- The runs in the scope by their keys: how many, the first and the last, and how many events they have.
@@ -66,6 +118,11 @@ FROM (SELECT run_key, id, completeness = 'unproven' AS bare FROM orphans WHERE N
 -- fragment: in_scope
 ($since_us::BIGINT IS NULL OR r.started_at >= make_timestamptz($since_us::BIGINT))
 AND ($until_us::BIGINT IS NULL OR r.started_at < make_timestamptz($until_us::BIGINT))
+AND CASE $part::VARCHAR
+    WHEN 'all' THEN true
+    WHEN 'rest' THEN r.run_key NOT IN (SELECT run_key FROM picked WHERE part = 'new')
+    ELSE r.run_key IN (SELECT run_key FROM picked WHERE part = $part::VARCHAR)
+END
 
 -- name: chunk_ends
 -- The last key of each chunk: at most $runs runs and, unless one run alone has more, about $events events.
@@ -81,7 +138,7 @@ GROUP BY place // $runs, weight // $events
 ORDER BY 1
 
 -- name: long_runs
-SELECT run_key FROM runs AS r WHERE run_key BETWEEN $first AND $last AND events_stored > $events AND {in_scope} ORDER BY 1
+SELECT run_key, events_stored FROM runs AS r WHERE run_key BETWEEN $first AND $last AND events_stored > $events AND {in_scope} ORDER BY 1
 
 -- name: sample_keys
 SELECT run_key FROM runs AS r WHERE NOT by_storage AND {in_scope} ORDER BY hash(run_key + $seed::BIGINT) LIMIT $number

@@ -22,6 +22,10 @@ class Report:
     """What was checked, in words."""
     runs: int = 0
     events: int = 0
+    hashed_runs: int = 0
+    """Of `runs`, those whose content was computed anew,"""
+    hashed_events: int = 0
+    """and their logs."""
     altered: int = 0
     incomplete: int = 0
     purged: int = 0
@@ -44,6 +48,8 @@ class Report:
     checked_at_us: int = 0
     sealed_to: int = 0
     """Journal leaves whose seals were compared with the ledger, now or before: where the next check may go on."""
+    content_to: int = 0
+    """The same of content: leaves below which every run was computed, now or before."""
     run: Mapping[str, Any] | None = None
     """Of a check of one run: its own words and what proves it."""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -105,6 +111,8 @@ class Report:
 
     def _integrity(self) -> str:
         parts = [f"{counted(self.runs, 'run')}, {counted(self.events, 'event')}"]
+        if 0 < self.hashed_runs < self.runs:
+            parts.append(f"content of {counted(self.hashed_runs, 'run')}")
         if self.purged:
             parts.append(f"{self.purged:,} purged by acts")
         if self.redacted:

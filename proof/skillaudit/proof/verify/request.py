@@ -38,6 +38,9 @@ class VerifyRequest:
     sealed_from: int = 0
     """Journal index from which on all seals are checked against the ledger; what is below was checked before, and some of
     it is drawn and checked again."""
+    content_from: int = 0
+    """As `sealed_from`, of content: with `Depth.FULL`, runs whose rows of the ledger all lie under seals below it were
+    computed before, and some of them are drawn and computed again; 0: all are."""
     policy: Policy = field(default_factory=Policy)
     anchors: tuple[AnchorReading, ...] = ()
     """What the verifier read from the anchors by itself."""

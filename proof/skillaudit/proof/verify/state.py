@@ -1,6 +1,7 @@
 """What a verifier remembers on his own side: how far he checked, of which database, and what he saw of its journal.
 
-The next check then compares of the seals it knows only some, drawn anew each time; runs, numbering and anchors are looked at each time.
+The next check then compares of the seals it knows, and computes of the runs it knows, only some, drawn anew each time; numbers,
+counts and heads as they are stored, and anchors are looked at each time.
 And a journal that is shorter than, or other than, what was seen then is found without any anchor.
 """
 
@@ -30,16 +31,20 @@ class VerifierState:
     root: str
     checked_at_us: int
     sealed_to: int
+    content_to: int = 0
 
     def apply(self, request: VerifyRequest) -> VerifyRequest:
-        """The request with what is known: of the seals below only a share is compared again, and the journal must contain what was seen."""
+        """The request with what is known: of the seals and runs below only a share is compared again, and the journal must contain
+        what was seen.
+        """
         if not self.journal:
             return request
         seen = Anchored(
             "", self.journal, bytes.fromhex(self.root), self.checked_at_us, NAME, (), False, self.journal, ()
         )
         own = AnchorReading(uri=NAME, trust="memory", checkpoints=(seen,))
-        return replace(request, sealed_from=self.sealed_to, anchors=(*request.anchors, own))
+        anchors = (*request.anchors, own)
+        return replace(request, sealed_from=self.sealed_to, content_from=self.content_to, anchors=anchors)
 
 
 def read_state(path: Path) -> VerifierState:
@@ -51,6 +56,7 @@ def read_state(path: Path) -> VerifierState:
         found: dict[str, Any] = orjson.loads(content)
         root = bytes.fromhex(found["root"]).hex()
         numbers = int(found["journal"]), int(found["checked_at_us"]), int(found["sealed_to"])
+        content_to = int(found.get("content_to", 0))
         known = found["format"] == FORMAT
     except (KeyError, TypeError, ValueError) as exc:
         raise SettingsError(f"{path} is no state of a verifier; name another file, or remove it") from exc
@@ -58,7 +64,7 @@ def read_state(path: Path) -> VerifierState:
         raise SettingsError(
             f"{path} was written by another release; remove it, and the next check makes it anew"
         )
-    return VerifierState(numbers[0], root, numbers[1], numbers[2])
+    return VerifierState(numbers[0], root, numbers[1], numbers[2], content_to)
 
 
 def write_state(path: Path, report: Report) -> None:
@@ -69,6 +75,7 @@ def write_state(path: Path, report: Report) -> None:
         "root": report.root,
         "checked_at_us": report.checked_at_us,
         "sealed_to": report.sealed_to,
+        "content_to": report.content_to,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, orjson.dumps(members, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

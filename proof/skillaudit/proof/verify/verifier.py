@@ -88,11 +88,10 @@ class Verifier:
         totals = RunTotals()
         with told_where_not(findings, "the runs"):
             runs = RunsCheck(engine, request, findings, totals, cuts)
-            if request.depth is Depth.SAMPLE:
-                runs.check_sample()
-            else:
-                runs.check_all(content=request.depth is Depth.FULL)
+            runs.check()
         report.runs, report.events = totals.runs, totals.events
+        report.hashed_runs, report.hashed_events = totals.hashed_runs, totals.hashed_events
+        report.content_to = report.sealed_to if _is_whole(request) else request.content_from
         report.altered, report.incomplete = totals.altered, totals.incomplete
         _take_journal(report, journal)
         report.grade = _grade(journal, findings, [journal.size - 1] if journal.size else []).value
@@ -193,6 +192,11 @@ def _grade(journal: JournalState, findings: Findings, leaves: Sequence[int]) -> 
     return Grade.SELF
 
 
+def _is_whole(request: VerifyRequest) -> bool:
+    """Whether all content was computed, now or in the checks before it."""
+    return request.depth is Depth.FULL and request.since_us is None and request.until_us is None
+
+
 def _scope(request: VerifyRequest) -> str:
     if request.run_id is not None:
         return f"run {request.run_id}"
@@ -202,4 +206,6 @@ def _scope(request: VerifyRequest) -> str:
         Depth.SAMPLE: f"content of {counted(request.sample, 'run')}",
         Depth.FULL: "content of all runs",
     }
+    if request.content_from:
+        how[Depth.FULL] = "content of runs that are new since an earlier check, and of some others"
     return f"all runs{bounds}, {how[request.depth]}"
