@@ -37,8 +37,10 @@ from skillaudit.proof.verify.witness import Anchored, AnchorReading
 EVENTS = int(os.environ.get("SKILLAUDIT_BENCH_VERIFY_EVENTS", "10000000"))
 PER_RUN = 125
 BLOCK_RUNS = 4_000
-SEAL_ROWS = 19_200
-"""What comes in a minute at 20,000 events a second."""
+RUN_US = 6_250
+"""Between two starts: 20,000 events a second."""
+SEAL_ROWS = 60_000_000 // RUN_US * 2
+"""What comes in a minute."""
 RUNS_CHECKED = 200
 WARM_RUNS = 5
 COMMANDS = 5
@@ -53,9 +55,9 @@ WITH runs AS (
         run_key, format(
             '{{:08x}}-{{:04x}}-7{{}}-8{{}}-{{}}', at_ms >> 16, at_ms & 65535, noise[:3], noise[4:6], noise[7:18]
         ) AS id, md5('salt ' || run_key) AS salt, md5('source') AS source_id,
-        run_key + 1 AS source_seq, {start_us} + run_key * 1000000 AS at_us
+        run_key + 1 AS source_seq, {start_us} + run_key * {run_us} AS at_us
     FROM (
-        SELECT run_key, ({start_us} + run_key * 1000000) // 1000 AS at_ms, md5('run ' || run_key) AS noise
+        SELECT run_key, ({start_us} + run_key * {run_us}) // 1000 AS at_ms, md5('run ' || run_key) AS noise
         FROM range({first}, {end}) AS r(run_key)
     )
 ),
@@ -145,6 +147,7 @@ def make(path: Path, events: int) -> Database:
                 "end": min(first + BLOCK_RUNS, runs),
                 "last": last,
                 "start_us": START_US,
+                "run_us": RUN_US,
             }
             for statement in (_BLOCK, _EVENTS, _HEADS, _RUNS, _LEDGER):
                 cursor.execute(statement.format(**numbers))
@@ -173,7 +176,7 @@ def _seal(cursor: Any, rows: int) -> None:
         hashes = cursor.execute(statements("checks/ledger.sql")["rows_of_seal"], bounds).fetchall()
         blocks = merkle.block_roots(b"".join(bytes.fromhex(row[0]) for row in hashes))
         root = merkle.root_of(blocks)
-        at_us = START_US + (first + count) // 2 * 1_000_000  # two rows a second
+        at_us = START_US + (first + count) // 2 * RUN_US + 1_000_000
         seal = SealLeaf(at_us, (SealedRange("bench/0", first, count, root, first + count),))
         journal.append(seal.encode(), at_us)
         cursor.execute("INSERT INTO store.ledger_nodes VALUES ('bench/0', ?, ?)", [first, blocks])

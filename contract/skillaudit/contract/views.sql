@@ -125,6 +125,10 @@ SELECT s.source_id, n.source_seq + 1 AS first_seq, least(s.due, coalesce(n.next_
 FROM store.sources AS s JOIN next_numbers AS n ON s.source_id = n.source_id
 WHERE n.source_seq < s.due AND (n.next_seq IS NULL OR n.next_seq > n.source_seq + 1);
 
+-- Records that are kept aside, by run.
+CREATE OR REPLACE VIEW main.kept AS
+SELECT run_key, record FROM store.kept;
+
 -- Numbers that the broker refused: their record is nowhere, but it had a digest, and the run's head holds it.
 CREATE OR REPLACE VIEW main.refusals AS
 -- What is no record of that form is none of them.

@@ -46,7 +46,7 @@ SELECT 'redaction', seq, field, NULL, NULL, hex(digest), act_id FROM redactions 
 UNION ALL
 SELECT 'salt', seq, field, NULL, NULL, salt, NULL FROM run_salts WHERE run_key = $run_key
 UNION ALL
-SELECT 'refused', seq, NULL, NULL, NULL, NULL, NULL FROM refusals WHERE run_key = $run_key
+SELECT 'kept', NULL, NULL, NULL, NULL, NULL, NULL FROM kept WHERE run_key = $run_key
 
 -- name: rows_between
 SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
@@ -88,7 +88,7 @@ SELECT 'redaction', seq, field, hex(digest), act_id FROM redactions WHERE run_ke
 UNION ALL
 SELECT 'salt', seq, field, salt, NULL FROM run_salts WHERE run_key = $run_key
 UNION ALL
-SELECT 'refused', seq, NULL, NULL, NULL FROM refusals WHERE run_key = $run_key
+SELECT 'kept', NULL, NULL, NULL, NULL FROM kept WHERE run_key = $run_key
 
 -- name: refused_of_run
 -- A number that is stored was not refused: whichever came first stays, and the other is a duplicate or a conflict.

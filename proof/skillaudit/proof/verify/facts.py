@@ -249,7 +249,7 @@ def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
     key = {"run_key": row["run_key"]}
     marks = _marks(engine, row)
     rest, events = _content(engine, row)
-    refused = engine.rows("one.sql", "refused_of_run", **key) if "refused" in rest else []
+    refused = engine.rows("one.sql", "refused_of_run", **key) if "kept" in rest else []
     facts = RunFacts(
         row=row,
         marks=[mark for mark in marks if mark.partition.rpartition("/")[0] == row["topic"]],

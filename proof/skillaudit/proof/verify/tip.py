@@ -29,12 +29,12 @@ def prove_journal(
     """In the engine's snapshot; its `holds` proves single leaves. None where this look can't say that all is right: then
     `findings` are not to be used.
     """
-    found = engine.rows(FILE, "newest")
-    size, count = next(row[:2] for row in found if row[1] is not None)
+    size, count = engine.rows(FILE, "size")[0]
     if size != count:
         return None
     newest = [_newest(reading) for reading in request.anchors]
-    notes = [(of, note) for of, leaves, note in found if leaves is None]
+    # Mostly the newest is of the whole journal; looking for the largest takes three times as long.
+    notes = engine.rows(FILE, "checkpoints_from", size=size) or engine.rows(FILE, "newest_checkpoints")
     signed = list(read_checkpoints(notes, request.policy, findings))
     sizes = {it.size for it in signed} | {it.size for reading in newest for it in reading.checkpoints}
     if any(not 0 < wanted <= size for wanted in sizes):
