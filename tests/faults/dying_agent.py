@@ -10,13 +10,14 @@ import json
 import mmap
 import random
 import sys
+from functools import partial
 from typing import Any
 
 from tests.faults.agent import Notebook, Plan, record
-from tests.faults.tripwires import Bytecodes, Calls, die
+from tests.faults.tripwires import Bytecodes, Calls, die, say
 
 from skillaudit.contract.settings import Settings
-from skillaudit.producer import Sink
+from skillaudit.producer import Sink, outbox_source
 from skillaudit.producer.forwarder_host import make_publisher
 from skillaudit.producer.forwarder_thread import ForwarderThread
 from skillaudit.producer.outbox import OutboxLog
@@ -36,8 +37,17 @@ class Trip:
     what: str = ""
     """Part of the path of files; comma-separated names of functions; `before`, `torn`, `scattered` or `after`."""
     after: bool = False
+    within: str = ""
+    """Comma-separated names of functions: of `calls` those count that one of them makes; empty: all."""
+    told: str = ""
+    """File to which it says, as the last thing it does, at which of the `calls` it died."""
     seed: int = 0
     off: str = ""
+
+    @property
+    def place(self) -> str:
+        """The point of death of `calls`, as it is counted."""
+        return f"{self.within}_{'after' if self.after else 'before'}_{self.what}"
 
 
 class DyingMapping:
@@ -98,6 +108,10 @@ def make_sink(settings: Settings, trip: Trip) -> Sink:
         thread.start()
         return thread
 
+    if trip.off == "named-when-whole":
+        from tests.faults.switched_off import create_segment_in_place
+
+        vars(outbox_source)["create_segment"] = create_segment_in_place
     if trip.off == "stored-before-return":
         from tests.faults.switched_off import QueueInMemory
 
@@ -114,7 +128,15 @@ def arm(trip: Trip) -> None:
     if trip.kind == "bytecodes":
         Bytecodes(trip.what, trip.at).arm()
     elif trip.kind == "calls":
-        Calls(trip.what.split(","), trip.at, after=trip.after).arm()
+        within = [name for name in trip.within.split(",") if name]
+        dies = partial(_say_where, trip)
+        Calls(trip.what.split(","), trip.at, after=trip.after, dies=dies, within=within).arm()
+
+
+def _say_where(trip: Trip) -> bool:
+    if trip.told:
+        say(trip.told, trip.place)
+    return True
 
 
 def main(plan: Plan, trip: Trip) -> int:

@@ -58,7 +58,9 @@ class Workers(Agents):
         ]
 
     async def run(self, *, at_once: int = 4) -> int:
-        """All of them, some at a time; each dies by itself or ends with 0. Answers how many died."""
+        """All of them, some at a time; each dies by itself or ends with 0. Answers how many died. Where a mechanism is
+        switched off they may end as they like: what is missing then is for the judge to say.
+        """
         turn = asyncio.Semaphore(at_once)
 
         async def one(process: Process) -> int:
@@ -137,12 +139,18 @@ async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> N
             await until(lambda: running.done() or (service.caught_up.is_set() and all_closed()), timeout_s)
 
 
-async def forward_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> ForwardReport:
-    """A host's forwarder adopts the sources of the dead, sends what is left, closes and removes them."""
+async def forward_to_the_end(
+    settings: Settings, timeout_s: float = PATIENT_S, *, or_until: Callable[[], bool] = lambda: False
+) -> ForwardReport:
+    """A host's forwarder adopts the sources of the dead, sends what is left, closes and removes them. `or_until`: what
+    keeps it from that, so that nobody waits for it in vain.
+    """
     stop = asyncio.Event()
     running = asyncio.create_task(run_host_forwarder(settings, stop))
     try:
-        await until(lambda: running.done() or not list_source_dirs(settings.outbox_dir), timeout_s)
+        await until(
+            lambda: running.done() or not list_source_dirs(settings.outbox_dir) or or_until(), timeout_s
+        )
     finally:
         stop.set()
         report = await running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from pathlib import Path
 
 from tests.faults.dying_agent import Trip
@@ -29,6 +30,7 @@ from tests.faults.stage import (
     through_kafka,
 )
 from tests.faults.switched_off import believe_torn_lines
+from tests.faults.tripwires import places_of_death
 from tests.support.waiting import until
 
 DYING = "tests.faults.dying_agent"
@@ -38,9 +40,11 @@ SMALL_EVENTS = {"runs": 30, "open_at_once": 4, "logs_max": 12, "payload_bytes": 
 """Several segments of 64 KiB."""
 
 
-async def _die_by_themselves(case: Case, plan: dict[str, object], trips: list[Trip]) -> int:
+async def _die_by_themselves(
+    case: Case, plan: dict[str, object], trips: list[Trip], *, outbox_fsync: str = "never"
+) -> int:
     """So many agents in one outbox, each with its own point of death; then drained and judged."""
-    settings = embedded(case, **QUIET_SMALL)
+    settings = embedded(case, **QUIET_SMALL, outbox_fsync=outbox_fsync)
     workers = Workers(case, settings, [plan] * len(trips), module=DYING, arguments=trips)
     deaths = await workers.run()
     case.injections = deaths
@@ -137,16 +141,38 @@ async def killed_inside_a_store(case: Case) -> None:
     await _die_by_themselves(case, SMALL_EVENTS, trips)
 
 
-CHANGE_CALLS = "posix_fallocate,pwrite,ftruncate,replace,open,close,mkdir,fsync"
+CHANGES = {
+    **dict.fromkeys([("outbox_id", "outbox_id"), ("open", "mkdir"), ("open", "try_acquire")], 1),
+    **dict.fromkeys([("write_source", name) for name in ("write_source", "write", "replace")], 1),
+    ("_open_locked", "fsync"): 3,
+    **dict.fromkeys([("create_segment", name) for name in ("open", "allocate", "map", "prepare")], 8),
+    **dict.fromkeys([("create_segment", name) for name in ("store", "replace")], 8),
+    **dict.fromkeys([("next_segment", "fsync"), ("finish", "cut")], 8),
+}
+"""What makes a source, and its next segment; a call of it, and how many of these an agent comes to at least."""
+IN_PLACE = {("create_segment_in_place", name): 8 for name in ("allocate", "map", "prepare", "store")}
+AS_MADE = {"named-when-whole": "a segment has its name from the beginning, and gets its header there"}
+
+
+def _change(case: Case, chance: random.Random, place: tuple[str, str], at_most: int) -> Trip:
+    return Trip(
+        kind="calls",
+        within=place[0],
+        what=place[1],
+        at=chance.randint(1, at_most),
+        after=chance.random() < 0.5,
+        told=str(case.directory / "places"),
+        off=case.switched_off,
+    )
 
 
 @row(
     "agent-killed-in-a-segment-change",
-    about="dies before or after one of the calls that make a source or its next segment: allocate, map, write, rename, cut",
-    full=100,
-    share=10,
+    about="dies before or after one of the calls that make a source or its next segment: its directory, its lock, its identity; allocate, map, write the header, rename, sync, cut the last one",
+    full=150,
+    share=15,
     test=1,
-    off=QUEUE,
+    off=QUEUE | AS_MADE,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
     off_in_share=False,
@@ -154,17 +180,13 @@ CHANGE_CALLS = "posix_fallocate,pwrite,ftruncate,replace,open,close,mkdir,fsync"
 async def killed_in_a_segment_change(case: Case) -> None:
     """Half a segment, a segment without a name, a source without its identity."""
     chance = case.random
-    trips = [
-        Trip(
-            kind="calls",
-            what=CHANGE_CALLS,
-            at=chance.randrange(1, 220),
-            after=chance.random() < 0.5,
-            off=case.switched_off,
-        )
-        for _ in range(10)
-    ]
-    await _die_by_themselves(case, SMALL_EVENTS | {"payload_bytes": 4_000}, trips)
+    changes = IN_PLACE if case.switched_off in AS_MADE else CHANGES
+    trips = [_change(case, chance, place, at_most) for place, at_most in changes.items()]
+    plan = SMALL_EVENTS | {"payload_bytes": 4_000}
+    deaths = await _die_by_themselves(case, plan, trips, outbox_fsync="interval")
+    places = places_of_death(case.directory / "places")
+    case.note(**places)
+    assert places.total() == deaths, f"{deaths} died, at {dict(places)}"
 
 
 FORK_POINTS = (

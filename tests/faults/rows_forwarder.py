@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import random
 
 from tests.faults.dying_agent import Trip
 from tests.faults.kills import (
@@ -21,7 +22,6 @@ from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
-    is_drained,
     shared_broker,
     stop_process,
     through_kafka,
@@ -29,12 +29,15 @@ from tests.faults.stage import (
 )
 from tests.faults.switched_off import consume_without_looking, count_records
 from tests.faults.thread_agent import Trouble
+from tests.faults.tripwires import places_of_death
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
 from skillaudit.contract.errors import LockedError
+from skillaudit.contract.outbox.directory import list_source_dirs
 from skillaudit.contract.outbox.locks import lock_holder
 from skillaudit.contract.settings import Settings
+from skillaudit.producer.forwarder_files import read_incidents
 from skillaudit.producer.forwarder_host import HOST_LOCK_NAME, run_host_forwarder
 
 DYING = "tests.faults.dying_forwarder"
@@ -70,13 +73,20 @@ async def _settings(case: Case) -> Settings:
 async def _drain_and_check(case: Case, settings: Settings, agents: Agents, deaths: int = 0) -> None:
     for code in await agents.ended(PATIENT_S):
         assert code in (0, 3), f"an agent ended with {code}: {[p.said() for p in agents.processes]}"
-    await forward_to_the_end(settings)
+    await forward_to_the_end(settings, or_until=lambda: bool(_incidents(settings)))
+    incidents = _incidents(settings)
+    assert not incidents, f"forwarders that were killed left damage behind: {incidents[:3]}"
     case.note(records_sent=await count_records(settings))
     if case.switched_off == "duplicates-dropped":
         await consume_without_looking(settings)
     else:
         await read_to_the_end(settings)
     check_deaths(case, settings, agents.noted(), deaths=deaths)
+
+
+def _incidents(settings: Settings) -> list[str]:
+    found = (read_incidents(path) for path in list_source_dirs(settings.outbox_dir))
+    return [str(incident) for incidents in found for incident in incidents]
 
 
 @row(
@@ -104,57 +114,89 @@ async def killed_under_load(case: Case) -> None:
         await _drain_and_check(case, settings, agents)
 
 
-AROUND = (
-    ("write_acknowledgement", False),
-    ("write_acknowledgement", True),
-    ("replace", False),
-    ("replace", True),
-    ("fsync", False),
-    ("fsync", True),
-    ("write_tally", False),
-    ("write_tally", True),
-    ("unlink", False),
-    ("unlink", True),
-    ("rename", True),
-    ("rmtree", False),
+Place = tuple[str, str, bool]
+"""A function of the product; what it calls, itself or by others; whether the call has returned."""
+
+
+def _places(within: str, *names: str) -> tuple[Place, ...]:
+    return tuple((within, name, after) for name in names for after in (False, True))
+
+
+WRITING = _places(
+    "write_acknowledgement", "write_acknowledgement", "open", "write", "fsync", "close", "replace"
 )
-"""Functions between the broker's acknowledgement and a retired segment, or a removed source; whether after them."""
+"""From the broker's acknowledgement to its record on the disk."""
+RETIRING = _places("_retire", "write_tally", "write", "fsync", "replace", "unlink")
+"""What is kept of the segments that it covers, and their end."""
+REMOVING = _places("_remove_all", "rename", "fsync", "rmtree", "unlink", "rmdir")
+"""The end of a source of which everything is acknowledged."""
+HALVES = _places("write_over", "write")
+"""Of an acknowledgement that is written in place."""
+AROUND = {
+    "duplicates-dropped": NAIVE["duplicates-dropped"],
+    "acknowledged-by-broker": HASTY["acknowledged-by-broker"],
+    "replaced-whole": "the acknowledgement is written over the one before, not beside it and renamed",
+}
+
+
+def _chosen(chance: random.Random, switched_off: str) -> list[Place]:
+    """In the order in which they come: sources are removed in the end."""
+    if switched_off == "replaced-whole":
+        return chance.choices(HALVES, k=3)
+    first = [*chance.sample(WRITING, 4), *chance.sample(RETIRING, 3)]
+    return [*chance.sample(first, len(first)), chance.choice(REMOVING)]
 
 
 @row(
     "forwarder-killed-around-its-acknowledgement",
-    about="the forwarder dies between the broker's acknowledgement and its record on the disk, inside the writing of that, or in the midst of deleting what it covers",
-    full=60,
-    share=4,
+    about="once the broker has acknowledged something, the forwarder dies inside the writing of its own acknowledgement (before and after each of: write beside, fsync, rename, fsync of the directory), of what is kept of the segments that this covers, in the midst of deleting them, or of a source's removal",
+    full=160,
+    share=8,
     test=0,
-    off=NAIVE,
+    off=AROUND,
     resource=shared_broker,
     broker=True,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
     off_in_share=False,
-    not_in_tests="long: six forwarders after each other",
+    not_in_tests="long: eight forwarders after each other",
 )
 async def killed_around_its_acknowledgement(case: Case) -> None:
     """A kill at the n-th of these calls, one after the other."""
     chance, settings = case.random, await _settings(case)
+    told = case.directory / "places"
     case.injections = 0
-    async with Agents(case, settings, [LOAD | {"payload_bytes": 2_000}] * 3) as agents:
-        for _ in range(5):
-            name, after = chance.choice(AROUND)
-            at = chance.randrange(1, 6)
-            trip = Trip(kind="calls", what=name, after=after, at=at, off=case.switched_off)
+    stop = case.directory / "stop"
+    plan = LOAD | {"runs": 100_000, "payload_bytes": 2_000, "events_per_s": 80.0, "stop_file": str(stop)}
+    async with Agents(case, settings, [plan] * 3) as agents:
+        for within, name, after in _chosen(chance, case.switched_off):
+            if within == "_remove_all":
+                stop.touch()
+            trip = Trip(
+                kind="calls",
+                what=name,
+                within=within,
+                after=after,
+                at=chance.randint(1, 3),
+                told=str(told),
+                off=case.switched_off,
+            )
             async with HostForwarder(case, settings, trip) as forwarder:
                 await until(lambda own=forwarder: not own.running or _is_idle(agents, settings), PATIENT_S)
                 if not forwarder.running:
                     assert await ended(forwarder) == KILLED, forwarder.said()
                     case.injections += 1
-                    case.note(**{f"{name}_{'after' if after else 'before'}": 1})
+        stop.touch()
+        places = places_of_death(told)
+        case.note(**places)
+        assert places.total() == case.injections, f"{case.injections} died, at {dict(places)}"
         await _drain_and_check(case, settings, agents)
 
 
 def _is_idle(agents: Agents, settings: Settings) -> bool:
-    return not any(p.running for p in agents.processes) and is_drained(settings)
+    """Whether nothing is left that a forwarder could do: no source, and none that is being removed."""
+    recording = any(process.running for process in agents.processes)
+    return not recording and not any(path.is_dir() for path in settings.outbox_dir.iterdir())
 
 
 @row(

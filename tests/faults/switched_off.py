@@ -4,12 +4,16 @@ bounded-by-disk        a bounded queue in memory drops what it has no room for
 stored-before-return   events wait in a queue in memory and are stored a few at a time, as other SDKs do it
 fork-noticed           a forked child goes on in its parent's source, as if nothing had happened
 acknowledged-by-broker a batch counts as acknowledged when it was handed over, before the broker has it
+replaced-whole         an acknowledgement is written over the one before, byte by byte, and synced in the end
+named-when-whole       a segment has its name from the beginning, and gets its header there
 duplicates-dropped     a consumer that stores what it reads
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +24,18 @@ import orjson
 from aiokafka import AIOKafkaConsumer
 
 from skillaudit.contract.eventlog import FlushReport, RecordKind
-from skillaudit.contract.outbox.layout import encode_line
+from skillaudit.contract.outbox.acknowledgement import (
+    ACKNOWLEDGEMENT_NAME,
+    Acknowledgement,
+    write_acknowledgement,
+)
+from skillaudit.contract.outbox.layout import encode_line, header_record, segment_name
 from skillaudit.contract.outbox.scan import take_line
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.outbox import OutboxLog
+from skillaudit.producer.outbox_files import FileSystem
 from skillaudit.producer.outbox_forks import mark_process
+from skillaudit.producer.outbox_segment import HEADER_BYTES_MAX, OutboxSegment
 from skillaudit.producer.publisher import OFFSET_UNKNOWN, RecordPublisher
 
 QUEUE_RECORDS = 32
@@ -166,6 +177,50 @@ class HastyPublisher:
     async def _send(self, partition: int, records: Sequence[tuple[bytes, bytes]]) -> None:
         await asyncio.sleep(self.LATER_S)
         await self._publisher.send(partition, records)
+
+
+def write_acknowledgement_in_place(source_dir: Path, acknowledgement: Acknowledgement) -> None:
+    """As the product's, but for the temporary file; a kill in between leaves half of it."""
+    with tempfile.TemporaryDirectory() as beside:
+        whole = Path(beside) / source_dir.name
+        whole.mkdir()
+        write_acknowledgement(whole, acknowledgement)
+        content = (whole / ACKNOWLEDGEMENT_NAME).read_bytes()
+    write_over(source_dir / ACKNOWLEDGEMENT_NAME, content)
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """In two halves, as a larger file goes."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        for part in (content[: len(content) // 2], content[len(content) // 2 :]):
+            os.write(fd, part)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def create_segment_in_place(
+    files: FileSystem,
+    source_dir: Path,
+    source_id: str,
+    number: int,
+    first_line: int,
+    size: int,
+    *,
+    mapped: bool,
+) -> OutboxSegment:
+    """As the product's, but for the temporary name: whoever looks sees it grow."""
+    path = source_dir / segment_name(number)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    segment = OutboxSegment(number, path, fd, size, None)
+    assert mapped, "only for file systems that can map"
+    files.allocate(fd, size)
+    segment.mapping = files.map(fd, size)
+    segment.prepare(files, HEADER_BYTES_MAX)
+    segment.store(files, encode_line(header_record(source_id, number, first_line)))
+    segment.first_line = first_line
+    return segment
 
 
 _NAIVE_TABLES = """
