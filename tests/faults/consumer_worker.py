@@ -17,7 +17,7 @@ from tests.faults.agent import Notebook
 from tests.faults.fuse import Fuse, open_fused
 from tests.faults.switches import cursor_kind, materializer_kind
 
-from skillaudit.consumer.backup import back_up
+from skillaudit.consumer import backup
 from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
 from skillaudit.consumer.purge import purge_older_than
 from skillaudit.consumer.sealing import SealState
@@ -95,5 +95,8 @@ def _purge(materializer: Materializer, notes: Notebook, offset: int) -> None:
 
 def _back_up(database: Any, work: Work, notes: Notebook, number: int) -> None:
     target = Path(work.backups) / f"{work.seed}-{number}.duckdb"
-    back_up(database, target)
+    if work.switched_off == "backup-renamed":
+        backup._copy(database, target)
+    else:
+        backup.back_up(database, target)
     notes.note(backup=str(target))

@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 from tests.faults import stream
+from tests.faults.dying_notary import LEAF_APPENDED, NOTARY_POINTS, STATE_TORN
 from tests.faults.fuse import MOMENTS, open_fused
 from tests.faults.old_schema import NEWEST, OLD_RUNS, OLDER, OldFiles, statements_by_step
 from tests.faults.rows import Case, row
@@ -32,6 +33,7 @@ from tests.faults.stage import (
     shared_broker,
     through_kafka,
 )
+from tests.faults.tripwires import places_of_death
 from tests.faults.zygote import KILLED, Worker, Zygote, zygote
 from tests.pipeline.support import Command, environment
 from tests.proof.support import sealing
@@ -41,6 +43,7 @@ from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.service import ConsumerService, make_source
 from skillaudit.contract.settings import Settings
 from skillaudit.proof.anchors import open_anchor
+from skillaudit.proof.errors import NoteError, SigningRefusedError
 
 KILLS_IN_CASE = 5
 SYNTHETIC = "tests.faults.consumer_worker"
@@ -98,8 +101,11 @@ class Life:
         named = sorted(self.backups.glob("*.duckdb"))
         assert {str(path) for path in named} >= set(self.backed_up)
         for path in named:
-            with duckdb.connect(str(path), read_only=True) as cursor:
-                stream.assert_holds(cursor, purged_least=0, purged_most=self.purging)
+            try:
+                with duckdb.connect(str(path), read_only=True) as cursor:
+                    stream.assert_holds(cursor, purged_least=0, purged_most=self.purging)
+            except duckdb.Error as exc:
+                raise AssertionError(f"{path.name} has a backup's name and is none: {exc}") from exc
         return len(named)
 
 
@@ -177,8 +183,20 @@ FUSED_BATCHES = 200
 """Batches within which every phase comes, and so often that each of these statements is reached."""
 
 
-def _fuse(chance: random.Random) -> dict[str, Any]:
-    phase, most = chance.choice(PHASES)
+OF_PHASES = {
+    "purged-whole": ("purge", "every statement of a purge is committed by itself"),
+    "sealed-whole": (
+        "seal",
+        "events are copied to the sealed table and taken out of the hot one in two transactions",
+    ),
+    "backup-renamed": ("backup", "a backup is written under its own name"),
+}
+"""Mechanism -> the phase in which its want shows, and what is done instead."""
+
+
+def _fuse(chance: random.Random, switched_off: str) -> dict[str, Any]:
+    wanted, _ = OF_PHASES.get(switched_off, ("", ""))
+    phase, most = chance.choice([one for one in PHASES if not wanted or one[0] == wanted])
     return {
         "at": chance.randint(1, most),
         "phase": phase,
@@ -196,7 +214,7 @@ def _fuse(chance: random.Random) -> dict[str, Any]:
     share=5,
     case_s_max=900,
     test=5,
-    off=ALONE,
+    off=ALONE | {mechanism: how for mechanism, (_, how) in OF_PHASES.items()},
     off_cases_max=12,
     off_in_tests=False,
     off_in_share=False,
@@ -207,12 +225,12 @@ async def killed_at_a_statement(case: Case) -> None:
     life, chance = _life(case), case.random
     position = 0
     for _ in range(KILLS_IN_CASE):
-        fuse, seed = _fuse(chance), chance.getrandbits(32)
+        fuse, seed = _fuse(chance, case.switched_off), chance.getrandbits(32)
         plan = {"batches": FUSED_BATCHES, "purges": True, "backups": str(life.backups)}
         code = await _work(case, life, seed, fuse=fuse, **plan)
         phase = fuse["phase"] or "any"
         assert code == KILLED, f"{FUSED_BATCHES} batches, and statement {fuse['at']} of a {phase} never came"
-        case.note(**{f"killed_in_{phase}": 1})
+        case.note(**{f"{fuse['moment']}_one_of_{phase}": 1})
         position = await asyncio.to_thread(life.check)
     case.injections = KILLS_IN_CASE
     await _finish(case, life, position)
@@ -310,27 +328,26 @@ async def broker_and_zygote() -> AsyncGenerator[tuple[str, Zygote]]:
         yield bootstrap, forking
 
 
-async def _kill_under_load(
-    case: Case, settings: Settings, forking: Zygote, *, after_s: float = 2.0, seal: bool = False
-) -> None:
+async def _kill_under_load(case: Case, settings: Settings, forking: Zygote) -> None:
     """Five consumers one after the other, each killed at an exact point or at a random moment, while two agents record."""
-    chance = case.random
-    plan = {"runs": 300 if seal else 120, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
+    chance, told = case.random, case.directory / "places"
+    plan = {"runs": 120, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
     async with Agents(case, settings, [plan, plan]) as agents:
         await agents.until_noted(20)
         for number in range(SERVICE_KILLS):
             worker = await forking.fork(
                 SERVICE,
                 environment=environment(settings),
-                point=chance.choice(POINTS) if number % 3 and not seal else "",
+                point=chance.choice(POINTS) if number % 3 else "",
                 at=chance.randint(1, 6),
-                seal=seal,
+                told=str(told),
                 switched_off=case.switched_off,
                 offsets=str(case.directory / "offsets.json"),
             )
-            await _killed(worker, chance.uniform(0.3, after_s))
+            await _killed(worker, chance.uniform(0.3, 2.0))
         await agents.join()
-    case.injections = SERVICE_KILLS
+    case.injections, places = SERVICE_KILLS, places_of_death(told)
+    case.note(**places, at_random=SERVICE_KILLS - places.total())
     if not case.switched_off:
         await drain(settings)
     else:
@@ -397,24 +414,73 @@ VERIFIED = (0, 6)
 """Nothing altered and nothing missing; whether that is proven is the verifier's policy, and here is none."""
 
 
+POINT_S_MAX = 60.0
+"""Within which a point of sealing comes; a seal is due every second."""
+SEALING_OFF = {
+    "committed-before-signed": "a leaf is signed, and that is kept in the state file, before it is committed",
+    "state-replaced-whole": "the state file is written over what is in it, not beside it and renamed",
+}
+_OFF_POINTS = {"committed-before-signed": LEAF_APPENDED, "state-replaced-whole": STATE_TORN}
+
+
 @row(
     "consumer-killed-sealing",
-    about="The same while it seals its ledger every second, signs and anchors: afterwards the record verifies, and the journal is what the anchor holds",
-    full=100,
+    about="SIGKILL of a consumer that seals its ledger every second, signs and anchors, while two agents record: at each point between the seal's BEGIN and the note of what was published, and at random; five in a case. Afterwards the record verifies, and the journal is what the anchor holds",
+    full=105,
     share=5,
     case_s_max=900,
     test=0,
-    off=POLLED_POSITIONS,
+    off=SEALING_OFF,
     off_in_tests=False,
     resource=zygote,
     off_in_share=False,
-    not_in_tests="long: five times up to six seconds",
+    not_in_tests="long: five seals, a second each",
 )
 async def killed_sealing(case: Case) -> None:
     """A leaf, its rows and what was signed of it never disagree."""
     settings = embedded(case, **QUIET_SMALL, **sealing(case.directory))
-    await _kill_under_load(case, settings, case.resource, after_s=6.0, seal=True)
-    await consume_with(settings, seal=True)
+    stop = case.directory / "stop"
+    plan = {"runs": 100_000, "open_at_once": 12, "events_per_s": 150, "stop_file": str(stop)}
+    async with Agents(case, settings, [plan, plan]) as agents:
+        await agents.until_noted(20)
+        await _kill_sealing(case, settings)
+        stop.touch()
+        await agents.join()
+    places = places_of_death(case.directory / "places")
+    case.note(**places, at_random=case.injections - places.total())
+    assert case.switched_off or places.total() == SERVICE_KILLS - 1, f"they died at {dict(places)}"
+    try:
+        await consume_with(settings, seal=True)
+    except (SigningRefusedError, NoteError) as exc:
+        raise AssertionError(f"nothing is sealed any more: {exc}") from exc
+    check(case, settings, agents.noted())
+    await _check_proof(case, settings)
+
+
+async def _kill_sealing(case: Case, settings: Settings) -> None:
+    """Four at the points whose turn it is, one at a random moment."""
+    chance, forking = case.random, _zygote(case)
+    case.injections = 0
+    for number in range(SERVICE_KILLS):
+        turn = case.number * (SERVICE_KILLS - 1) + number
+        point = NOTARY_POINTS[turn % len(NOTARY_POINTS)] if number < SERVICE_KILLS - 1 else ""
+        worker = await forking.fork(
+            SERVICE,
+            environment=environment(settings),
+            point=_OFF_POINTS.get(case.switched_off, point),
+            at=chance.randint(1, 2),
+            told=str(case.directory / "places"),
+            seal=True,
+            switched_off=case.switched_off,
+        )
+        if case.switched_off:  # who can't begin any more has ended by itself: the last one says why
+            case.injections += await worker.ended(POINT_S_MAX) == KILLED
+        else:
+            await _killed(worker, POINT_S_MAX if point else chance.uniform(0.3, 6.0))
+            case.injections += 1
+
+
+async def _check_proof(case: Case, settings: Settings) -> None:
     words = ("verify", "--all", "--anchor", settings.anchors, "--json")
     verify = Command(settings, *words, logs=case.directory)
     await verify.start()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.fuse import die
+from tests.faults.dying_notary import DyingNotary, Points
 
+from skillaudit.consumer.notary import WriterAccess
 from skillaudit.consumer.service import ConsumerService, make_source
 from skillaudit.contract.outbox.directory import CONSUMER_LOCK_NAME
 from skillaudit.contract.settings import Settings
@@ -30,18 +31,19 @@ class Service:
     at: int = 0
     seal: bool = False
     """Seals, signs and anchors beside."""
+    told: str = ""
+    """File to which it says at which point it dies."""
     switched_off: str = ""
     offsets: str = ""
     """Where a service keeps its positions that does not keep them in the database."""
 
 
 class DyingSource:
-    """A source of the product; its process dies at the `at`-th batch: polled, stored and not acknowledged, acknowledged."""
+    """A source of the product; its process dies at a batch: polled, stored and not acknowledged, acknowledged."""
 
-    def __init__(self, source: RecordSource, point: str, at: int) -> None:
+    def __init__(self, source: RecordSource, points: Points) -> None:
         self._source = source
-        self._point = point
-        self._left = at
+        self._points = points
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -50,20 +52,27 @@ class DyingSource:
         """As the source's."""
         batch = await self._source.poll(records_max, timeout_ms)
         if batch.records:
-            self._pass(POLLED)
+            self._points.passes(POLLED)
         return batch
 
     async def commit(self, positions: Mapping[str, int]) -> None:
         """As the source's."""
-        self._pass(COMMITTING)
+        self._points.passes(COMMITTING)
         await self._source.commit(positions)
-        self._pass(COMMITTED)
+        self._points.passes(COMMITTED)
 
-    def _pass(self, point: str) -> None:
-        if point == self._point:
-            self._left -= 1
-            if self._left == 0:
-                die()
+
+class PointedService(ConsumerService):
+    """The product's, with a notary that may die."""
+
+    points: Points
+    off: str = ""
+
+    def _open_notary(self) -> None:
+        if self._notary is None:
+            access = WriterAccess(lambda: self.materializer)
+            self._notary = DyingNotary(self.settings, access, self._clock, self.points, self.off)
+        super()._open_notary()
 
 
 class CommitOnPoll:
@@ -104,15 +113,16 @@ def main(plan: dict[str, Any]) -> int:
 
 async def _run(life: Service) -> None:
     settings = Settings.load(environ=life.environment)
-    make = make_source(settings)
+    make, points = make_source(settings), Points(life.point, life.at, life.told)
 
     def source(database: Any) -> Any:
         made: Any = make(database)
         if life.switched_off == "positions-in-database":
             made = CommitOnPoll(made, Path(life.offsets))
-        return DyingSource(made, life.point, life.at)
+        return DyingSource(made, points)
 
-    service = ConsumerService(settings, source=source, seal=life.seal)
+    service = PointedService(settings, source=source, seal=life.seal)
+    service.points, service.off = points, life.switched_off
     await service.start()
     if life.switched_off == "owner-lock":
         _lose_locks(settings)

@@ -6,6 +6,8 @@ one-transaction    positions are committed by themselves, after the rows
 compare-and-set    a position is overwritten whoever moved it
 broker-time        the silence of sources is judged by this machine's clock
 migrated-whole     every statement of a migration is committed by itself
+purged-whole       every statement of a purge is committed by itself
+sealed-whole       rows are copied to the sealed table and taken out of the hot one in two transactions
 numbers-kept       of a run that is known no number is known
 """
 
@@ -48,6 +50,34 @@ class EveryStatementAlone(FusedCursor):
         return self if query in ("BEGIN", "COMMIT", "ROLLBACK") else super().execute(query, *parameters)
 
 
+class StatementsAlone(FusedCursor):
+    """Commits every statement of one phase by itself."""
+
+    phase = ""
+    _began = False
+
+    def _execute(self, query: str, *parameters: Any) -> Any:
+        if query in ("BEGIN", "COMMIT", "ROLLBACK"):
+            self._began = query == "BEGIN"
+        elif self._began and self._phase == self.phase:
+            super()._execute("COMMIT")
+            super()._execute("BEGIN")
+            self._phase = self.phase
+        return super()._execute(query, *parameters)
+
+
+class PurgesAlone(StatementsAlone):
+    """Of purges."""
+
+    phase = "purge"
+
+
+class MovesAlone(StatementsAlone):
+    """Of seals."""
+
+    phase = "seal"
+
+
 class LocalTime(FusedCursor):
     """Takes this machine's time for the moment up to which a partition was read, when silence is judged."""
 
@@ -76,6 +106,8 @@ CURSORS: dict[str, type[FusedCursor]] = {
     "one-transaction": PositionsAlone,
     "compare-and-set": PositionsOverwritten,
     "migrated-whole": EveryStatementAlone,
+    "purged-whole": PurgesAlone,
+    "sealed-whole": MovesAlone,
 }
 MATERIALIZERS: dict[str, type[Materializer]] = {"numbers-kept": ForgetfulMaterializer}
 
