@@ -19,6 +19,7 @@ from tests.faults.stage import (
     Agents,
     check,
     consume_all,
+    database,
     forward_all,
     shared_broker,
     stop_process,
@@ -39,6 +40,7 @@ _LINE = re.compile(r"^(skillaudit_\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 TIMES = {"abandon_after_ms": 1_500, "heartbeat_interval_ms": 200}
 AGENT = {"runs": 2, "logs_min": 3, "logs_max": 3, "events_per_s": 0.02}
 """Starts a run at once and does nothing for fifty seconds: it waits for a person."""
+EXPLAINED = ("dead_letters", "conflicts", "incidents")
 Figures = dict[tuple[str, str], float]
 
 
@@ -188,4 +190,7 @@ async def losses_are_loud(case: Case) -> None:
     assert said(lines, "kept as dead letters") == 2, f"the log tells of other dead letters: {lines}"
     await forward_all(settings)
     await consume_all(settings)
-    check(case, settings, agents.noted(), expected=("dead_letters", "conflicts"), deaths_allowed=True)
+    check(case, settings, agents.noted(), expected=EXPLAINED, deaths_allowed=True)
+    with database(settings) as cursor:
+        kinds = cursor.execute("SELECT kind FROM main.incidents").fetchall()
+    assert kinds == [("conflict",)], kinds
