@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaudit.contract.errors import InvalidRecordError
-from skillaudit.proof.acts import ACT_BYTES_MAX, Act, ActKind, act_line, parse_act
+from skillaudit.proof.acts import ACT_BYTES_MAX, Act, ActKind, Violated, act_line, parse_act
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 SCOPES = st.one_of(
@@ -23,6 +23,9 @@ SCOPES = st.one_of(
 )
 
 
+VIOLATES = {"hold": {"runs": 3, "at": {"t/0": "5-9,22"}, "by": ["h"]}}
+
+
 @st.composite
 def acts(draw: st.DrawFn) -> Act:
     kind, scope = draw(SCOPES)
@@ -33,9 +36,17 @@ def acts(draw: st.DrawFn) -> Act:
         at_us=draw(st.integers(0, 1 << 62)),
         reason=draw(st.just("") | TEXT),
         scope=scope,
-        policy=draw(st.just({}) | st.just({"force": True, "min_retention_days": 183})),
+        policy=draw(st.just({}) | st.just({"force": True, "min_retention_days": 183, "violates": VIOLATES})),
         positions=draw(st.dictionaries(TEXT, st.integers(0, 1 << 62), max_size=3)),
     )
+
+
+def test_what_a_purge_goes_over_is_read_from_its_word() -> None:
+    """Nothing said, and said that there is nothing, are two things."""
+    said = parse_act(line(policy={"violates": VIOLATES})).violates
+    assert said == {"hold": Violated(3, {"t/0": ((5, 9), (22, 22))})}
+    assert parse_act(line(policy={"violates": {}})).violates == {}
+    assert parse_act(line(policy={"force": True})).violates is None
 
 
 @given(acts())
@@ -84,6 +95,11 @@ def line(**changes: object) -> bytes:
         (line(kind="redact", scope={"run": "a", "seq": 1, "field": "status"}), "field"),
         (line(kind="hold", scope={"all": False}), "all of a hold"),
         (line(policy={"force": 1}), "force"),
+        (line(policy={"violates": {"taste": {}}}), "not 'taste'"),
+        (line(policy={"violates": {"hold": {"runs": 1}}}), "violates"),
+        (line(policy={"violates": {"hold": {"runs": -1, "at": {}}}}), "runs"),
+        (line(policy={"violates": {"minimum": {"runs": 1, "at": {"t/0": "9-5"}}}}), "violates"),
+        (line(policy={"violates": [1]}), "violates"),
         (line(positions={"t/0": -1}), "position"),
     ],
 )

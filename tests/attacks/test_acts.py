@@ -8,7 +8,15 @@ import pytest
 from tests.attacks.forging import forge_checkpoints
 from tests.attacks.world import Depth, Store, Tampered, names, told, violations
 
-from skillaudit.consumer.planning import plan_erase, plan_hold, plan_purge_of, plan_redact, plan_release
+from skillaudit.consumer import planning
+from skillaudit.consumer.planning import (
+    plan_erase,
+    plan_hold,
+    plan_purge,
+    plan_purge_of,
+    plan_redact,
+    plan_release,
+)
 from skillaudit.consumer.recording import perform
 from skillaudit.contract.admin import ActOrder, HoldScope
 from skillaudit.proof import leaves
@@ -127,6 +135,95 @@ def test_a_purge_over_a_hold_is_shown_for_ever(record):
     record.act(plan_hold(ORDER, HoldScope(runs=(run,))), plan_purge_of(FORCED, [run]))
     report = record.open().verify()
     assert (report.exit_code, violations(report)) == (5, {"PURGE_VIOLATES_HOLD"}), told(report)
+
+
+SKILL = "skill-2"
+EVER_US = 1 << 60
+
+
+def held(record):
+    """Ids of the runs of one skill, in their order."""
+    with contextlib.closing(Tampered(record.world, record.path)) as t:
+        return [row[0] for row in t.sql("SELECT id FROM store.runs WHERE skill_id = ? ORDER BY 1", SKILL)]
+
+
+def accused(report, kind="PURGE_VIOLATES_HOLD"):
+    return sorted(it.get("run_id", "") for it in report.findings if it["kind"] == kind)
+
+
+@pytest.mark.parametrize(
+    "scope", [HoldScope(skill_id=SKILL), HoldScope(everything=True)], ids=["skill", "everything"]
+)
+def test_a_purge_over_a_hold_is_shown_whatever_its_tombstone_says(record, scope):
+    """The act says what it went over; what is left of the run can be rewritten, and its skill is gone with it."""
+    run = held(record)[1]
+    record.act(plan_hold(ORDER, scope), plan_purge_of(FORCED, [run]))
+    t = record.open()
+    for change in ("violates = violates", "violates = ''", "violates = 'minimum'", "started_at = NULL"):
+        t.sql(f"UPDATE store.tombstones SET {change}")
+        for options in ({}, {"run_id": run}):
+            report = t.verify(**options)
+            assert (report.exit_code, accused(report)) == (5, [run]), told(report)
+
+
+def test_a_purge_by_age_over_a_hold_names_each_run_that_was_held(record):
+    """And none of the others, which went with them lawfully."""
+    runs = held(record)
+    record.act(plan_hold(ORDER, HoldScope(skill_id=SKILL)), plan_purge(FORCED, EVER_US))
+    t = record.open()
+    assert t.one("SELECT count(*) FROM store.tombstones") == 36
+    t.sql("UPDATE store.tombstones SET violates = ''")
+    report = t.verify()
+    assert (report.exit_code, accused(report), report.purged) == (5, runs, 36 - len(runs)), told(report)
+
+
+def test_a_purge_before_the_minimum_age_is_shown_whatever_its_tombstone_says(record):
+    """The act's own word: also where no broker's time says how young the run was."""
+    run = record.run_id()
+    record.act(plan_purge_of(FORCED, [run], min_days=1))
+    t = record.open()
+    assert '"minimum":{"runs":1,"at":' in t.one("SELECT act FROM store.acts")
+    t.sql("UPDATE store.tombstones SET violates = '', started_at = make_timestamptz(0)")
+    report = t.verify()
+    assert (report.exit_code, accused(report, "PURGE_VIOLATES_MINIMUM")) == (5, [run]), told(report)
+
+
+def test_runs_that_the_act_has_no_room_for_are_counted(record, monkeypatch):
+    """How many there are it always says."""
+    monkeypatch.setattr(planning, "VIOLATIONS_BYTES_PER_ACT_MAX", 0)
+    runs = held(record)
+    record.act(plan_hold(ORDER, HoldScope(skill_id=SKILL)), plan_purge_of(FORCED, runs))
+    t = record.open()
+    assert accused(t.verify()) == runs
+    t.sql("UPDATE store.tombstones SET violates = ''")
+    report = t.verify()
+    assert (report.exit_code, accused(report)) == (5, [""]), told(report)
+    assert f"{len(runs)} more runs that were held" in told(report)
+    assert t.verify(run_id=runs[0]).exit_code == 5
+
+
+def test_an_act_that_does_not_say_what_it_goes_over_is_read_as_before(record):
+    """An earlier release's: what is left of the run says it."""
+    run = held(record)[0]
+
+    def silent(materializer):
+        plan = plan_purge_of(FORCED, [run])(materializer)
+        return replace(plan, acts=[replace(act, policy={"force": True}) for act in plan.acts])
+
+    record.act(plan_hold(ORDER, HoldScope(skill_id=SKILL)), silent)
+    report = record.open().verify()
+    assert (report.exit_code, accused(report)) == (5, [run]), told(report)
+
+
+@pytest.mark.parametrize("word", ["'x'", "NULL", "'minimum'"])
+def test_what_is_left_of_a_lawfully_purged_run_says_nothing_against_it(record, word):
+    """A word that no purge writes is a change, and one that it writes accuses."""
+    record.act(plan_purge_of(ORDER, [record.run_id()]))
+    t = record.open()
+    t.sql(f"UPDATE store.tombstones SET violates = {word}")
+    report = t.verify()
+    expected = "PURGE_VIOLATES_MINIMUM" if word == "'minimum'" else "COLUMN_ALTERED"
+    assert (report.exit_code, violations(report)) == (5, {expected}), told(report)
 
 
 def test_a_purge_after_the_release_of_a_hold_is_lawful(record):

@@ -22,12 +22,16 @@ from skillaudit.contract.clock import uuid7
 from skillaudit.contract.digests import FINISH_FIELDS, START_FIELDS
 from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import HeldError, HoldNotFoundError, RejectedError, RunNotFoundError
+from skillaudit.contract.events import format_ranges
 from skillaudit.contract.words import named
 from skillaudit.proof.acts import Act, ActKind
 
 PARTITIONS_PER_ACT_MAX: Final = 400
 NAMES_BYTES_PER_ACT_MAX: Final = 24_000
 """Of run ids and their partitions together; an act has at most 60,000 bytes."""
+VIOLATIONS_BYTES_PER_ACT_MAX: Final = 8_000
+"""Of the places of runs over which a purge goes, by kind; of those beyond it the act says how many there are."""
+VIOLATED_HOLDS_MAX: Final = 16
 _ACTS: Final = statements("acts.sql")
 _REDACTION: Final = statements("redaction.sql")
 
@@ -68,8 +72,16 @@ def plan_purge(
             young = 0
             if min_days and not order.force and not received:
                 young = purging.count_before(cursor, before_us) - found.runs - found.held
+            broken = purging.violations(cursor) if order.force and partitions else []
         acts = [
-            _act(ActKind.PURGE, order, now_us, act.scope, policy, {p: reach[p] for p in part})
+            _act(
+                ActKind.PURGE,
+                order,
+                now_us,
+                act.scope,
+                policy | _violates(order, [it for it in broken if it.partition in set(part)], found.holds),
+                {p: reach[p] for p in part},
+            )
             for part in _parts(partitions)
         ]
         return Plan(acts, ActReport(held=found.held, young=young, holds=found.holds))
@@ -89,10 +101,18 @@ def plan_purge_of(order: ActOrder, run_ids: Sequence[str], *, min_days: int = 0)
             _find(cursor, run_ids, reach)
             purging.register_reach(cursor, reach)
             found = purging.choose(cursor, act, planned=True)
-            free = purging.free_runs(cursor, force=order.force)
+            parts = _named_parts(purging.free_runs(cursor, force=order.force))
+            broken = [purging.violations(cursor, ids) if order.force else [] for ids, _ in parts]
         acts = [
-            _act(ActKind.PURGE, order, now_us, {"runs": ids}, policy, _positions_of(reach, partitions))
-            for ids, partitions in _named_parts(free)
+            _act(
+                ActKind.PURGE,
+                order,
+                now_us,
+                {"runs": ids},
+                policy | _violates(order, over, found.holds),
+                _positions_of(reach, partitions),
+            )
+            for (ids, partitions), over in zip(parts, broken, strict=True)
         ]
         if order.force:
             return Plan(acts)
@@ -312,6 +332,32 @@ def _policy(order: ActOrder, min_days: int, name: str) -> dict[str, Any]:
 
 def _forced(order: ActOrder) -> dict[str, Any]:
     return {"force": True} if order.force else {}
+
+
+def _violates(order: ActOrder, broken: Sequence[purging.Violation], holds: Sequence[str]) -> dict[str, Any]:
+    """What a forced purge goes over, as far as it is known now: how many runs, and where their starts stand."""
+    if not order.force:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for kind in sorted({it.kind for it in broken}):
+        of_kind = [it for it in broken if it.kind == kind]
+        found[kind] = {"runs": sum(it.runs for it in of_kind), "at": _places(of_kind)}
+    if "hold" in found:
+        found["hold"]["by"] = list(holds[:VIOLATED_HOLDS_MAX])
+    return {"violates": found}
+
+
+def _places(broken: Iterable[purging.Violation]) -> dict[str, str]:
+    """Partition -> ranges of positions, as many as there is room for."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    room = VIOLATIONS_BYTES_PER_ACT_MAX
+    for it in broken:
+        room -= len(format_ranges([(it.first, it.last)])) + 1
+        room -= len(it.partition.encode()) + 8 if it.partition not in found else 0
+        if room < 0:
+            break
+        found.setdefault(it.partition, []).append((it.first, it.last))
+    return {partition: format_ranges(places) for partition, places in found.items()}
 
 
 def _positions_of(reach: Mapping[str, int], partitions: Iterable[str]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import duckdb
 import orjson
@@ -92,6 +92,24 @@ def free_partitions(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[s
 def free_runs(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[tuple[str, str]]:
     """(id, partition) of the chosen runs that may go."""
     return cursor.execute(_SQL["free_runs"], {"force": force}).fetchall()
+
+
+class Violation(NamedTuple):
+    """Runs that may only go by force."""
+
+    kind: str
+    """`hold` or `minimum`."""
+    partition: str
+    first: int
+    last: int
+    """Positions of the starts of the first and the last of them; of the chosen runs between them all are."""
+    runs: int
+
+
+def violations(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str] | None = None) -> list[Violation]:
+    """What stands against the chosen runs; `run_ids`: of these alone."""
+    ids = None if run_ids is None else list(run_ids)
+    return [Violation(*row) for row in cursor.execute(_SQL["violations"], {"ids": ids}).fetchall()]
 
 
 def count_before(cursor: duckdb.DuckDBPyConnection, before_us: int) -> int:

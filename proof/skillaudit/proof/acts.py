@@ -10,7 +10,7 @@ Members, in this order: `act_id`, `kind`, `actor`, `at` (UTC, integer microsecon
 `positions`. Members that are not named here are refused, not ignored: ignoring one could make an act reach further than
 was meant. What `scope` holds, by kind:
 
-    purge     {"runs": [id, ...]} or {"started_before": us}; policy {"name", "min_retention_days", "force"}
+    purge     {"runs": [id, ...]} or {"started_before": us}; policy {"name", "min_retention_days", "force", "violates"}
     redact    {"run": id, "seq": n} with "field" where only one of a start or finish is meant; policy {"force"}
     erase     {"runs": [id, ...]}; policy {"force"}
     hold      {"runs": [id, ...]}, {"skill_id": text} or {"all": true}
@@ -18,6 +18,11 @@ was meant. What `scope` holds, by kind:
     restore   {"database": id, "journal_size": n}
     cut       {partition: first row, ...}; what is not in the database that journals it, see `cuts.py`
     genesis, key, schema, incident, verify, export    names and texts, as their makers say
+
+A forced purge says in `violates` what it went over, as far as was known when it was ordered: {"hold": {"runs": n, "at":
+{partition: "5-9,22"}, "by": [hold, ...]}, "minimum": {"runs": n, "at": ...}}. `runs` is how many; `at` the positions of their
+starts, each range from one run to another with no other purged one between them, as many as there was room for; `by` the
+holds of the whole order that stood in its way, 16 at most. Empty: nothing. A purge without it is an earlier release's.
 """
 
 from __future__ import annotations
@@ -30,12 +35,17 @@ from typing import Any, Final, cast
 
 import orjson
 
+from skillaudit.contract import ranges
 from skillaudit.contract.digests import FINISH_FIELDS, START_FIELDS
 from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.contract.events import parse_ranges
+from skillaudit.contract.ranges import Ranges
 
 ACT_BYTES_MAX: Final = 60_000
 """Of one line: a leaf of the journal holds at most 65,535 bytes."""
 REASON_BYTES_MAX: Final = 4_000
+VIOLATIONS: Final = ("hold", "minimum")
+"""Rules over which a forced purge goes."""
 REDACTABLE: Final = (*START_FIELDS, *FINISH_FIELDS)
 
 
@@ -57,6 +67,15 @@ class ActKind(StrEnum):
     EXPORT = "export"
 
 
+@dataclass(frozen=True, slots=True)
+class Violated:
+    """Runs that a purge went over a rule for."""
+
+    runs: int
+    places: Mapping[str, Ranges]
+    """Partition -> positions of their starts; not of all, where there was no room."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
     """One act. `scope`, `policy` and `positions` are plain JSON values; see the module's text for what they hold."""
@@ -76,6 +95,16 @@ class Act:
         if "run" in self.scope:
             return (self.scope["run"],)
         return tuple(self.scope.get("runs", ()))
+
+    @property
+    def violates(self) -> Mapping[str, Violated] | None:
+        """What a forced purge said it went over, by `VIOLATIONS`; None where it said nothing, which is not to say that
+        there was nothing.
+        """
+        said = self.policy.get("violates")
+        if not isinstance(said, dict):
+            return None
+        return {kind: _violated(it) for kind, it in cast("dict[str, Any]", said).items()}
 
     @property
     def force(self) -> bool:
@@ -181,6 +210,19 @@ def _policy(name: str, value: object) -> None:
     if not isinstance(policy.get("force", False), bool):
         raise InvalidRecordError("force of an act's policy is true or false")
     _number("min_retention_days", policy.get("min_retention_days", 0))
+    for kind, said in _object("violates", policy.get("violates", {})).items():
+        if kind not in VIOLATIONS:
+            raise InvalidRecordError(f"a purge violates {' or '.join(VIOLATIONS)}, not {kind!r}")
+        try:
+            _violated(said)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise InvalidRecordError(f"violates of an act's policy is of another form: {exc}") from exc
+
+
+def _violated(said: Mapping[str, Any]) -> Violated:
+    _number("runs", said["runs"])
+    places = {name: ranges.normalized(parse_ranges(text)) for name, text in said["at"].items()}
+    return Violated(said["runs"], places)
 
 
 def _positions(name: str, value: object) -> None:

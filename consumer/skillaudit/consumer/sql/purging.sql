@@ -50,6 +50,27 @@ SELECT r.id, r.partition FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.
 WHERE $force OR NOT (c.held OR c.young)
 ORDER BY r.run_key
 
+-- name: violations
+-- What stands against the chosen runs (of these ids, where any are given), as ranges of their starts' places: per partition
+-- from one run to another, with none of the chosen between them that it does not stand against.
+WITH placed AS (
+    SELECT r.partition, r.record_offset AS place, k.kind, CASE k.kind WHEN 'hold' THEN c.held ELSE c.young END AS broken
+    FROM store.runs AS r
+    JOIN chosen AS c ON r.run_key = c.run_key, (VALUES ('hold'), ('minimum')) AS k(kind)
+    WHERE $ids::VARCHAR[] IS NULL OR r.id IN (SELECT unnest($ids::VARCHAR[]))
+),
+islands AS (
+    SELECT
+        *, row_number() OVER (PARTITION BY kind, partition ORDER BY place)
+            - row_number() OVER (PARTITION BY kind, partition, broken ORDER BY place) AS island
+    FROM placed
+)
+SELECT kind, partition, min(place), max(place), count(*)
+FROM islands
+WHERE broken
+GROUP BY kind, partition, island
+ORDER BY kind, partition, min(place)
+
 -- name: keep_back
 DELETE FROM chosen WHERE held OR young
 

@@ -5,6 +5,7 @@ Holds are worked out from the acts themselves, in the journal's order, not from 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,8 +14,9 @@ import orjson
 
 from skillaudit.contract.digests import FINISH_FIELDS
 from skillaudit.contract.errors import InvalidRecordError
+from skillaudit.contract.ranges import contains
 from skillaudit.contract.words import counted
-from skillaudit.proof.acts import Act, ActKind, parse_act
+from skillaudit.proof.acts import VIOLATIONS, Act, ActKind, Violated, parse_act
 from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.leaves import encode_act
 from skillaudit.proof.verify.engine import Engine
@@ -24,6 +26,10 @@ from skillaudit.proof.verify.request import VerifyRequest
 FILE: Final = "acts.sql"
 PLACES_MAX: Final = 100_000
 """Redacted places of one run by one act that are compared with the act."""
+_BROKEN: Final[Mapping[str, tuple[Kind, str]]] = {
+    "hold": (Kind.PURGE_VIOLATES_HOLD, "that were held"),
+    "minimum": (Kind.PURGE_VIOLATES_MINIMUM, "before their minimum age"),
+}
 _DAY_US: Final = 86_400_000_000
 
 
@@ -44,6 +50,10 @@ class _Applied:
     holds_before: dict[str, tuple[Act, ...]] = field(default_factory=dict[str, tuple[Act, ...]])
     holds: dict[str, Act] = field(default_factory=dict[str, Act])
     released: dict[str, str] = field(default_factory=dict[str, str])
+    violated: dict[str, Mapping[str, Violated]] = field(default_factory=dict[str, Mapping[str, Violated]])
+    """Of each purge what it said it went over,"""
+    named: Counter[tuple[str, Kind]] = field(default_factory=Counter[tuple[str, Kind]])
+    """and how many of its runs are found to be so."""
 
 
 def check_acts(
@@ -63,7 +73,9 @@ def check_acts(
         for row in found:
             problems = list(_purged(row, applied, runs_of, request.policy.min_retention_days))
             totals.purged += not problems
+            applied.named.update((str(it.subject.get("act_id")), it.kind) for it in problems)
             findings.add_all(problems)
+    findings.add_all(_unnamed(applied))
     for row in engine.rows(FILE, "redactions", limit=PLACES_MAX):
         problems = list(_redacted(row, applied))
         totals.redacted += not problems
@@ -128,7 +140,9 @@ def _apply(act: Act, applied: _Applied) -> None:
     applied.by_id[act.act_id] = act
     in_force = (hold for hold_id, hold in applied.holds.items() if hold_id not in applied.released)
     applied.holds_before[act.act_id] = tuple(in_force)
-    if act.kind is ActKind.HOLD:
+    if act.kind is ActKind.PURGE:
+        applied.violated[act.act_id] = act.violates or {}
+    elif act.kind is ActKind.HOLD:
         applied.holds[act.act_id] = act
     elif act.kind is ActKind.RELEASE:
         applied.released.setdefault(act.scope["hold"], act.act_id)
@@ -164,7 +178,7 @@ def _purged(
 ) -> Iterator[Finding]:
     run_id, act_id, started_us, violates, partition, offset, received_us, before_ledger, sound = row
     where = {"run_id": run_id}
-    if not sound:
+    if not sound or violates not in {"", *VIOLATIONS}:
         says = "the row that is left of it is not what the ledger says"
         yield Finding(Kind.COLUMN_ALTERED, says, where)
     act = applied.by_id.get(act_id)
@@ -184,16 +198,32 @@ def _purged(
     if not named or not reached:
         yield Finding(Kind.RUN_MISSING, "is said to be purged by an act that does not reach it", where)
         return
+    said = {
+        kind
+        for kind, it in applied.violated[act_id].items()
+        if partition is not None and contains(it.places.get(partition, ()), offset)
+    } | {violates}
     holds = [hold.act_id for hold in applied.holds_before[act_id] if _covers(hold, run_id, None)]
-    if holds or violates == "hold":
+    if holds or "hold" in said:
         by = f" ({', '.join(holds)})" if holds else ""
         yield Finding(Kind.PURGE_VIOLATES_HOLD, f"was purged while it was held{by}", where)
     days = max(minimum_days, int(act.policy.get("min_retention_days", 0)))
     newest = max((at for at in (received_us, started_us) if at), default=None)
-    if (days and newest is not None and newest > act.at_us - days * _DAY_US) or violates == "minimum":
+    if (days and newest is not None and newest > act.at_us - days * _DAY_US) or "minimum" in said:
         yield Finding(
             Kind.PURGE_VIOLATES_MINIMUM, f"was purged before it was {counted(days, 'day')} old", where
         )
+
+
+def _unnamed(applied: _Applied) -> Iterator[Finding]:
+    """Runs that a purge said it went over a rule for, and that are not found among those it purged."""
+    for act_id, violated in applied.violated.items():
+        for kind, it in violated.items():
+            broken, how = _BROKEN[kind]
+            more = it.runs - applied.named[act_id, broken]
+            if more > 0:
+                says = f"it says that it purged {counted(more, 'more run')} {how}"
+                yield Finding(broken, says, {"act_id": act_id})
 
 
 def _covers(hold: Act, run_id: str, skill_id: str | None) -> bool:
