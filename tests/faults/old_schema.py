@@ -46,7 +46,7 @@ for some alone."""
 _BACKFILLED = {
     2: "SELECT count(*) FROM store.sources WHERE claimed IS DISTINCT FROM runs_started",
     3: "SELECT count(*) FROM store.runs WHERE partition <> 'old/0' OR record_offset <> -1",
-    6: "SELECT count(*) FROM store.ledger WHERE run_hash IS NULL",
+    6: "SELECT count(*) FROM store.ledger WHERE run_hash IS DISTINCT FROM ('0x' || left(sha256(run_id), 16))::UBIGINT",
 }
 """Step -> rows that it should have filled in another way."""
 _NAMES = """
@@ -76,6 +76,13 @@ FROM range({OLD_RUNS - 1}) t(i);
 INSERT INTO store.events_sealed
 SELECT 100 + i, 1, 'step', now(), i::UBIGINT, '{{"n":' || i || '}}' FROM range({OLD_RUNS - 1}) t(i);
 """
+_LEDGER = f"""
+INSERT INTO store.ledger BY NAME SELECT
+    'old/0' AS partition, i AS idx, 'start' AS kind, 'old-' || i AS run_id, 'aa' AS source_id, i + 2 AS source_seq,
+    1 AS events, unhex(sha256('old-' || i)) AS head, 1_000 AS received_us, 42 + i AS record_offset
+FROM range({OLD_RUNS - 1}) t(i)
+"""
+"""Of a file that came to step 2 before it held these."""
 
 
 def make_old_file(path: Path, version: int = 1) -> None:
@@ -101,6 +108,8 @@ def make_old_file(path: Path, version: int = 1) -> None:
         for number, _, text in migrations():
             if 1 < number <= version:
                 old.execute(text)
+            if number == 2 <= version:
+                old.execute(_LEDGER)
 
 
 class OldFiles:

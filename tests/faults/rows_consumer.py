@@ -285,8 +285,9 @@ async def killed_migrating(case: Case) -> None:
         for path in case.directory.glob(f"{life.path.name}*"):
             path.unlink()
         shutil.copy(shared.files.path(since), life.path)
+        statements = shared.statements[since][step]  # the last one is its COMMIT
         fuse = {
-            "at": chance.choice(shared.statements[since][step]),
+            "at": statements[-1] if chance.random() < 0.25 else chance.choice(statements),
             "moment": chance.choice(MOMENTS),
             "during_us": int(10 ** chance.uniform(1, 4)),
         }

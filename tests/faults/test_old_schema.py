@@ -94,3 +94,20 @@ def test_what_is_otherwise_does_not_pass(files, migrated, sql, told):
     _change(migrated, sql)
     with pytest.raises(AssertionError, match=told):
         files.assert_kept(migrated, 1, newest=True)
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("UPDATE store.ledger SET run_hash = 7 WHERE idx = 7", "step 6 did not fill in its rows"),
+        ("UPDATE store.ledger SET head = ''::BLOB WHERE idx = 7", "rows of ledger that are new"),
+    ],
+)
+def test_a_ledger_keeps_its_rows(files, tmp_path, sql, told):
+    """Of a file that had one, whatever a later step does to its table."""
+    path = Path(shutil.copy(files.path(2), tmp_path))
+    open_fused(path).close()
+    assert files.assert_kept(path, 2, newest=True) == NEWEST
+    _change(path, sql)
+    with pytest.raises(AssertionError, match=told):
+        files.assert_kept(path, 2, newest=True)
