@@ -1,6 +1,6 @@
 """An agent on a disk that is full at times: it tries again until its event is taken, and notes every refusal.
 
-`python -m tests.faults.full_disk_agent PLAN [WITHOUT]`: as `agent.py`; `WITHOUT` names a mechanism that is switched off.
+`python -m tests.faults.full_disk_agent PLAN [FILES]`: as `agent.py`; `FILES`: on which kind of file system, see `FILES`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from skillaudit.contract.errors import OutboxFullError
 from skillaudit.contract.settings import Settings
 from skillaudit.producer import Sink
 from skillaudit.producer.outbox import OutboxLog
-from skillaudit.producer.outbox_files import FileSystem
+from skillaudit.producer.outbox_files import FileSystem, MappingUnsupportedError
 
 T = TypeVar("T")
 TRY_AGAIN_S = 0.005
@@ -35,6 +35,53 @@ class SparseFiles(FileSystem):
 
     def prepare(self, fd: int, byte: int, size: int) -> None:
         """The store itself will bring in the pages."""
+
+
+class PlainFiles(FileSystem):
+    """Can't map: segments are appended to. Notes the lines that the disk took in part, and what became of each: its space
+    came back before the next write, which completed it, or it was undone.
+    """
+
+    def __init__(self, notes: Notebook) -> None:
+        self._notes = notes
+        self._short = False
+
+    def allocate(self, fd: int, size: int) -> None:
+        """As a file system without preallocation."""
+        raise MappingUnsupportedError("no preallocation here")
+
+    def write(self, fd: int, data: bytes, byte: int) -> int:
+        """As the system does it."""
+        done = super().write(fd, data, byte)
+        short, before = done < len(data), self._short
+        if short is not before:
+            self._short = short
+            self._notes.note(**{"short" if short else "completed": 1})
+        return done
+
+    def cut(self, fd: int, size: int) -> None:
+        """As the system does it."""
+        super().cut(fd, size)
+        if self._short:
+            self._short = False
+            self._notes.note(undone=1)
+
+
+class HalfWritten(PlainFiles):
+    """Takes a write for done, however much the disk took."""
+
+    def write(self, fd: int, data: bytes, byte: int) -> int:
+        """All of it, it says."""
+        super().write(fd, data, byte)
+        return len(data)
+
+
+FILES: dict[str, Callable[[Notebook], FileSystem]] = {
+    "": lambda _: FileSystem(),
+    "preallocation": lambda _: SparseFiles(),
+    "plain": PlainFiles,
+    "written-in-full": HalfWritten,
+}
 
 
 def insist(notes: Notebook, call: Callable[[], T], numbers: Callable[[], object]) -> T:
@@ -89,12 +136,11 @@ def _begin(sink: Sink, notes: Notebook, chance: random.Random, number: int) -> N
     return begun[0]
 
 
-def main(plan: Plan, without: str) -> int:
+def main(plan: Plan, kind: str) -> int:
     """Record all of it; exits 0 once everything is in the outbox."""
     notes = Notebook(plan.account)
     settings = Settings.load()
-    files = SparseFiles() if without == "preallocation" else FileSystem()
-    with Sink(OutboxLog(settings, files=files), settings=settings) as sink:
+    with Sink(OutboxLog(settings, files=FILES[kind](notes)), settings=settings) as sink:
         record(sink, plan, notes)
         report = sink.flush(timeout_s=plan.flush_s)
     return 0 if report.complete or report.synced else 3

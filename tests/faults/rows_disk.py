@@ -61,12 +61,42 @@ def _disk(case: Case, size_bytes: int) -> Generator[SmallFs]:
 )
 async def disk_full_outbox(case: Case) -> None:
     """A refused event takes no number, nobody is killed by a signal, and everything that was taken arrives."""
+    await _outbox_full(case, case.switched_off, _plan())
+
+
+@row(
+    "disk-full-outbox-plain",
+    about="As disk-full-outbox, on file systems that can't map: segments are appended to, and the disk does some of the writes in part; lines of one to three blocks",
+    full=20,
+    share=1,
+    test=0,
+    not_in_tests="as its twin",
+    off={"written-in-full": "a write counts as done, however much of it the disk took"},
+    off_in_tests=False,
+    off_in_share=False,
+    root=NEEDS_ROOT,
+)
+async def disk_full_outbox_plain(case: Case) -> None:
+    """As there; what was written in part is completed where space comes back, or undone."""
+    # So large that it is the write which meets the end of the disk, and not the look at it before a new segment.
+    plan = _plan(runs=6, payload_bytes=8_000) | {"logs_min": 10, "logs_max": 30}
+    agents = await _outbox_full(case, case.switched_off or "plain", plan, 4 * MIB)
+    short, completed, undone = (len(_entries(agents, name)) for name in ("short", "completed", "undone"))
+    assert short == completed + undone, f"{short} lines in part, {completed} completed, {undone} undone"
+    case.injections = min(short, 1)  # where the disk was full between lines only, nothing was injected
+    case.note(in_part_and_completed=completed, in_part_and_undone=undone)
+
+
+async def _outbox_full(
+    case: Case, files: str, plan: dict[str, object], segment_bytes: int = 64 * 1024
+) -> Agents:
+    """`files`: on which the agents write."""
     chance = case.random
     with _disk(case, OUTBOX_BYTES) as disk:
         settings = settings_at(
             disk.path,
             db_file=case.directory / "audit.duckdb",
-            segment_bytes=64 * 1024,
+            segment_bytes=segment_bytes,
             outbox_block_ms_max=chance.choice((0, 20)),
             outbox_keep_days=0,
         )
@@ -74,9 +104,9 @@ async def disk_full_outbox(case: Case) -> None:
         agents = Agents(
             case,
             settings,
-            [_plan(), _plan()],
+            [plan, plan],
             module="tests.faults.full_disk_agent",
-            words=[case.switched_off] if case.switched_off else [],
+            words=[files] if files else [],
         )
         # It meets the full disk, too: when it acknowledges and archives, and perhaps at its beginning.
         beside = consuming(settings, begin_s=0) if chance.random() < 0.5 else contextlib.nullcontext()
@@ -89,6 +119,7 @@ async def disk_full_outbox(case: Case) -> None:
         case.note(refusals=_refusals(agents))
         check(case, settings, agents.noted())
         _no_number_taken(settings)
+    return agents
 
 
 async def _rounds(disk: SmallFs, agents: Agents, chance: random.Random) -> None:
