@@ -170,6 +170,25 @@ def _named_anew(chance: random.Random, value: bytes) -> bytes:
     )
 
 
+RECORD_KEYS = (
+    b"", b"\xff\xfe\x00", b"\xed\xa0\x80", b"\x00" * 16, b"'; DROP TABLE store.dead_letters; --", "run-é漢".encode(), b"null",
+    b'{"run_id":"run-000000000"}',
+)  # fmt: skip
+LARGE_KEY = b"k" * (1 << 20)
+
+
+def record_key(chance: random.Random, runs: int) -> bytes | None:
+    """A record's key as anybody may choose it: none, empty, 1 MiB, no text, another run's id. Nothing may depend on it."""
+    way = chance.random()
+    if way < 0.0005:
+        return LARGE_KEY
+    if way < 0.2:
+        return None
+    if way < 0.5:
+        return b"run-%09d" % chance.randrange(max(runs, 1))
+    return chance.choice(RECORD_KEYS) if way < 0.9 else chance.randbytes(chance.randrange(1, 40))
+
+
 COUNTS = {
     "run.started": ("seq", "at_us", "source_seq"),
     "run.log": ("seq", "at_us"),

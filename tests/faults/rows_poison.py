@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 from tests.faults import fuzz, stream
 from tests.faults.fuse import FusedCursor, open_fused
-from tests.faults.releases import parse_newer, record_by
 from tests.faults.rows import Case, row
-from tests.faults.serving import consume_through, replay_all
-from tests.faults.stage import check, database, forward_all, shared_broker, through_kafka
 from tests.faults.switches import cursor_kind
 
-from skillaudit.consumer.database import open_database
 from skillaudit.consumer.materializer import Materializer, MaterializerPolicy
-from skillaudit.consumer.poison import WINDOW_RECORDS as POISON_WINDOW
 from skillaudit.consumer.poison import PoisonPolicy
 from skillaudit.consumer.staging import parse_value
-from skillaudit.contract.errors import InvalidRecordError, PoisonLimitError
+from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.runrecord import Outcome
-from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import SourceRecord
 from skillaudit.contract.wire import Event, RunEvent, RunLog, RunRefused, RunStarted, parse_record
 
-WITHOUT_LIMIT: dict[str, Any] = {"poison_in_a_row_max": 1_000_000_000, "poison_share_percent_max": 101}
 FUZZED_IN_CASE = 20_000
 FUZZED_WITHOUT = 3_000
 """Where a mechanism is switched off: enough to notice."""
@@ -74,12 +68,12 @@ class Sent:
     """Fuzzed and still events."""
 
 
-def _mix(case: Case) -> Sent:
-    """Fuzzed records between the records of good runs."""
+def mix(case: Case, wanted: int) -> Sent:
+    """Fuzzed records, so many, between the records of good runs; all of them with keys of any kind."""
     chance, sent = case.random, Sent()
+    keys = random.Random(f"{case.seed} keys")
     good: list[bytes] = []
     fuzzed = 0
-    wanted = FUZZED_WITHOUT if case.switched_off else FUZZED_IN_CASE
     while fuzzed < wanted or good:
         if not good and fuzzed < wanted:
             good = list(fuzz.good(sent.good_runs))
@@ -91,7 +85,10 @@ def _mix(case: Case) -> Sent:
             _judge(sent, offset, value)
         else:
             value = good.pop(0)
-        sent.records.append(SourceRecord(stream.PARTITION, offset, offset + 1, 0, None, value))
+        key = fuzz.record_key(keys, sent.good_runs)
+        # Kafka's clients send no record without key and value.
+        key = b"" if key is value is None else key
+        sent.records.append(SourceRecord(stream.PARTITION, offset, offset + 1, 0, key, value))
     return sent
 
 
@@ -114,7 +111,7 @@ def _batches(case: Case, records: Sequence[SourceRecord]) -> Iterator[Sequence[S
 
 @row(
     "poison-fuzzed",
-    about="Fuzzed records (bytes flipped, truncated, wrong types, 1.5 and true as numbers, members twice, NaN, deep JSON, NUL, lone surrogates, invalid UTF-8, unknown versions, hostile keys, huge numbers) between good ones, in batches that are decoded in Python and in the engine",
+    about="Fuzzed records (bytes flipped, truncated, wrong types, 1.5 and true as numbers, members twice, NaN, deep JSON, NUL, lone surrogates, invalid UTF-8, unknown versions, hostile members, huge numbers), and keys of any kind (none, empty, of 1 MiB, no text, another run's id), between good ones, in batches that are decoded in Python and in the engine",
     judge="every good record is stored once; every other one is a dead letter with its bytes, or still an event and stored",
     synthetic=True,
     full=1_000_000,
@@ -132,7 +129,7 @@ async def fuzzed(case: Case) -> None:
 
 
 def _fuzzed(case: Case) -> None:
-    sent = _mix(case)
+    sent = mix(case, FUZZED_WITHOUT if case.switched_off else FUZZED_IN_CASE)
     kind = WithoutSuspicion if case.switched_off == "suspicion" else cursor_kind(case.switched_off)
     policy = MaterializerPolicy(poison=PoisonPolicy(1 << 62, 101), seal_rows=5_000)
     outcomes: Counter[Outcome] = Counter()
@@ -147,10 +144,10 @@ def _fuzzed(case: Case) -> None:
     cpu_us = (time.process_time() - began_s) * 1e6 / len(sent.records)
     materializer.close()
     cursor = database.cursor()
-    _assert_buried(cursor, sent)
-    _assert_good(cursor, sent)
+    assert_buried(cursor, sent)
+    assert_good(cursor, sent)
     assert sum(outcomes.values()) == len(sent.records), f"{outcomes} of {len(sent.records)} records"
-    _assert_accepted(cursor, sent)
+    assert_accepted(cursor, sent)
     assert cpu_us < CPU_US_PER_RECORD_MAX, f"{cpu_us:.0f} us a record"
     database.close()
     case.injections = FUZZED_IN_CASE
@@ -165,10 +162,14 @@ def _applied(materializer: Materializer, batch: Sequence[SourceRecord]) -> Count
         raise AssertionError(f"a batch of {len(batch)} ended the consumer: {exc!r:.300}") from exc
 
 
-def _assert_buried(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
-    """Dead letters: exactly those, byte for byte, with their origin, once."""
-    rows = cursor.execute("SELECT partition, record_offset, record, error FROM main.dead_letters").fetchall()
-    found = {offset: value for _, offset, value, _ in rows}
+def assert_buried(
+    cursor: duckdb.DuckDBPyConnection, sent: Sent, expected_partition: str = stream.PARTITION
+) -> None:
+    """Dead letters: exactly those, byte for byte, with their keys and origin, once."""
+    rows = cursor.execute(
+        "SELECT partition, record_offset, record, error, key FROM store.dead_letters"
+    ).fetchall()
+    found = {offset: value for _, offset, value, *_ in rows}
     assert len(found) == len(rows), "a record is buried twice"
     missing, more = sent.refused.keys() - found.keys(), found.keys() - sent.refused.keys()
     assert not missing, f"{len(missing)} taken that are no events: {sent.refused[min(missing)]!r:.300}"
@@ -177,7 +178,9 @@ def _assert_buried(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
     assert not altered, (
         f"{len(altered)} altered: {found[altered[0]]!r:.200} instead of {sent.refused[altered[0]]!r:.200}"
     )
-    assert all(partition == stream.PARTITION and error for partition, _, _, error in rows)
+    assert all(partition == expected_partition and error for partition, _, _, error, _ in rows)
+    rekeyed = [offset for _, offset, _, _, key in rows if key != sent.records[offset].key]
+    assert not rekeyed, f"{len(rekeyed)} dead letters have other keys than were sent"
 
 
 _GOOD = """
@@ -187,7 +190,7 @@ FROM main.runs r WHERE r.id LIKE 'run-%' ORDER BY r.id
 """
 
 
-def _assert_good(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
+def assert_good(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
     """Every good record, byte for byte, once."""
     rows = cursor.execute(_GOOD).fetchall()
     expected = [
@@ -205,7 +208,7 @@ UNION ALL SELECT r.id, e.sequence, e.payload FROM main.events e JOIN main.runs r
 """
 
 
-def _assert_accepted(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
+def assert_accepted(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
     """A fuzzed record that still is an event is somewhere: a row, a conflict, kept for an orphan, or the same as another."""
     stored = {(run_id, seq, text.encode()) for run_id, seq, text in cursor.execute(_STORED).fetchall()}
     aside = {row[0] for row in cursor.execute("SELECT record_offset FROM store.conflicts").fetchall()}
@@ -233,64 +236,3 @@ def _same(event: RunEvent) -> set[tuple[Any, ...]]:
         return {(event.run_id, event.seq, event.tag)}
     numbers = {(event.run_id, "bare", event.seq)} if isinstance(event, RunLog) else set()
     return {(event.run_id, event.call_id)} | numbers
-
-
-CONSUMED = "SELECT coalesce(sum(records), 0) FROM main.positions"
-STARTS = 3
-"""How often a supervisor starts the consumer into the same trouble."""
-
-
-@row(
-    "bad-deployment",
-    about="A deployment of agents whose every record this release refuses, behind good ones; in every other case mixed half and half with good ones: stops by its limit, replayed after the repair",
-    full=5,
-    share=1,
-    test=1,
-    off={"poison-limit": "no limit: poison_in_a_row_max and poison_share_percent_max out of reach"},
-    resource=shared_broker,
-    broker=True,
-)
-async def bad_deployment(case: Case) -> None:
-    """Nothing drains away: the position stays before the batch, one incident says why, and what came is there after the repair."""
-    mixed = case.number % 2 == 1
-    limits = WITHOUT_LIMIT | ({"poison_share_percent_max": 5} if mixed else {"poison_in_a_row_max": 50})
-    if case.switched_off == "poison-limit":
-        limits = WITHOUT_LIMIT
-    settings = await through_kafka(case, case.resource, forwarder="host", batch_records_max=400, **limits)
-    accounts = await asyncio.to_thread(record_by, case, settings, "good", "")
-    accounts |= await asyncio.to_thread(
-        record_by, case, settings, "bad", "mixed" if case.number % 2 else "all"
-    )
-    await forward_all(settings)
-    for _ in range(STARTS):
-        await _assert_stops(settings)
-    with database(settings) as cursor:
-        letters = cursor.execute("SELECT count(*) FROM main.dead_letters").fetchone()[0]
-        incidents = cursor.execute("SELECT kind, detail FROM main.incidents").fetchall()
-        consumed = cursor.execute(CONSUMED).fetchone()[0]
-    assert [kind for kind, _ in incidents] == ["PoisonLimit"], f"incidents: {incidents}"
-    assert "malformed" in incidents[0][1]
-    assert letters < POISON_WINDOW * 5 // 100, f"{letters} records drained into the dead letters"
-    await consume_through(replace(settings, **WITHOUT_LIMIT))
-    await asyncio.to_thread(_repair, settings)
-    check(case, settings, accounts, expected=("dead_letters", "incidents"))
-    with database(settings) as cursor:
-        left = cursor.execute("SELECT count(*) FROM main.dead_letters WHERE state = 'waiting'").fetchone()
-        assert consumed < cursor.execute(CONSUMED).fetchone()[0], "the position was past what was not taken"
-        assert left == (0,), f"{left[0]} records of the bad deployment could not be replayed"
-    case.note(letters_before_the_stop=letters)
-
-
-async def _assert_stops(settings: Settings) -> None:
-    stopped = ""
-    try:
-        await consume_through(settings)
-    except PoisonLimitError as exc:
-        stopped = str(exc)
-    assert stopped, "the consumer took a deployment that sends nothing but poison"
-    assert "Mend the sender" in stopped, stopped
-
-
-def _repair(settings: Settings) -> None:
-    with open_database(settings.database) as opened:
-        assert replay_all(opened, Materializer(opened, parse=parse_newer)) > 0
