@@ -16,7 +16,8 @@ from skillaudit.contract.records import RunStats, SkillRun
 from skillaudit.contract.wire import RunFinished, RunLog, RunStarted, fast_log, parse_record
 
 VECTORS = Path(__file__).parent.parent / "vectors"
-RUNS = json.loads((VECTORS / "digests.json").read_text(encoding="utf-8"))["runs"]
+CONTENT = json.loads((VECTORS / "digests.json").read_text(encoding="utf-8"))
+RUNS, REDACTED = CONTENT["runs"], CONTENT["redacted"]
 SQL = (VECTORS / "digests.sql").read_text(encoding="utf-8")
 
 
@@ -173,21 +174,74 @@ def test_plain_logs_are_recognized_without_the_parser(run):
 def test_duckdb_alone_computes_digests_and_heads():
     """The SQL beside the vectors: `sha256`, `strlen` and `string_agg` are all a check in the engine needs."""
     rows = [sql_row(run, event) for run in RUNS for _, event in parsed(run)]
-    columns = list(rows[0])
-    with duckdb.connect() as connection:
-        types = ", ".join(f"{column} {TYPES.get(column, 'VARCHAR')}" for column in columns)
-        connection.execute(f"CREATE TABLE events ({types})")
-        connection.executemany(
-            f"INSERT INTO events VALUES ({', '.join('?' for _ in columns)})",
-            [list(row.values()) for row in rows],
-        )
-        found = connection.execute(SQL).fetchall()
     expected = [
         (run["run_id"], v["seq"], v["header"], v["digest"], int(v["tag"], 16), v["head"])
         for run in sorted(RUNS, key=lambda run: run["run_id"].encode())
         for v in run["events"]
     ]
-    assert found == expected
+    assert by_sql(rows) == expected
+
+
+def test_duckdb_alone_computes_what_was_redacted():
+    """From the columns, digests and salts that are left: the same statement."""
+    rows = [
+        dict.fromkeys(SQL_COLUMNS)
+        | event["stored"]
+        | {"run_id": run["run_id"], "run_salt": None, "run_lost": run["lost"]}
+        for run in REDACTED
+        for event in run["events"]
+    ]
+    expected = [
+        (run["run_id"], v["stored"]["seq"], v["header"], v["digest"], int(v["digest"][:16], 16), v["head"])
+        for run in sorted(REDACTED, key=lambda run: run["run_id"].encode())
+        for v in run["events"]
+    ]
+    assert by_sql(rows, REDACTED) == expected
+
+
+def by_sql(rows, redacted=()):
+    """What the SQL beside the vectors makes of rows of events, and of what was kept of redacted runs."""
+    with duckdb.connect() as connection:
+        types = ", ".join(f"{column} {TYPES.get(column, 'VARCHAR')}" for column in SQL_COLUMNS)
+        connection.execute(f"CREATE TABLE events ({types})")
+        connection.executemany(
+            f"INSERT INTO events VALUES ({', '.join('?' for _ in SQL_COLUMNS)})",
+            [[row[column] for column in SQL_COLUMNS] for row in rows],
+        )
+        for table, value in (("redactions", "digest"), ("run_salts", "salt")):
+            connection.execute(
+                f"CREATE TABLE {table} (run_id VARCHAR, seq BIGINT, field VARCHAR, {value} VARCHAR)"
+            )
+            for run in redacted:
+                connection.executemany(
+                    f"INSERT INTO {table} VALUES (?, ?, ?, ?)",
+                    [[run["run_id"], it["seq"], it["field"], it[value]] for it in run[table]],
+                )
+        return connection.execute(SQL).fetchall()
+
+
+@pytest.mark.parametrize("run", REDACTED, ids=by_name)
+def test_python_computes_what_was_redacted(run):
+    """By `contract.digests`: with the run's salt, as long as it was there; what is left of it says nothing of what is gone."""
+    start, *_ = events_of = [parse_record(record.encode()) for record in run["records"]]
+    growing = digests.RunDigest(run["run_id"], start.salt)
+    gone = {(it["seq"], it["field"]): it["digest"] for it in run["redactions"]}
+    salts = {(it["seq"], it["field"]): it["salt"] for it in run["run_salts"]}
+    assert not gone.keys() & salts.keys()
+    for vector, event in zip(run["events"], events_of, strict=True):
+        header, body = header_and_body({"salt": start.salt}, event)
+        digest = growing.digest(event.seq, header, body)
+        assert (header.decode(), digest) == (vector["header"], vector["digest"])
+        if growing.events < event.seq:
+            growing.add_lost(growing.events, event.seq - 1)
+        growing.add(header, digest)
+        assert growing.head() == vector["head"]
+        place = (event.seq, None)
+        assert gone.get(place, digest) == digest
+        assert salts.get(place, digests.event_salt(start.salt, event.seq).decode()) == (
+            digests.event_salt(start.salt, event.seq).decode()
+        )
+    assert events_of[-1].head == growing.head()
 
 
 TYPES = dict.fromkeys(
@@ -202,6 +256,24 @@ TYPES = dict.fromkeys(
         "thinking_tokens",
     ),
     "BIGINT",
+)
+
+
+SQL_COLUMNS = (
+    *(
+        "kind",
+        "run_id",
+        "run_salt",
+        "run_lost",
+        "seq",
+        "at_us",
+        "parent_run_id",
+        "skill_id",
+        "source_id",
+        "source_seq",
+    ),
+    *("caller_id", "channel_id", "event_type", "inputs", "attributes", "payload", "output", "error"),
+    *FINISH_HEADER[2:],
 )
 
 
@@ -246,4 +318,4 @@ def test_a_go_program_agrees(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == f"checked {sum(len(run['events']) for run in RUNS)} events, 0 differ\n"
+    assert done.stdout == f"checked {sum(len(run['events']) for run in RUNS + REDACTED)} events, 0 differ\n"

@@ -14,6 +14,10 @@ vectors would prove nothing. `python tests/vectors/make_digests.py` writes the f
               SHA-256("skillaudit salt 1\n" RUN_SALT "\n" SEQ "." name "\n")
     manifest  "skillaudit run 1\n" T(run_id) "\n", then per event "header digest\n", and "lost 5-7\n" in the place of events
               that are declared lost; its SHA-256 through an event is the head there
+
+Of runs of which content was taken out (`redacted`) there is besides what a database keeps of them: `stored` columns with the
+run's salt gone, `redactions` with a digest for each place that was taken out, `run_salts` with the salts of all else. From
+these alone the same headers, digests and heads come out.
 """
 
 import json
@@ -72,9 +76,9 @@ class Run:
         self.name, self.run_id, self.salt = name, run_id, salt
         self.source_id, self.source_seq = source_id, source_seq
         self.manifest = f"skillaudit run 1\n{t(run_id)}\n"
-        self.events, self.lost, self.next = [], [], 0
+        self.events, self.lost, self.next, self.columns = [], [], 0, []
 
-    def _take(self, kind, at_us, header, body, fields=()):
+    def _take(self, kind, at_us, header, body, fields=(), columns=()):
         seq = self.next
         before = [r for r in ranges(self.lost) if r[1] == seq - 1]
         for low, high in before:
@@ -96,6 +100,7 @@ class Run:
             "head": hexdigest(self.manifest),
         }
         self.events.append(event)
+        self.columns.append({"kind": kind, "seq": seq, "at_us": at_us, **dict(columns)})
         return event
 
     def lose(self, count):
@@ -107,7 +112,9 @@ class Run:
         fields = [field(self.salt, 0, name, value) for name, value in values.items()]
         body = "".join(f"{f['name']} {f['digest']}\n" for f in fields)
         header = f"start 0 {AT} {t(parent)} {t(skill)} {self.source_id} {self.source_seq}"
-        event = self._take("start", AT, header, body, fields)
+        columns = {"parent_run_id": parent, "skill_id": skill, "source_id": self.source_id}
+        columns |= {"source_seq": self.source_seq, **values}
+        event = self._take("start", AT, header, body, fields, columns)
         event["record"] = members(
             [
                 ("v", 1),
@@ -132,7 +139,8 @@ class Run:
 
     def log(self, event_type, payload, after_us=1):
         at_us = self.events[-1]["at_us"] + after_us
-        event = self._take("log", at_us, f"log {self.next} {at_us} {t(event_type)}", payload)
+        columns = {"event_type": event_type, "payload": payload}
+        event = self._take("log", at_us, f"log {self.next} {at_us} {t(event_type)}", payload, (), columns)
         lost = [("lost", string(text_of(ranges(self.lost))))] if self.lost else []
         event["record"] = members(
             [
@@ -157,10 +165,11 @@ class Run:
         ]
         body = "".join(f"{f['name']} {f['digest']}\n" for f in fields)
         numbers = " ".join(str(count) for count in counts)
-        event = self._take(
-            "finish", at_us, f"finish {seq} {at_us} {t(status)} {numbers} {t(lost)}", body, fields
-        )
         names = ("tool_calls", "runtime_us", "input_tokens", "output_tokens", "thinking_tokens")
+        columns = {"status": status, **dict(zip(names, counts, strict=True)), "lost": lost}
+        columns |= {"output": output, "error": error}
+        header = f"finish {seq} {at_us} {t(status)} {numbers} {t(lost)}"
+        event = self._take("finish", at_us, header, body, fields, columns)
         event["record"] = members(
             [
                 ("v", 1),
@@ -191,6 +200,45 @@ class Run:
             "manifest": self.manifest,
             "events": self.events,
         }
+
+    def without(self, *acts):
+        """What a database keeps when these acts have taken content out: (act, [(number, field or None), ...]) each."""
+        gone = {place: act for act, places in acts for place in places}
+        redactions, salts, kept = [], [], []
+        for event, columns in zip(self.events, self.columns, strict=True):
+            seq, left = event["seq"], dict(columns)
+            for name, salt, digest in [
+                (None, event["salt"], event["digest"]),
+                *((f["name"], f["salt"], f["digest"]) for f in event["fields"]),
+            ]:
+                if (seq, name) not in gone:
+                    salts.append({"seq": seq, "field": name, "salt": salt})
+                    continue
+                act = gone[seq, name]
+                redactions.append({"seq": seq, "field": name, "digest": digest, "act_id": act})
+                is_text = name in {"caller_id", "channel_id", "output", "error"}
+                column = name or "payload"
+                left[column] = (
+                    "[redacted]" if is_text else members([("_redacted", members([("act", string(act))]))])
+                )
+            kept.append({"stored": left, **{name: event[name] for name in ("header", "digest", "head")}})
+        return {
+            "name": self.name,
+            "run_id": self.run_id,
+            "lost": text_of(ranges(self.lost)),
+            "acts": [{"act_id": act, "places": [list(place) for place in places]} for act, places in acts],
+            "records": [event["record"] for event in self.events],
+            "redactions": redactions,
+            "run_salts": salts,
+            "events": kept,
+        }
+
+    def places(self):
+        """Everything that can be taken out."""
+        for event in self.events:
+            if event["kind"] == "log":
+                yield event["seq"], None
+            yield from ((event["seq"], field["name"]) for field in event["fields"])
 
 
 def ascii_run():
@@ -261,10 +309,24 @@ def long_run():
     return run.finish("error", "", "gave up", (42, 8128, 1000, 2000, 3000))
 
 
+def redacted():
+    """One payload, one field of the start and one of the finish were taken out; and everything of a run with a loss."""
+    run = Run("redacted", "0199f0a0-0000-7000-8000-00000000000d", "0f1e2d3c4b5a6978" * 2, "5" * 32, 4)
+    run.start("support", "u-42", "web", inputs='{"q":"my password is Ünïcode"}')
+    run.log("step", '{"content":"Let me look."}', 1500).log("tool_result", '{"content":"yes"}')
+    run.log("step", '{"content":"no"}').finish("ok", "It was yes.", "", (1, 1502, 12, 5, 0))
+    yield run.without(("act-1", [(2, None)]), ("act-2", [(0, "inputs")]), ("act-3", [(4, "output")]))
+    run = Run("erased", "0199f0a0-0000-7000-8000-00000000000e", "00f0" * 8, "6" * 32, 5)
+    run.start("batch", "u-7", attributes='{"a":1}').log("step", '{"n":1}')
+    run.lose(2)
+    run.log("step", '{"n":4}').finish("error", "", "no", (0, 10, 0, 0, 0))
+    yield run.without(("act-4", list(run.places())))
+
+
 def text():
     parent = ascii_run()
     runs = [parent, non_ascii_run(), empty_run(), awkward_run(), child_run(parent), lossy_run(), long_run()]
-    content = {"format": 1, "runs": [run.vector() for run in runs]}
+    content = {"format": 1, "runs": [run.vector() for run in runs], "redacted": list(redacted())}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
