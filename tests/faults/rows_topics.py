@@ -49,7 +49,7 @@ from skillaudit.producer.forwarder_files import PARTITIONS_NAME
 NOTICED_S_MAX = 60.0
 
 
-async def _record(case: Case, settings: Settings, *, runs: int, agents: int = 1) -> dict[str, Account]:
+async def record_through(case: Case, settings: Settings, *, runs: int, agents: int = 1) -> dict[str, Account]:
     """Agents record, and a host's forwarder brings all of it to the broker."""
     plans = [{"runs": runs, "logs_max": 6, "flush_s": 0.0}] * agents
     async with Agents(case, replace(settings, forwarder="host"), plans) as recording:
@@ -64,7 +64,7 @@ async def _recreate(settings: Settings) -> None:
         await topics.create(settings.kafka_topic, 6)
 
 
-async def _refused_by_name(settings: Settings, make: Any = ConsumerService) -> None:
+async def refused_by_name(settings: Settings, make: Any = ConsumerService) -> None:
     """The consumer does not go on: it names the partition, and how to go on."""
     with pytest.raises(HistoryLostError) as lost:
         async with consuming(settings, make):
@@ -79,7 +79,7 @@ def _incidents(settings: Settings) -> list[tuple[str, str]]:
         return cursor.execute("SELECT kind, subject FROM main.incidents ORDER BY id").fetchall()
 
 
-async def _accepted_once(settings: Settings) -> None:
+async def accepted_once(settings: Settings) -> None:
     """`TOPIC/*` goes on, recorded; left in a unit file it gives nothing up a second time."""
     option = {"accept_history_loss": (f"{settings.kafka_topic}/*",)}
     await consume_with(settings, **option)
@@ -99,7 +99,7 @@ class _NeverLooksBack(KafkaSource):
         await asyncio.sleep(0)  # the client does not like to be stopped before its tasks have begun
 
 
-def _never_looking_back(settings: Settings, **options: Any) -> ConsumerService:
+def never_looking_back(settings: Settings, **options: Any) -> ConsumerService:
     return ConsumerService(settings, source=lambda _: _NeverLooksBack(settings), **options)
 
 
@@ -117,18 +117,18 @@ def _never_looking_back(settings: Settings, **options: Any) -> ConsumerService:
 async def topic_made_anew(case: Case) -> None:
     """Noticed, named, stopped; accepted, everything of the new topic is read from its beginning."""
     settings = await through_kafka(case, case.resource)
-    accounts = await _record(case, settings, runs=4)
+    accounts = await record_through(case, settings, runs=4)
     live = case.number % 2 == 1 and not case.switched_off
     await (_recreated_live(settings) if live else _recreated_while_down(settings))
     filled = live or bool(case.switched_off) or case.number % 4 == 0
     if filled:
         other = replace(settings, data=case.directory / "data-anew")
-        accounts |= await _record(case, other, runs=60, agents=2)
+        accounts |= await record_through(case, other, runs=60, agents=2)
     if case.switched_off:
-        await consume_with(settings, _never_looking_back)
+        await consume_with(settings, never_looking_back)
         check(case, settings, accounts)
-    await _refused_by_name(settings)
-    await _accepted_once(settings)
+    await refused_by_name(settings)
+    await accepted_once(settings)
     case.note(live=int(live), filled=int(filled))
     check(case, settings, accounts, expected=("incidents",))
 
@@ -187,17 +187,17 @@ async def retention_past_the_consumer(case: Case) -> None:
     """What was consumed may go; what was not is lost history: named, and no run of it reads as whole."""
     settings = await through_kafka(case, case.resource)
     everything = dict.fromkeys(range(6), -1)
-    accounts = await _record(case, settings, runs=6)
+    accounts = await record_through(case, settings, runs=6)
     await consume_with(settings)
     async with Topics(settings.kafka_bootstrap_servers) as topics:
         await topics.delete_records(settings.kafka_topic, everything)
         await consume_with(settings)
         assert _incidents(settings) == [], "what was consumed was deleted, and that is no incident"
-        lost = await _record(case, replace(settings, data=case.directory / "data-lost"), runs=10)
+        lost = await record_through(case, replace(settings, data=case.directory / "data-lost"), runs=10)
         await topics.delete_records(settings.kafka_topic, everything)
-    accounts |= await _record(case, replace(settings, data=case.directory / "data-later"), runs=10)
-    await _refused_by_name(settings, _skipping_silently if case.switched_off else ConsumerService)
-    await _accepted_once(settings)
+    accounts |= await record_through(case, replace(settings, data=case.directory / "data-later"), runs=10)
+    await refused_by_name(settings, _skipping_silently if case.switched_off else ConsumerService)
+    await accepted_once(settings)
     with database(settings) as cursor:
         whole = {
             r[0]
@@ -296,7 +296,7 @@ def _renamed(partition: str, first: str) -> str:
 async def two_topics(case: Case) -> None:
     """Ids are a topic's own: neither completes the other's runs."""
     settings = await through_kafka(case, case.resource)
-    accounts = await _record(case, settings, runs=12)
+    accounts = await record_through(case, settings, runs=12)
     copy = f"{settings.kafka_topic}.copy"
     async with Topics(settings.kafka_bootstrap_servers) as topics:
         await topics.create(copy, 6)
