@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,15 @@ from tests.conformance.compositions import settings_at
 from skillaudit.consumer.database import open_database
 from skillaudit.contract.errors import LockedError, RejectedError
 from skillaudit.contract.settings import Settings
-from skillaudit.proof.keys import generate_key
+from skillaudit.proof.findings import Kind
+from skillaudit.proof.keys import generate_key, read_key
+from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
+from skillaudit.proof.verify import Report, VerifyRequest
+from skillaudit.proof.verify.witness import read_anchors
 from skillaudit.storage.hosting import host_consumer
 from skillaudit.storage.operations import ServiceOperations
 from skillaudit.storage.restoring import held, put_in_place, restore
+from skillaudit.storage.verifying import verify
 
 AGAIN = ("runs", "events", "tombstones", "redactions", "run_salts", "ledger", "purges")
 
@@ -68,6 +75,48 @@ async def test_a_restored_backup_becomes_what_was_lost(tmp_path: Path, anchored:
     if anchored:
         assert again[: len(leaves)] == leaves, "what was anchored stands where it stood"
     assert sum(b'"restore"' in leaf for _, leaf in again) == 1
+    for run in (None, "a", "b", "c"):
+        judged = await judge(settings, run)
+        assert judged.exit_code == 0, judged.findings
+        assert set(judged.counts) == WORDS[run], judged.findings
+        assert judged.grade == ("anchored" if anchored else "self")
+
+
+WORDS = {
+    None: {Kind.RESTORED, Kind.REDACTED},
+    "a": {Kind.PURGED},
+    "b": {Kind.REDACTED},
+    "c": set[Kind](),
+}
+"""What `verify` tells of the restored record: that it was restored is of the whole, and no fault."""
+
+
+async def judge(settings: Settings, run_id: str | None = None) -> Report:
+    """To the grade `anchored` where there is an anchor."""
+    policy = Policy()
+    if settings.anchors:
+        assert settings.seal_key_file is not None
+        keys = (read_key(settings.seal_key_file).verifier.text,)
+        policy = Policy(grade=Grade.ANCHORED, keys=keys, anchors=(AnchorPolicy(settings.anchors),))
+    request = VerifyRequest(run_id=run_id, policy=policy, anchors=read_anchors(policy))
+    return await verify(settings, request)
+
+
+async def test_an_older_copy_that_nobody_restored_is_a_rollback(tmp_path: Path) -> None:
+    """The same copy, put there by hand: no act says so, and the anchor knows more."""
+    generate_key(tmp_path / "key", "audit.example.org/test")
+    settings = settings_at(
+        tmp_path / "data", seal_key_file=tmp_path / "key", anchors=f"file:{tmp_path / 'anchor'}"
+    )
+    backup = tmp_path / "backup.duckdb"
+    await record(settings, "a")
+    await consume(settings, backup=backup)
+    await record(settings, "b")
+    await consume(settings)
+    shutil.copy(backup, settings.database)
+    judged = await judge(replace(settings, db_file=settings.database))
+    assert (judged.exit_code, Kind.RESTORED in judged.counts) == (5, False)
+    assert Kind.JOURNAL_ROLLED_BACK in judged.counts, judged.findings
 
 
 OPEN = "import sys, duckdb; duckdb.connect(sys.argv[1]).close()"

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.acts.support import Run
 from tests.attacks.world import Collected
 
 from skillaudit.consumer.database import open_database
@@ -249,3 +250,22 @@ def test_nothing_is_written(tmp_path, load):
     loaded.close()
     with contextlib.closing(duckdb.connect(str(path), read_only=True)) as connection:
         assert Verifier(connection).check(VerifyRequest(), NOW_US).runs == 1
+
+
+@pytest.mark.parametrize("depth", [Depth.FULL, Depth.SAMPLE])
+def test_a_clock_that_ran_backwards_within_a_run_is_named_with_the_event(load, depth):
+    """Nothing is altered: an agent of another make, or a clock put back. Told, with the first event that is older than
+    the one before it, and no violation.
+    """
+    run = Run("back", at_us=NOW_US - 1_000_000)
+    values = [run.start(), run.log(n=1), run.log(n=2)]
+    run.at_us -= 500_000
+    values += [run.log(n=3), run.log(n=4)]
+    run.at_us += 500_000
+    loaded = load([*values, run.finish(), *Run("forth", number=2, at_us=NOW_US).whole({"n": 1})])
+    for options in ({"depth": depth, "sample": 2}, {"run_id": "back"}):
+        report = Verifier(loaded.cursor).check(VerifyRequest(**options), NOW_US)
+        jumps = [(it["run_id"], it["sequence"]) for it in report.findings if it["kind"] == Kind.CLOCK_JUMP]
+        assert (report.exit_code, jumps) == (6, [("back", 3)]), report.findings
+        assert set(report.counts) <= {Kind.CLOCK_JUMP, Kind.SOURCE_TAIL_UNKNOWN}
+    assert Verifier(loaded.cursor).check(VerifyRequest(run_id="forth"), NOW_US).exit_code == 0
