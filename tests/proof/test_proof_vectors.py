@@ -140,9 +140,10 @@ def test_python_makes_and_reads_the_anchors_objects():
         assert found.checkpoint.size == vector["size"]
 
 
-def test_duckdb_alone_computes_leaf_hashes_and_sealed_roots():
-    """The SQL beside the vectors, from the columns of the ledger."""
-    columns = {
+@pytest.fixture(scope="module")
+def by_sql():
+    """A connection in which the SQL beside the vectors ran, over the columns of the ledger and the lines of acts."""
+    ledger = {
         "partition": "VARCHAR",
         "idx": "BIGINT",
         "kind": "VARCHAR",
@@ -154,22 +155,74 @@ def test_duckdb_alone_computes_leaf_hashes_and_sealed_roots():
         "received_us": "BIGINT",
         "record_offset": "BIGINT",
     }
-    sealed = [r for entry in PROOF["journal"] for r in entry.get("ranges", ())]
+    entries = [
+        (number, it["kind"], it.get("at_us"), it.get("line")) for number, it in enumerate(PROOF["journal"])
+    ]
+    ranges = [
+        (number, it["partition"], it["first"], it["count"])
+        for number, entry in enumerate(PROOF["journal"])
+        for it in entry.get("ranges", ())
+    ]
+    sizes = {int(size) for size in TREE["roots"]} | {it["size"] for it in TREE["inclusion"]}
+    sample = [(f"sample {size}", node, f"leaf {node}") for size in sizes for node in range(size)]
+    wanted = [(f"sample {it['size']}", it["index"]) for it in TREE["inclusion"]]
+    wanted += [(f"journal {size}", node) for size in range(1, len(entries) + 1) for node in range(size)]
     with duckdb.connect() as connection:
-        connection.execute(f"CREATE TABLE ledger ({', '.join(' '.join(pair) for pair in columns.items())})")
-        connection.executemany(
-            f"INSERT INTO ledger VALUES ({', '.join('?' for _ in columns)})",
-            [[row[name] for name in columns] for row in PROOF["ledger"]],
-        )
-        connection.execute("CREATE TABLE ranges (partition VARCHAR, first_idx BIGINT, row_count BIGINT)")
-        connection.executemany(
-            "INSERT INTO ranges VALUES (?, ?, ?)", [[r["partition"], r["first"], r["count"]] for r in sealed]
-        )
-        found = connection.execute((VECTORS / "proof.sql").read_text(encoding="utf-8")).fetchall()
-    hashes = {(p, first + node): h for p, first, level, node, h, _ in found if level == 0}
-    assert hashes == {(row["partition"], row["idx"]): row["hash"] for row in PROOF["ledger"]}
-    roots = {(p, first): h for p, first, _, _, h, is_root in found if is_root}
-    assert roots == {(r["partition"], r["first"]): r["root"] for r in sealed}
+        for name, columns, rows in (
+            ("ledger", ledger, [[row[column] for column in ledger] for row in PROOF["ledger"]]),
+            ("entries", {"idx": "BIGINT", "kind": "VARCHAR", "at_us": "BIGINT", "line": "VARCHAR"}, entries),
+            (
+                "ranges",
+                {"entry": "BIGINT", "partition": "VARCHAR", "first_idx": "BIGINT", "row_count": "BIGINT"},
+                ranges,
+            ),
+            ("sample", {"tree": "VARCHAR", "node": "BIGINT", "leaf": "VARCHAR"}, sample),
+            ("wanted", {"tree": "VARCHAR", "node": "BIGINT"}, wanted),
+        ):
+            connection.execute(
+                f"CREATE TABLE {name} ({', '.join(' '.join(pair) for pair in columns.items())})"
+            )
+            connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", rows)
+        connection.execute((VECTORS / "proof.sql").read_text(encoding="utf-8"))
+        yield connection
+
+
+def test_duckdb_alone_computes_the_ledgers_hashes_and_sealed_roots(by_sql):
+    """From the columns of the ledger."""
+    found = by_sql.execute("SELECT partition, idx, lower(hex(hash)) FROM hashes").fetchall()
+    assert set(found) == {(row["partition"], row["idx"], row["hash"]) for row in PROOF["ledger"]}
+    found = by_sql.execute("SELECT partition, first_idx, root, next_offset FROM sealed").fetchall()
+    sealed = [r for entry in PROOF["journal"] for r in entry.get("ranges", ())]
+    assert set(found) == {(r["partition"], r["first"], r["root"], r["next_offset"]) for r in sealed}
+
+
+def test_duckdb_alone_computes_the_bytes_of_seals_and_acts(by_sql):
+    """Leaf by leaf, a seal of several partitions and one of none among them."""
+    found = by_sql.execute(
+        "SELECT leaf, sha256('\\x00'::BLOB || encode(leaf)) FROM leaves ORDER BY idx"
+    ).fetchall()
+    assert found == [(entry["leaf"], entry["hash"]) for entry in PROOF["journal"]]
+
+
+def test_duckdb_alone_computes_the_roots_that_are_signed(by_sql):
+    """The journal's at each checkpoint, and those of the sample tree."""
+    roots = dict(by_sql.execute("SELECT tree, root FROM roots").fetchall())
+    assert len({it["size"] for it in PROOF["checkpoints"]}) == 3
+    for checkpoint in PROOF["checkpoints"]:
+        assert roots[f"journal {checkpoint['size']}"] == checkpoint["root"]
+    for size, root in TREE["roots"].items():
+        assert roots.get(f"sample {size}", sha256(b"").hexdigest()) == root
+
+
+def test_duckdb_alone_proves_inclusion(by_sql):
+    """The neighbours on the way up are the vectors' proofs; and by a leaf, its number, the size and these the root comes out."""
+    found = by_sql.execute("SELECT tree, node, size, proof, root, used FROM inclusions").fetchall()
+    roots = dict(by_sql.execute("SELECT tree, root FROM roots").fetchall())
+    assert all((root, used) == (roots[tree], True) for tree, _, _, _, root, used in found)
+    proofs = {(tree, node): (size, proof) for tree, node, size, proof, _, _ in found}
+    for it in TREE["inclusion"]:
+        assert proofs.pop((f"sample {it['size']}", it["index"])) == (it["size"], it["proof"])
+    assert len(proofs) == 15
 
 
 def test_a_go_program_agrees(go_proof):
