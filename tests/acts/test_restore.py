@@ -98,7 +98,9 @@ async def judge(settings: Settings, run_id: str | None = None) -> Report:
         assert settings.seal_key_file is not None
         keys = (read_key(settings.seal_key_file).verifier.text,)
         policy = Policy(grade=Grade.ANCHORED, keys=keys, anchors=(AnchorPolicy(settings.anchors),))
-    request = VerifyRequest(run_id=run_id, policy=policy, anchors=read_anchors(policy))
+    request = VerifyRequest(
+        run_id=run_id, policy=policy, anchors=await asyncio.to_thread(read_anchors, policy, settings)
+    )
     return await verify(settings, request)
 
 

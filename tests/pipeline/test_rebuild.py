@@ -14,7 +14,9 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from tests.acts.support import Run, state
+from tests.acts.test_restore import judge
 from tests.conformance.compositions import PARTITIONS, kafka_settings
+from tests.pipeline.support import ConsumeCommand
 from tests.proof.support import sealing
 from tests.support.waiting import until
 
@@ -24,7 +26,11 @@ from skillaudit.consumer.planning import plan_erase, plan_purge_of, plan_redact
 from skillaudit.consumer.service import ConsumerService
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.settings import Settings
+from skillaudit.contract.sources import OUTBOX_TOPIC
 from skillaudit.producer.publisher import partition_for
+from skillaudit.producer.topics import checkpoints_topic
+from skillaudit.proof.anchors import open_anchor
+from skillaudit.storage import open_operations
 
 pytestmark = pytest.mark.broker
 
@@ -42,6 +48,12 @@ def first_part(runs: Sequence[Run]) -> list[tuple[str, bytes]]:
     sent += [("rubbish", b"{"), ("rubbish", b"\xff"), ("rubbish", b'{"v":2,"type":"run.started"}')]
     sent += [(runs[0].id, Run(runs[0].id, number=99, at_us=runs[0].at_us + 7).start(caller="other"))]
     return sent
+
+
+def honest(runs: Sequence[Run]) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+    """The same without the two starts that contradict others, which no record ever loses again."""
+    again = Run(runs[1].id, number=2).start()
+    return first_part(runs)[:-1], [*second_part(runs)[:-1], (runs[1].id, again)]
 
 
 def second_part(runs: Sequence[Run]) -> list[tuple[str, bytes]]:
@@ -73,7 +85,7 @@ async def consuming(settings: Settings, until_records: int) -> AsyncGenerator[Co
         with contextlib.closing(service.cursor()) as cursor:
             found = cursor.execute(
                 "SELECT sum(records) FROM main.positions WHERE starts_with(partition, ?)",
-                [f"{settings.kafka_topic}/"],
+                [f"{settings.kafka_topic if settings.uses_kafka else OUTBOX_TOPIC}/"],
             ).fetchall()
             return found == [(until_records,)]
 
@@ -125,6 +137,52 @@ async def test_a_database_made_again_from_the_topics(tmp_path: Path, kafka_boots
     assert read(again.database, LEDGER) == ledger
     assert read(again.database, JOURNAL)[: len(journal)] == journal
     assert content(again.database) == content(settings.database)
+
+
+@pytest.mark.parametrize("anchor", ["file", "kafka"])
+async def test_a_database_made_again_after_its_consumer_was_killed(
+    tmp_path: Path, kafka_bootstrap: str, anchor: str
+) -> None:
+    """By SIGKILL, while it was storing and sealing, after acts were ordered: what it had anchored is met, and `verify` accuses
+    the new file of nothing, to the grade of the anchor. The topic still holds what is missing, and says so.
+    """
+    settings = await kafka_settings(
+        tmp_path / "data", kafka_bootstrap, poison_share_percent_max=101, **sealing(tmp_path)
+    )
+    if anchor == "kafka":
+        settings = replace(settings, anchors=f"kafka:{checkpoints_topic(settings)}")
+    runs = [Run(f"run-{n}", number=n + 1) for n in range(12)]
+    parts = honest(runs)
+    total = len(parts[0]) + len(parts[1])
+    async with ConsumeCommand(settings, logs=tmp_path) as consumer:
+        await send(settings, parts[0])
+        await until(lambda: asyncio.to_thread(anchored, settings), WAIT_S)
+        async with open_operations(settings) as operations:
+            await operations.redact(ORDER, runs[2].id, 1)
+            await operations.erase(ORDER, [runs[3].id])
+            await operations.purge(ORDER, runs=[runs[1].id])
+        await send(settings, parts[1])
+        await consumer.kill()
+    journal = await asyncio.to_thread(anchored, settings)
+    again = replace(settings, db_file=tmp_path / "again.duckdb", seal_state_file=tmp_path / "again.state")
+    async with consuming(again, total) as service:
+        await until(lambda: service.status.notary.state is NotaryState.SEALING, WAIT_S)
+    assert [leaf for (leaf,) in read(again.database, JOURNAL)][: len(journal)] == journal
+    judged = await judge(again)
+    assert (judged.exit_code, judged.grade) == (4, "anchored"), judged.findings
+    assert {"RUN_INCOMPLETE", "REDACTED"} <= set(judged.counts), judged.findings
+    assert judged.purged == 1
+    for run, code in ((runs[0], 0), (runs[1], 0), (runs[2], 0), (runs[3], 0), (runs[8], 4), (runs[9], 0)):
+        assert (await judge(again, run.id)).exit_code == code
+
+
+def anchored(settings: Settings) -> list[bytes]:
+    """The leaves that the anchor holds; empty while it holds none."""
+    leaves: list[bytes] = []
+    with contextlib.closing(open_anchor(settings.anchors, settings)) as found:
+        for stored in found.objects():
+            leaves[stored.content.first :] = stored.content.leaves
+    return leaves
 
 
 async def delete_before(settings: Settings, positions: dict[str, int]) -> None:
