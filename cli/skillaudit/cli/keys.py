@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from skillaudit.cli.options import with_settings
 from skillaudit.cli.ordering import operate, print_report, with_order
 from skillaudit.cli.output import stderr
 from skillaudit.contract.admin import ActOrder
@@ -23,14 +24,15 @@ def keys() -> None:
 @keys.command()
 @click.argument("file", type=_PATH)
 @click.option("--name", required=True, help="The journal's name, like audit.example.org/fleet-1.")
-def new(file: Path, name: str) -> None:
+@with_settings
+def new(settings: Settings, file: Path, name: str) -> None:
     """Make a key in FILE, which only you can read, and print the verifier's half.
 
     Set `seal_key_file` to it. Best under another user, on another host than the database's administrators; the printed
     line goes into the verifiers' policies.
     """
     from skillaudit.proof.errors import NoteError
-    from skillaudit.proof.keys import generate_key
+    from skillaudit.proof.keys import generate_key, lies_in
     from skillaudit.proof.notes import check_name
 
     try:
@@ -39,6 +41,10 @@ def new(file: Path, name: str) -> None:
         raise click.BadParameter(str(exc), param_hint="'--name'") from exc
     click.echo(generate_key(file, name).text)
     stderr().print(f"{file}: the private key; keep it, and keep it apart from the database")
+    if lies_in(file, settings.data):
+        stderr().print(
+            f"warning: it lies in the data directory ({settings.data}): whoever gets at the database can sign in its name; move it"
+        )
 
 
 @keys.command()
@@ -57,7 +63,8 @@ def record(settings: Settings, as_json: bool, order: ActOrder, file: Path | None
     """Record as an act that the key in FILE (by default `seal_key_file`) signs from now on.
 
     To change keys: make the new one, put it into `seal_key_file` and the old one into `seal_former_key_file`, start the
-    consumer again, record it, and tell the verifiers both.
+    consumer again, record it, and tell the verifiers both. After the next seal put the old one's verifier half (`keys show`)
+    in its place: it signs no more, and what an anchor holds of it still counts.
     """
     from skillaudit.proof.keys import read_key
 

@@ -108,6 +108,11 @@ def _notary_figures(notary: NotaryStatus, now_us: int) -> Iterable[Metric]:
         "Runs that did not agree with what was recorded of them when their finish was sealed",
         value=notary.incidents,
     )
+    yield CounterMetricFamily(
+        "skillaudit_seal_unchecked_runs",
+        "Runs sealed without being computed again since the start, since their seal had too many; `skillaudit verify` does it",
+        value=notary.unchecked_runs,
+    )
     behind = GaugeMetricFamily(
         "skillaudit_anchor_behind_leaves",
         "Signed leaves of the journal that an anchor lacks",

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Final
 
 import duckdb
@@ -77,6 +76,8 @@ class NotaryStatus:
     """Appended to the journal by seals, since the start."""
     incidents: int = 0
     """Journaled because what a seal covers did not agree with the runs."""
+    unchecked_runs: int = 0
+    """Sealed without being computed again, since the start: a seal had more of them than are computed at once."""
     signed_size: int = 0
     """Leaves that the last checkpoint made here covers; 0: none was made since the start."""
     anchors: tuple[AnchorStatus, ...] = ()
@@ -124,8 +125,11 @@ class Notary:
         self._signing = read_signing(settings)
         self._anchors = open_anchors(settings, self._signing)
         self._publisher = Publisher(access, self._anchors)
+        self._prover = HeadProver() if settings.seal_check else None
         self._sealer = self._new_sealer()
         self._failures = 0
+        for sentence in kept_too_near(settings):
+            _log.warning("%s", sentence)
         now_us = clock.wall_us()
         self.status = NotaryStatus(
             state=NotaryState.STARTING,
@@ -179,6 +183,7 @@ class Notary:
         status.rows_sealed += report.rows
         status.leaves += len(report.leaves)
         status.incidents += report.incidents
+        self._count_unchecked()
         if report.signed:
             status.signed_size = report.signed[-1].size
         if report.incidents:
@@ -201,6 +206,16 @@ class Notary:
         self.status.anchors = found
         if not any(anchor.behind for anchor in found):
             self.status.anchored_us = now_us
+
+    def _count_unchecked(self) -> None:
+        unchecked = self._prover.skipped if self._prover else 0
+        if unchecked and not self.status.unchecked_runs:
+            _log.warning(
+                "a seal had too many runs for all to be computed again before it: %s left to `skillaudit verify`; more are"
+                " counted as skillaudit_seal_unchecked_runs",
+                counted(unchecked, "run"),
+            )
+        self.status.unchecked_runs = unchecked
 
     def close(self) -> None:
         """Let go of the anchors; safe to call again."""
@@ -245,24 +260,49 @@ class Notary:
 
     def _new_sealer(self) -> Sealer:
         policy = SealPolicy(interval_ms=self._settings.seal_interval_ms)
-        prover = HeadProver() if self._settings.seal_check else None
-        return Sealer(self._access, policy=policy, signing=self._signing, prover=prover)
+        return Sealer(self._access, policy=policy, signing=self._signing, prover=self._prover)
 
 
 def read_signing(settings: Settings) -> Signing | None:
     """The keys that the settings name; None for none."""
     if settings.seal_key_file is None:
         return None
-    from skillaudit.proof.keys import read_key  # cryptography is needed by who signs
+    from skillaudit.proof.keys import read_former_keys, read_key  # cryptography is needed by who signs
 
-    files: list[Path] = [settings.seal_key_file]
-    if settings.seal_former_key_file is not None:
-        files.append(settings.seal_former_key_file)
+    signer, file = read_key(settings.seal_key_file), settings.seal_former_key_file
+    also, former = read_former_keys(file) if file is not None else ((), ())
     return Signing(
-        signers=[read_key(file) for file in files],
+        signers=[signer, *also],
         state=FileState(settings.seal_state),
+        former=former,
         cuts=decided_cuts(settings),
     )
+
+
+def kept_too_near(settings: Settings) -> list[str]:
+    """What signs, or remembers what was signed, and lies where the database lies: sentences for whoever runs it. Whoever
+    can write or put back the data directory can then sign what he likes, or unsay what was signed.
+    """
+    if settings.seal_key_file is None:
+        return []
+    private = [
+        ("seal_key_file", settings.seal_key_file),
+        ("seal_former_key_file", settings.seal_former_key_file),
+    ]
+    from skillaudit.proof.keys import lies_in  # cryptography is needed by who signs
+
+    told = [
+        f"the key {path} lies in the data directory: whoever gets at the database can sign in its name. Keep it apart, and set"
+        f" {name}"
+        for name, path in private
+        if path is not None and lies_in(path, settings.data)
+    ]
+    if lies_in(settings.seal_state, settings.data):
+        told.append(
+            f"what was signed last is kept in the data directory ({settings.seal_state}): an older copy of all of it goes"
+            " unnoticed. Set seal_state_file to another disk, or another owner's directory"
+        )
+    return told
 
 
 def decided_cuts(settings: Settings) -> FileCuts | None:

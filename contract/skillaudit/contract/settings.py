@@ -116,7 +116,7 @@ class Settings:
     seal_key_file: Path | None = None
     """The Ed25519 key that signs the journal; its name is the journal's. None: sealed, not signed."""
     seal_former_key_file: Path | None = None
-    """After a change of keys: the one before, which signs, too, until the next seal."""
+    """After a change of keys, those before, one a line: a private key signs, too; a verifier's half counts as having signed."""
     seal_state_file: Path | None = None
     """What was signed last; best on another disk than the database. Default: `<data>/seal.checkpoint`."""
     anchors: str = ""

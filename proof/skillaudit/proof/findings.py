@@ -72,6 +72,7 @@ class Kind(StrEnum):
     CHECKPOINT_OLDER = "CHECKPOINT_OLDER"
     SIGNATURE_BAD = "SIGNATURE_BAD"
     UNKNOWN_KEY = "UNKNOWN_KEY"
+    KEY_UNRECORDED = "KEY_UNRECORDED"
     NOT_SIGNED = "NOT_SIGNED"
     NOT_ANCHORED = "NOT_ANCHORED"
     ANCHOR_STALE = "ANCHOR_STALE"
@@ -114,7 +115,16 @@ _UNPROVEN: Final = frozenset(
     }
 )
 _UNCHECKED: Final = frozenset({Kind.ANCHOR_UNREACHABLE, Kind.NOT_CHECKED})
-_NOTES: Final = frozenset({Kind.RUN_ABANDONED, Kind.PURGED, Kind.REDACTED, Kind.RESTORED, Kind.INCIDENT})
+_NOTES: Final = frozenset(
+    {
+        Kind.RUN_ABANDONED,
+        Kind.PURGED,
+        Kind.REDACTED,
+        Kind.RESTORED,
+        Kind.INCIDENT,
+        Kind.KEY_UNRECORDED,
+    }
+)
 
 SEVERITIES: Final[Mapping[Kind, Severity]] = {
     kind: Severity.INCOMPLETE
@@ -166,6 +176,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.CHECKPOINT_OLDER: "an anchor's object is out of order",
     Kind.SIGNATURE_BAD: "a signature in the name of a known key is not its own, or a checkpoint is none",
     Kind.UNKNOWN_KEY: "signed by none of the policy's keys",
+    Kind.KEY_UNRECORDED: "keys are recorded in this journal, and one signs that no act introduced",
     Kind.NOT_SIGNED: "no checkpoint of a known key agrees with the journal",
     Kind.NOT_ANCHORED: "no anchor in other hands agrees with the journal",
     Kind.ANCHOR_STALE: "the newest anchored checkpoint is too old",
@@ -174,7 +185,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.ACT_ALTERED: "an act or a hold is not what the journal holds",
     Kind.ACT_UNLISTED: "an act that the control log does not hold",
     Kind.ACT_UNPROVEN: "an act that no checkpoint of the asked grade covers yet, so that anybody may have put it there",
-    Kind.PURGE_VIOLATES_HOLD: "a run was purged while it was held",
+    Kind.PURGE_VIOLATES_HOLD: "a run was purged while it was held, by the acts, by the purge's own word, or by the row that is left of it",
     Kind.PURGE_VIOLATES_MINIMUM: "a run was purged before its minimum age",
     Kind.REDACTION_VIOLATES_HOLD: "content was taken out while the run was held",
     Kind.REDACTED_WITHOUT_ACT: "content was taken out, and no act did it",

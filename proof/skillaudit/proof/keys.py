@@ -116,20 +116,57 @@ def read_key(path: Path) -> Signer:
     """The private key in a file. `SettingsError` where it is missing, where group or others can reach it, or where it
     holds no key.
     """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(KEY_FILE_BYTES_MAX) if stat.S_ISREG(mode) else b""
-    except OSError as exc:
-        raise SettingsError(
-            f"can't read the key file {path}: {exc.strerror}; `skillaudit keys new` makes one"
-        ) from exc
-    if stat.S_ISREG(mode) and mode & 0o077:
-        raise SettingsError(f"others may read the key in {path} ({mode & 0o777:o}); chmod 600 {path}")
+    content, mode = _read(path)
+    _check_private(path, mode)
     try:
         return _parse_private(content.decode().strip())
     except (NoteError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path} holds no private key as `skillaudit keys new` writes it") from exc
+
+
+def read_former_keys(path: Path) -> tuple[tuple[Signer, ...], tuple[Verifier, ...]]:
+    """Keys that signed before, a line each: private ones, that go on signing for a while, and the verifiers' halves of
+    those that sign no more. `SettingsError` as of `read_key`; a file without private keys may be read by anybody.
+    """
+    content, mode = _read(path)
+    signers: list[Signer] = []
+    verifiers: list[Verifier] = []
+    try:
+        for line in content.decode().split():
+            if line.startswith(_PRIVATE):
+                _check_private(path, mode)
+                signers.append(_parse_private(line))
+            else:
+                verifiers.append(parse_verifier(line))
+    except (NoteError, UnicodeDecodeError) as exc:
+        raise SettingsError(
+            f"{path} holds something else than keys, one a line, as `skillaudit keys new` writes them and `keys show` prints them"
+        ) from exc
+    if not signers and not verifiers:
+        raise SettingsError(f"{path} holds no key; leave seal_former_key_file out where there is none")
+    return tuple(signers), tuple(verifiers)
+
+
+def lies_in(path: Path, directory: Path) -> bool:
+    """Whether a file is below a directory, whatever links lead there."""
+    return path.resolve().is_relative_to(directory.resolve())
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    """Content and mode; nothing of what is no file."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            return file.read(KEY_FILE_BYTES_MAX) if stat.S_ISREG(mode) else b"", mode
+    except OSError as exc:
+        raise SettingsError(
+            f"can't read the key file {path}: {exc.strerror}; `skillaudit keys new` makes one"
+        ) from exc
+
+
+def _check_private(path: Path, mode: int) -> None:
+    if stat.S_ISREG(mode) and mode & 0o077:
+        raise SettingsError(f"others may read the key in {path} ({mode & 0o777:o}); chmod 600 {path}")
 
 
 def _parse_private(text: str) -> Signer:

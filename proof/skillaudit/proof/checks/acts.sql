@@ -74,3 +74,16 @@ SELECT run_key, seq, field FROM redactions GROUP BY ALL HAVING count(*) > 1 ORDE
 
 -- name: holds
 SELECT act_id, scope, released_by, placed_us FROM holds ORDER BY act_id
+
+-- name: signers
+-- Keys in whose names checkpoints are signed, `<name>+<key id in hex>`, and the first size of each.
+SELECT key, min(size)
+FROM (
+    SELECT size, split_part(line, ' ', 2) || '+' || lower(left(hex(TRY(from_base64(split_part(line, ' ', 3)))), 8)) AS key
+    FROM (
+        SELECT size, unnest(string_split(split_part(note, chr(10) || chr(10), 2), chr(10))) AS line FROM checkpoints
+    )
+    WHERE starts_with(line, '— ')
+)
+WHERE key IS NOT NULL
+GROUP BY key

@@ -63,6 +63,7 @@ def check_acts(
     applied = _Applied()
     findings.add_all(_recorded(engine, applied))
     findings.add_all(_holds(engine, applied))
+    findings.add_all(_keys(engine, applied))
     if request.control is not None:
         findings.add_all(check_logged(engine, request.control))
     if proven is not None:
@@ -164,6 +165,22 @@ def _holds(engine: Engine, applied: _Applied) -> Iterator[Finding]:
             yield Finding(
                 Kind.ACT_ALTERED, "its hold in the database is not the one it placed", {"act_id": act_id}
             )
+
+
+def _keys(engine: Engine, applied: _Applied) -> Iterator[Finding]:
+    """Who signs without an act, where any key has one. The journal's first checkpoint introduces the keys under it: it is
+    older than any act that could.
+    """
+    texts = [str(act.scope.get("key", "")) for act in applied.by_id.values() if act.kind is ActKind.KEY]
+    if not texts:
+        return
+    recorded = {"+".join(text.split("+")[:2]) for text in texts}
+    signers: dict[str, int] = dict(engine.rows(FILE, "signers"))
+    first = min(signers.values(), default=0)
+    for key, size in sorted(signers.items()):
+        if size > first and key not in recorded:
+            says = f"signs since the checkpoint of {size}, and no act introduced it"
+            yield Finding(Kind.KEY_UNRECORDED, says, {"key": key})
 
 
 def _json(text: str) -> Any:
