@@ -1,10 +1,24 @@
-"""What `consume` says while it works: not only that it is behind, but where, and what is wrong."""
+"""What `consume` says while it works: not only that it is behind, but where, and what is wrong. What `verify` says."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.attacks.world import Tampered, build
+from tests.query.test_verifying import HERE, SEALS, Paused
+
 from skillaudit.cli.consume import lag_text, progress_text
+from skillaudit.cli.running import ProgressLine
+from skillaudit.cli.verify import _check
 from skillaudit.consumer.figures import HostFigures, StoredFigures
 from skillaudit.consumer.service import ServiceState, ServiceStatus
+from skillaudit.contract.memory import MemoryStorage
+from skillaudit.proof.verify import VerifyRequest
+from skillaudit.query.server import HttpServer, create_app
+from skillaudit.query.verifying import Checks
 
 NOW_US = 1_700_000_000_000_000
 
@@ -50,3 +64,33 @@ def test_what_is_in_order_is_short() -> None:
     assert progress_text(status, None, NOW_US) == (
         "running: 1 record, 0/s, 0 behind, the broker does not answer"
     )
+
+
+class LetGo(ProgressLine):
+    """A line that lets the paused check go on once it was told."""
+
+    def __init__(self, paused: Paused) -> None:
+        super().__init__(interval_s=0.001)
+        self._paused = paused
+
+    def show(self, text) -> None:
+        super().show(text)
+        if text().startswith("ledger: numbering"):
+            self._paused.go.set()
+
+
+async def test_a_check_says_how_far_it_is_without_a_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, a line each, with counts and share, and nothing that only a terminal understands."""
+    world = build(tmp_path / "world")
+    tampered = Tampered(world, world.path)
+    paused = Paused(tampered.connection.cursor, SEALS)
+    async with HttpServer(create_app(MemoryStorage(), checks=Checks(paused)), HERE) as server:
+        report = await _check(replace(HERE, url=server.url), VerifyRequest(), None, LetGo(paused))
+    tampered.close()
+    said = capfd.readouterr()
+    assert report.runs == 36
+    assert "ledger: numbering 1 of 4 (25 %)" in said.err.splitlines()
+    assert re.fullmatch(r"(?:[a-z: ]+ [0-9,]+(?: of [0-9,]+ \([0-9]+ %\))?\n)+", said.err)
+    assert said.out == ""

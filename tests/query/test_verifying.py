@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import shutil
 import threading
 import time
@@ -73,6 +74,36 @@ async def test_a_malformed_request_is_refused(copy, body):
         assert reply.status_code == 400
 
 
+SEALS = "TEMP TABLE seals"
+"""In the statement before which `NUMBERING` is told."""
+NUMBERING = {"what": "ledger: numbering", "done": 1, "of": 4}
+
+
+class Paused:
+    """A cursor factory; its cursors wait at one statement until they are let go."""
+
+    def __init__(self, factory, statement):
+        self._factory, self._statement = factory, statement
+        self.go = threading.Event()
+
+    def __call__(self):
+        return _PausedCursor(self._factory(), self._statement, self.go)
+
+
+class _PausedCursor:
+    def __init__(self, cursor, statement, go):
+        self._cursor, self._statement, self._go = cursor, statement, go
+
+    def execute(self, asked, *parameters):
+        if self._statement in getattr(asked, "query", asked):
+            assert self._go.wait(30)
+        self._cursor.execute(asked, *parameters)
+        return self
+
+    def __getattr__(self, name):
+        return getattr(self._cursor, name)
+
+
 class Held:
     """A cursor factory that waits until it is let go."""
 
@@ -84,6 +115,32 @@ class Held:
         self.asked.set()
         assert self.go.wait(30)
         return self._factory()
+
+
+async def test_how_far_it_is_comes_over_http_before_the_report(world, copy):
+    """A line now and then, while it is at work: what, how many, of how many. The report is the last."""
+    paused = Paused(copy.connection.cursor, SEALS)
+    told = []
+
+    def tell(what, done, of):
+        told.append((what, done, of))
+        if what == NUMBERING["what"]:
+            paused.go.set()
+
+    async with served(copy, paused) as http:
+        report = await http.verify(VerifyRequest(), tell)
+    assert (report.runs, tuple(NUMBERING.values()) in told) == (36, True)
+    paused = Paused(copy.connection.cursor, SEALS)
+    async with served(copy, paused) as http, httpx.AsyncClient() as client:
+        body = request_members(VerifyRequest())
+        async with client.stream("POST", http._connection.url + "/api/v1/verify", json=body) as reply:
+            lines = []
+            async for line in reply.aiter_lines():
+                lines.append(json.loads(line))
+                if lines[-1].get("progress") == NUMBERING:
+                    paused.go.set()
+    assert [set(line) for line in lines] == [{"progress"}] * (len(lines) - 1) + [{"report"}]
+    assert NUMBERING in [line.get("progress") for line in lines]
 
 
 async def test_one_check_at_a_time(copy):
