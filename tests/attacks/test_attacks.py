@@ -3,6 +3,7 @@
 Each attack works on a copy, below the product. Asserted are the names of the violations found and the exit code.
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -27,6 +28,8 @@ from skillaudit.contract.wire import RunFinished, RunStarted, parse_record
 from skillaudit.proof import leaves
 from skillaudit.proof.checkpoint import Checkpoint
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
+from skillaudit.proof.verify import Verifier, VerifyRequest, runs
+from skillaudit.proof.verify.runs import DRAWN_ONE_BY_ONE_MAX
 
 KEY = 5
 """The run that is attacked: finished, sealed, anchored."""
@@ -330,16 +333,34 @@ def test_a_run_that_is_listed_and_never_came_is_told_once(tmp_path):
     assert "7 events" in missing["says"]
 
 
-def test_a_run_that_is_drawn_is_counted_once(attacked):
-    """`--sample` looks at numbers of all runs and at the content of some: what both see is one finding."""
+@pytest.mark.parametrize("sample", [DRAWN_ONE_BY_ONE_MAX, DRAWN_ONE_BY_ONE_MAX + 1])
+def test_a_run_that_is_drawn_is_counted_once(attacked, sample):
+    """`--sample` looks at numbers of all runs and at the content of some, one by one or, of many, set-wise: what both see is
+    one finding.
+    """
     edit(attacked, "payload", "replace(payload, 'thought', 'thouhgt')")
     attacked.events("DELETE FROM {events} WHERE run_key = ? AND sequence = 2", 8)
     attacked.sql("UPDATE store.runs SET missing = '3', completeness = 'incomplete' WHERE run_key = 11")
     attacked.events("DELETE FROM {events} WHERE run_key = ? AND sequence = 3", 11)
-    whole, drawn = attacked.verify(), attacked.verify(depth=Depth.SAMPLE, sample=1_000)
+    whole, drawn = attacked.verify(), attacked.verify(depth=Depth.SAMPLE, sample=sample)
     assert {"EVENT_ALTERED", "EVENT_MISSING", "RUN_INCOMPLETE", "RUN_ABANDONED"} <= names(whole)
     assert drawn.counts == whole.counts
     assert (drawn.altered, drawn.incomplete) == (whole.altered, whole.incomplete)
+    assert (drawn.runs, drawn.events) == (whole.runs, whole.events)
+    assert (drawn.hashed_runs, drawn.hashed_events) == (whole.hashed_runs, whole.hashed_events)
+
+
+def test_a_large_sample_is_computed_set_wise(attacked, monkeypatch):
+    """No run is read by itself, as many are computed as were asked for, and of the others numbers and heads are looked at."""
+    monkeypatch.setattr(runs, "DRAWN_ONE_BY_ONE_MAX", 4)
+    told = set()
+    for sample, one_by_one in ((4, True), (5, False)):
+        told.clear()
+        request = VerifyRequest(depth=Depth.SAMPLE, sample=sample, seed=3)
+        with contextlib.closing(attacked.connection.cursor()) as cursor:
+            verifier = Verifier(cursor, lambda what, *_: told.add(what))
+            report = verifier.check(request, time.time_ns() // 1000)
+        assert (report.runs, report.hashed_runs, "runs drawn" in told) == (36, sample, one_by_one)
 
 
 def test_a_sources_last_runs_dropped_are_its_missing_tail(tmp_path):

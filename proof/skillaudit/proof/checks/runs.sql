@@ -140,8 +140,15 @@ ORDER BY 1
 -- name: long_runs
 SELECT run_key, events_stored FROM runs AS r WHERE run_key BETWEEN $first AND $last AND events_stored > $events AND {in_scope} ORDER BY 1
 
--- name: sample_keys
+-- fragment: drawn
 SELECT run_key FROM runs AS r WHERE NOT by_storage AND {in_scope} ORDER BY hash(run_key + $seed::BIGINT) LIMIT $number
+
+-- name: sample_keys
+{drawn}
+
+-- name: pick_drawn
+-- A sample that is too large to be looked at run by run.
+INSERT INTO picked SELECT run_key, 'new' FROM ({drawn})
 
 -- fragment: lines
 -- One row per line of the manifest: start, logs, finish, and what the agent declared lost in its place.

@@ -30,6 +30,8 @@ LOOKED_AT_MAX: Final = 1_000
 """Runs looked at one by one; of those beyond it is only said how many there are."""
 OLD_RUNS_DRAWN: Final = 1_000
 """Of the runs whose content an earlier check computed so many are drawn and computed again; all where there are no more."""
+DRAWN_ONE_BY_ONE_MAX: Final = 1_000
+"""Runs of a sample that are looked at one by one. A larger one is computed set-wise, as whole records are."""
 EXAMPLES: Final = 20
 REDACTED: Final = {"redacted_json": redacted_json("%s"), "redacted_text": REDACTED_TEXT}
 """What stands in the place of redacted content, as the set-wise check is told it; `%s` is the act."""
@@ -73,7 +75,7 @@ class Part(StrEnum):
 
     ALL = "all"
     NEW = "new"
-    """Of an incremental check those whose content no earlier one can have computed."""
+    """Of an incremental check those whose content no earlier one can have computed; of a large sample those drawn."""
     REST = "rest"
     """And the others."""
     AGAIN = "again"
@@ -249,6 +251,13 @@ class RunsCheck:
 
     def check_sample(self) -> None:
         """As `check_all` without content, and the content of runs drawn at random: what is said of a run is said once."""
+        if self._request.sample > DRAWN_ONE_BY_ONE_MAX:
+            with self._picking():
+                drawn = {"part": Part.ALL, "seed": self._request.seed, "number": self._request.sample}
+                with self._engine.snapshot():
+                    self._engine.run(FILE, "pick_drawn", **self._scope, **drawn)
+                self._each_new_and_rest()
+            return
         with self._picking():
             self._draw(Part.ALL, self._request.sample)
             self._each(Part.ALL, content=False)
@@ -263,9 +272,12 @@ class RunsCheck:
                 self._engine.run("ledger.sql", "make_seals")
                 self._engine.run(FILE, "pick_new", content_from=self._request.content_from)
             self._draw(Part.REST, OLD_RUNS_DRAWN)
-            self._each(Part.NEW, content=True)
-            self._each(Part.REST, content=False)
+            self._each_new_and_rest()
         self._look_at_drawn()
+
+    def _each_new_and_rest(self) -> None:
+        self._each(Part.NEW, content=True)
+        self._each(Part.REST, content=False)
 
     def _draw(self, part: Part, number: int) -> None:
         with self._engine.snapshot():
