@@ -22,6 +22,7 @@ Everything hashed is text, UTF-8, LF, reproducible with `sha256sum`, in SQL and 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, Protocol, Self
 
@@ -29,6 +30,8 @@ START_FIELDS: Final = ("caller_id", "channel_id", "inputs", "attributes")
 FINISH_FIELDS: Final = ("output", "error")
 TAG_DIGITS: Final = 16
 SALT_BYTES: Final = 16
+KINDS_REMEMBERED: Final = 256
+"""Event types whose encoded form is kept."""
 
 
 class _Hash(Protocol):
@@ -78,8 +81,12 @@ def fields_body(run_salt: str, seq: int, fields: Iterable[tuple[str, bytes]]) ->
 
 def log_header(seq: int, at_us: int, event_type: str) -> bytes:
     """Header of a log."""
-    kind = event_type.encode()
-    return b"log %d %d %d:%b" % (seq, at_us, len(kind), kind)
+    return b"log %d %d %b" % (seq, at_us, _kind(event_type))
+
+
+@lru_cache(KINDS_REMEMBERED)
+def _kind(event_type: str) -> bytes:
+    return T(event_type.encode())
 
 
 def start_header(at_us: int, parent_run_id: str, skill_id: str, source_id: str, source_seq: int) -> bytes:
@@ -147,7 +154,7 @@ class RunDigest:
     a signal handler raises, it is in or out as a whole; `fold` replaces hash and lines together.
     """
 
-    __slots__ = ("_manifest", "_salt_pair", "_salt_prefix", "_salts", "events", "lines", "run_salt")
+    __slots__ = ("_manifest", "_salt_hash", "_salt_pair", "_salts", "events", "lines", "run_salt")
 
     def __init__(self, run_id: str, run_salt: str) -> None:
         """`run_salt`: 32 hex digits, fresh for each run."""
@@ -156,7 +163,7 @@ class RunDigest:
         """Numbers covered so far: events added, and those declared lost."""
         self.lines: list[bytes] = []
         self._manifest: _Hash = sha256(b"skillaudit run 1\n%b\n" % T(run_id.encode()))
-        self._salt_prefix = b"skillaudit salt 1\n%b\n" % run_salt.encode()
+        self._salt_hash: _Hash = sha256(b"skillaudit salt 1\n%b\n" % run_salt.encode())
         self._salts = b"", b""
         self._salt_pair = -1
 
@@ -164,7 +171,9 @@ class RunDigest:
         """As `event_salt`, remembering the pair."""
         pair = seq >> 1
         if pair != self._salt_pair:
-            digits = sha256(b"%b%d\n" % (self._salt_prefix, pair)).hexdigest().encode()
+            hashed = self._salt_hash.copy()  # a fifth faster than from the beginning
+            hashed.update(b"%d\n" % pair)
+            digits = hashed.hexdigest().encode()
             self._salts = digits[:32], digits[32:]
             self._salt_pair = pair
         return self._salts[seq & 1]
@@ -176,8 +185,9 @@ class RunDigest:
     def add(self, header: bytes, digest: str) -> None:
         """Append an event to the manifest. Call it once the event has its number for good."""
         self.events += 1
-        self.lines.append(manifest_line(header, digest))
-        self.fold()
+        self.lines.append(b"%b %b\n" % (header, digest.encode()))  # a manifest_line, without the call
+        if len(self.lines) >= _LINES_MAX:
+            self.fold()
 
     def add_lost(self, first: int, last: int) -> None:
         """Put a whole unbroken range of events declared lost in its place; call it once the range has ended."""

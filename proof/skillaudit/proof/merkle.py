@@ -46,7 +46,7 @@ def root_of(hashes: bytes) -> bytes:
     return hashes
 
 
-BLOCK_LEAVES: Final = 256
+BLOCK_LEAVES: Final = 64
 
 
 def block_roots(hashes: bytes) -> bytes:

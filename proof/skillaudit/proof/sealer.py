@@ -37,7 +37,6 @@ from skillaudit.proof.notes import NoteSigner, NoteVerifier
 from skillaudit.proof.restoring import all_met, unmet_from, unmet_seals
 from skillaudit.proof.sealing import RowRange, SealPolicy, choose, pending, seal_due
 from skillaudit.proof.statements import statements
-from skillaudit.proof.tiles import TILE_LEVELS
 
 _SQL: Final = statements("sql/sealer.sql")
 OBJECT_BYTES_MAX: Final = 640 * 1024
@@ -45,8 +44,8 @@ OBJECT_BYTES_MAX: Final = 640 * 1024
 OBJECT_LEAVES_MAX: Final = 1_024
 CHECKPOINTS_PER_STEP_MAX: Final = 64
 INCIDENTS_PER_SEAL_MAX: Final = 100
-BLOCK_HEIGHT: Final = TILE_LEVELS
-"""Of a seal of more rows the roots of its blocks of 256 rows are kept, so that one row is proven by its block."""
+BLOCK_HEIGHT: Final = merkle.BLOCK_LEAVES.bit_length() - 1
+"""Of a seal of more rows the roots of its blocks of 64 rows are kept, so that one row is proven by its block."""
 RECORD_ROWS_MAX: Final = 1_001
 """Rows that one record gives: each run that it lists, and the final count. A record is sealed whole."""
 LACKING_TOLD_MAX: Final = 5

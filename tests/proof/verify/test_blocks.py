@@ -1,4 +1,4 @@
-"""Long seals: one run is proven by its block of 256 rows, found by the hash of its id; whatever of that is altered, the run
+"""Long seals: one run is proven by its block of 64 rows, found by the hash of its id; whatever of that is altered, the run
 is proven by all rows of the seal instead, and the check of everything names it.
 """
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.attacks.world import Collected, Store, Topic
+from tests.attacks.world import SIGNER, Collected, Store, Topic
 
 from skillaudit.contract.records import SkillRun
 from skillaudit.producer import Sink
 from skillaudit.proof.merkle import BLOCK_LEAVES, HASH_BYTES
+from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.verify import Depth, Verifier, VerifyRequest
 
 RUNS = 500
@@ -90,7 +91,7 @@ def nodes(opened):
 
 
 def test_a_run_is_proven_by_its_block(opened):
-    """First, last and any run: 256 rows are hashed, not the whole seal's."""
+    """First, last and any run: 64 rows are hashed, not the whole seal's."""
     rows = opened.sql("SELECT count(*) FROM ledger")[0][0]
     assert rows > 2 * RUNS
     assert nodes(opened) == [(-(-rows // BLOCK_LEAVES), 0)]
@@ -103,7 +104,7 @@ def test_a_run_is_proven_by_its_block(opened):
 
 def test_a_run_at_the_edge_of_a_block_is_proven_by_both(opened):
     """Its start is the last row of one block, its finish the first of the next."""
-    edge = "SELECT run_id FROM ledger WHERE idx IN (255, 256) GROUP BY run_id HAVING count(*) = 2"
+    edge = "SELECT run_id FROM ledger WHERE idx IN (63, 64) GROUP BY run_id HAVING count(*) = 2"
     report = opened.verify(run_id=opened.sql(edge)[0][0])
     assert (report.exit_code, opened.spans) == (0, [BLOCK_LEAVES, BLOCK_LEAVES])
 
@@ -137,7 +138,7 @@ def test_without_the_hashes_of_blocks_everything_is_proven_as_before(opened):
 def test_an_altered_row_of_the_runs_block_is_named(opened):
     """Whichever row it is: the block is not what was sealed."""
     run_id = opened.run_id(3)
-    opened.sql("UPDATE store.ledger SET received_us = received_us + 1 WHERE idx = 100")
+    opened.sql("UPDATE store.ledger SET received_us = received_us + 1 WHERE idx = 40")
     report = opened.verify(run_id=run_id)
     assert (report.exit_code, set(report.counts)) == (5, {"LEDGER_ALTERED"})
 
@@ -162,3 +163,24 @@ def test_a_cut_run_whose_finish_is_filed_elsewhere_is_cut(opened):
         run_id,
     )
     assert opened.verify(run_id=run_id).exit_code == 5
+
+
+def test_a_kept_verifier_sees_what_is_signed_later(original, tmp_path):
+    """A journal that has not grown is not read again; a checkpoint of it that comes later counts all the same."""
+    path = tmp_path / "audit.duckdb"
+    shutil.copy(original, path)
+    with contextlib.closing(duckdb.connect(str(path))) as connection:
+        note = connection.execute("SELECT note FROM checkpoints").fetchall()
+        connection.execute("CREATE TEMP TABLE kept_back AS SELECT * FROM store.checkpoints")
+        connection.execute("DELETE FROM store.checkpoints")
+        run_id = connection.execute("SELECT id FROM runs ORDER BY run_key LIMIT 1 OFFSET 9").fetchone()[0]
+        request = VerifyRequest(
+            run_id=run_id, policy=Policy(grade=Grade.SIGNED, keys=(SIGNER.verifier.text,))
+        )
+        verifier = Verifier(connection)
+        assert verifier.check(request, time.time_ns() // 1000).grade == "self"
+        connection.execute("INSERT INTO store.checkpoints SELECT * FROM kept_back")
+        assert len(note) == 1
+        for _ in range(2):
+            report = verifier.check(request, time.time_ns() // 1000)
+            assert (report.exit_code, report.grade) == (0, "signed")

@@ -15,7 +15,7 @@ from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.journal import check_journal
 from skillaudit.proof.verify.request import VerifyRequest
-from skillaudit.proof.verify.tip import prove_journal
+from skillaudit.proof.verify.tip import JournalTip
 from skillaudit.proof.verify.witness import Anchored, AnchorReading, signers
 
 LEAVES = 300
@@ -117,7 +117,7 @@ def prove(database, request=None):
     with contextlib.closing(database.cursor()) as cursor:
         engine = Engine(cursor)
         with engine.snapshot():
-            state = prove_journal(engine, request or VerifyRequest(), findings, NOW_US + LEAVES)
+            state = JournalTip().prove(engine, request or VerifyRequest(), findings, NOW_US + LEAVES)
             if state is None:
                 return None
             leaves = [bytes(row[0]) for row in database.read("SELECT leaf FROM journal ORDER BY idx")]

@@ -35,18 +35,25 @@ SELECT run_key, id, topic, completeness, missing FROM orphans WHERE run_hash = $
 -- name: events_of_run
 SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM events WHERE run_key = $run_key ORDER BY sequence
 
--- name: content_of_short_run
--- Its events and `rest_of_run` in one statement, since what takes the time is that there is one. Unsorted.
+-- fragment: content
 SELECT 'event' AS what, sequence AS seq, event_type AS name, epoch_us(created_at) AS at_us, tag, payload AS content, NULL AS act_id
 FROM events WHERE run_key = $run_key
 UNION ALL
 SELECT 'conflicts', count(*), NULL, NULL, NULL, NULL, NULL FROM conflicts WHERE run_key = $run_key
 UNION ALL
 SELECT 'redaction', seq, field, NULL, NULL, hex(digest), act_id FROM redactions WHERE run_key = $run_key
+
+-- name: content_of_short_run
+-- Its events and `rest_of_run` in one statement, since what takes the time is that there is one. Unsorted.
+{content}
 UNION ALL
 SELECT 'salt', seq, field, NULL, NULL, salt, NULL FROM run_salts WHERE run_key = $run_key
 UNION ALL
 SELECT 'kept', NULL, NULL, NULL, NULL, NULL, NULL FROM kept WHERE run_key = $run_key
+
+-- name: content_of_whole_run
+-- The same where the run has its own salt and all its events: single salts, and what is kept aside, say nothing then.
+{content}
 
 -- name: rows_between
 SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us

@@ -280,8 +280,10 @@ def _content(engine: Engine, row: Mapping[str, Any]) -> tuple[Mapping[str, _Rows
     """
     key = {"run_key": row["run_key"]}
     if row["events_stored"] <= SORTED_HERE_EVENTS_MAX:
+        whole = row["salt"] is not None and row["events_stored"] + 1 == row["finish_seq"]
+        name = "content_of_whole_run" if whole else "content_of_short_run"
         few: list[tuple[Any, ...]] = []
-        for chunk in engine.chunks("one.sql", "content_of_short_run", **key):
+        for chunk in engine.chunks("one.sql", name, **key):
             few += chunk
             if len(few) > SORTED_HERE_EVENTS_MAX:
                 break
@@ -290,6 +292,8 @@ def _content(engine: Engine, row: Mapping[str, Any]) -> tuple[Mapping[str, _Rows
             rest = [
                 (what, seq, name, text, act) for what, seq, name, _, _, text, act in few if what != "event"
             ]
+            if whole and len(events) != row["events_stored"]:
+                rest = engine.rows("one.sql", "rest_of_run", **key)
             return _by_kind(rest), sorted(events, key=itemgetter(0))
     rest = engine.rows("one.sql", "rest_of_run", **key)
     return _by_kind(rest), chain.from_iterable(engine.chunks("one.sql", "events_of_run", **key))

@@ -23,32 +23,51 @@ from skillaudit.proof.verify.witness import AnchorReading
 FILE = "tip.sql"
 
 
-def prove_journal(
-    engine: Engine, request: VerifyRequest, findings: Findings, now_us: int
-) -> JournalState | None:
-    """In the engine's snapshot; its `holds` proves single leaves. None where this look can't say that all is right: then
-    `findings` are not to be used.
+class JournalTip:
+    """The look, and the hashes and the newest checkpoints that it read: a journal that has not grown has no others. A leaf
+    counts where its own bytes lead to a root over them, whatever became of the database meanwhile.
     """
-    size, count = engine.rows(FILE, "size")[0]
-    if size != count:
-        return None
-    newest = [_newest(reading) for reading in request.anchors]
-    # Mostly the newest is of the whole journal; looking for the largest takes three times as long.
-    notes = engine.rows(FILE, "checkpoints_from", size=size) or engine.rows(FILE, "newest_checkpoints")
-    signed = list(read_checkpoints(notes, request.policy, findings))
-    sizes = {it.size for it in signed} | {it.size for reading in newest for it in reading.checkpoints}
-    if any(not 0 < wanted <= size for wanted in sizes):
-        return None
-    tip = _Tip(engine, size)
-    try:
-        roots = {wanted: tip.root(wanted) for wanted in sorted(sizes | {size}, reverse=True)}
-    except _MissingError:
-        return None
-    state = JournalState(size=size, root=roots[size].hex(), holds=tip.holds)
-    for reading in request.anchors:
-        findings.add_all(judge_reading(reading, request.policy))
-    judge_journal(replace(request, anchors=tuple(newest)), signed, roots, state, findings, now_us)
-    return None if findings.counts else state
+
+    def __init__(self) -> None:
+        self._tip: _Tip | None = None
+        self._notes: list[Row] = []
+
+    def prove(
+        self, engine: Engine, request: VerifyRequest, findings: Findings, now_us: int
+    ) -> JournalState | None:
+        """In the engine's snapshot; its `holds` proves single leaves. None where this look can't say that all is right:
+        then `findings` are not to be used.
+        """
+        size, count = engine.rows(FILE, "size")[0]
+        if size != count:
+            return None
+        tip = self._read(engine, size)
+        newest = [_newest(reading) for reading in request.anchors]
+        # Mostly the newest is of the whole journal; looking for the largest takes three times as long.
+        notes = self._notes or engine.rows(FILE, "newest_checkpoints")
+        signed = list(read_checkpoints(notes, request.policy, findings))
+        sizes = {it.size for it in signed} | {it.size for reading in newest for it in reading.checkpoints}
+        if any(not 0 < wanted <= size for wanted in sizes):
+            return None
+        try:
+            roots = {wanted: tip.root(wanted) for wanted in sorted(sizes | {size}, reverse=True)}
+        except _MissingError:
+            return None
+        state = JournalState(size=size, root=roots[size].hex(), holds=tip.holds)
+        for reading in request.anchors:
+            findings.add_all(judge_reading(reading, request.policy))
+        judge_journal(replace(request, anchors=tuple(newest)), signed, roots, state, findings, now_us)
+        if findings.counts:
+            self._tip = None
+            return None
+        return state
+
+    def _read(self, engine: Engine, size: int) -> _Tip:
+        if self._tip is None or self._tip.size != size:
+            self._tip, self._notes = _Tip(engine, size), []
+        if not self._notes:
+            self._notes = engine.rows(FILE, "checkpoints_from", size=size)
+        return self._tip
 
 
 def _newest(reading: AnchorReading) -> AnchorReading:
@@ -66,12 +85,14 @@ class _Tip:
 
     def __init__(self, engine: Engine, size: int) -> None:
         self._engine = engine
-        self._size = size
+        self.size = size
         self._tiles: dict[tuple[int, int], bytes] = {}
         self._trees: dict[int, tuple[bytes, Subtrees]] = {}
 
     def root(self, size: int) -> bytes:
         """The root of the first `size` leaves; `_MissingError`."""
+        if size in self._trees:
+            return self._trees[size][0]
         subtrees = Subtrees(self._tile, size)
         self._trees[size] = merkle.root(size, subtrees), subtrees
         return self._trees[size][0]
@@ -80,7 +101,7 @@ class _Tip:
         """Whether this is the journal's leaf of that number: under every root that was computed and reaches it. What
         is under the journal's own root and no other is proven to no higher grade.
         """
-        if not 0 <= index < self._size:
+        if not 0 <= index < self.size:
             return False
         hashed = leaf_hash(leaf)
         try:
@@ -103,7 +124,7 @@ class _Tip:
                 found = self._stored(tile.level, tile.index, tile.index + 1)[0]
             elif tile.level == 0:
                 rows = self._engine.rows(FILE, "leaves", first=first, end=end)
-                found = b"".join(map(leaf_hash, _in_order(rows, first, min(end, self._size))))
+                found = b"".join(map(leaf_hash, _in_order(rows, first, min(end, self.size))))
             else:
                 found = b"".join(map(tile_root, self._stored(tile.level - 1, first, first + tile.width)))
             self._tiles[tile.level, tile.index] = found

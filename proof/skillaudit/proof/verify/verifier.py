@@ -22,7 +22,7 @@ from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.runs import RunsCheck, RunTotals
 from skillaudit.proof.verify.single import CheckedRun, check_run
 from skillaudit.proof.verify.sources import check_sources
-from skillaudit.proof.verify.tip import prove_journal
+from skillaudit.proof.verify.tip import JournalTip
 
 Progress = Callable[[str, int, int], None]
 _OF_THE_LEDGER: Final = frozenset({Kind.LEDGER_ALTERED, Kind.LEDGER_ENTRY_MISSING, Kind.SEAL_GAP})
@@ -35,6 +35,7 @@ class Verifier:
     def __init__(self, cursor: duckdb.DuckDBPyConnection, progress: Progress | None = None) -> None:
         self._engine = Engine(cursor, progress)
         self._catalog: tuple[Finding, ...] | None = None
+        self._tip = JournalTip()
 
     def stop(self) -> None:
         """End a check: it raises `VerifyStoppedError`. Repeat until it has."""
@@ -116,7 +117,7 @@ class Verifier:
     def _check_run(self, request: VerifyRequest, run_id: str, now_us: int) -> Report:
         """The quick look where that says yes, else the thorough one, in one snapshot."""
         with self._engine.snapshot():
-            report = self._look(request, run_id, now_us, prove_journal) or self._look(
+            report = self._look(request, run_id, now_us, self._tip.prove) or self._look(
                 request, run_id, now_us, check_journal
             )
         if report is None:

@@ -3,7 +3,7 @@
 ALTER TABLE store.ledger ADD COLUMN run_hash UBIGINT;    -- as in store.runs
 UPDATE store.ledger SET run_hash = ('0x' || left(sha256(run_id), 16))::UBIGINT;
 
--- Of a sealed range of more than 256 rows: the roots of its blocks of 256 rows, 32 bytes each; the range's root is over them.
+-- Of a sealed range of more than 64 rows: the roots of its blocks of 64 rows, 32 bytes each; the range's root is over them.
 -- Seals made before have none.
 CREATE TABLE store.ledger_nodes (
     partition VARCHAR NOT NULL,
