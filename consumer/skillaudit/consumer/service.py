@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import time
@@ -56,6 +57,7 @@ from skillaudit.consumer.notary import (
     NotaryStatus,
     WriterAccess,
     decided_cuts,
+    rest_s,
 )
 from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.poison import PoisonPolicy
@@ -98,6 +100,8 @@ LACKING_LATE_S: Final = 5.0
 """How long rows that were sealed may be missing, with all there is read, before a supervisor is told."""
 CLOSE_WAIT_S: Final = 5.0
 """How long a retention under way may still take when the service ends."""
+FULL_S_MAX: Final = 2.0
+"""A batch that came (nearly) full counts for so long as a sign of more to come."""
 RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
 LOG_INTERVAL_S: Final = 30.0
@@ -209,6 +213,7 @@ class ConsumerService:
         self.tried = asyncio.Event()
         """Set once the source was opened, or did not answer for the first time."""
         self.caught_up = asyncio.Event()
+        self._full_s = -math.inf
         """Set once everything that was there has been consumed; never taken back."""
         self._moved = asyncio.Condition()
         self._positions: dict[str, int] = {}
@@ -498,6 +503,8 @@ class ConsumerService:
         if batch.records or batch.closed or self._commit_due:
             await self._commit()
         self.status.apply_ms = took_s * 1000
+        if len(batch.records) * 2 >= self.settings.batch_records_max:
+            self._full_s = time.monotonic()
         self._measure(len(batch.records))
         self._losses.tell()
         if not any(self.status.lag.values()):
@@ -677,9 +684,22 @@ class ConsumerService:
 
     async def _seal_ledger(self, notary: Notary) -> None:
         while True:
+            began_s = time.monotonic()
             more = await self._run_to_end(self._notarizing, notary.step)
+            took_s = time.monotonic() - began_s
             await self._tell_lacking(notary.status)
+            await self._leave_room(took_s)
             await asyncio.sleep(0 if more else STEP_INTERVAL_S)
+
+    async def _leave_room(self, took_s: float) -> None:
+        """After a step of sealing that took so long: as long as records come faster than they are stored, for `rest_s`."""
+        until_s = time.monotonic() + rest_s(took_s)
+        while (left_s := until_s - time.monotonic()) > 0 and self._reads_full():  # noqa: ASYNC110  a time is no event
+            await asyncio.sleep(min(left_s, STEP_INTERVAL_S))
+
+    def _reads_full(self) -> bool:
+        """Whether a batch came (nearly) full just now."""
+        return time.monotonic() - self._full_s < FULL_S_MAX
 
     async def _tell_lacking(self, notary: NotaryStatus) -> None:
         """Say once, by log and incident, that a database made again has not met what was sealed before, and can't."""
