@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from tests.faults.results import FAILED, PASSED, Counted, Result, counted, read
+from tests.faults.results import FAILED, PASSED, Counted, Result, counted, is_fully_judged, read
 from tests.faults.rows import Row, all_rows
 
 RESULTS = Path(__file__).parent / "faults" / "results.jsonl"
@@ -28,6 +28,9 @@ or incident may be there that the fault does not explain. Where agents are kille
 stored at its end, as the account's own last line was cut off. A case passes only if all of that holds, and only cases that passed are
 counted as injected: in those, zero events were lost, zero duplicated, zero out of order. Cases that failed are listed
 below, apart.
+
+Lines of results name the judge (`judge`) since it compares all of that. The lines before are of an earlier one, that compared of each event the
+payload and nothing else; what today's judge passed is counted apart, as "fully judged".
 
 A case (row, seed, number) that was run several times counts once, by the newest line that holds it; where a line holds others besides,
 each of its cases has the same part of its counts. "Commits" are the oldest and the newest of the lines that count, in the order in which they were
@@ -64,6 +67,11 @@ class _Sum:
         return int(sum(line.share(line.result.count) for line in self.lines))
 
     @property
+    def fully_judged(self) -> int:
+        """Injections that the judge of today passed."""
+        return int(sum(line.share(line.result.count) for line in self.lines if is_fully_judged(line.result)))
+
+    @property
     def events(self) -> int:
         return int(sum(line.share(line.result.events) for line in self.lines))
 
@@ -94,8 +102,8 @@ def fault_page(path: Path = RESULTS) -> str:
         "",
         *_totals(rows, results, sums),
         "",
-        "| row | fault | injected | of | events safe | records composed | commits | judged by | what else was counted, over all its cases |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| row | fault | injected | fully judged | of | events safe | records composed | commits | judged by | what else was counted, over all its cases |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_row(row, sums[name]) for name, row in sorted(rows.items())),
         "",
         *_versions(results),
@@ -129,11 +137,14 @@ def _totals(rows: dict[str, Row], results: Sequence[Result], sums: dict[str, _Su
     injections = sum(found.injections for found in sums.values())
     events = sum(sums[name].events for name, row in rows.items() if not row.synthetic)
     composed = sum(sums[name].events for name, row in rows.items() if row.synthetic)
+    judged = sum(sums[name].fully_judged for name, row in rows.items() if not row.synthetic)
+    of = sum(sums[name].injections for name, row in rows.items() if not row.synthetic)
     failed = [_repaired(results, at) for at in _failed(results)]
     return [
         (
             f"{full} of {len(rows)} rows have their full count; {none} have no result yet. In all {injections:,} injections passed, with "
-            f"{events:,} events that agents were told are safe and {composed:,} records that rows composed. {len(failed)} cases "
+            f"{events:,} events that agents were told are safe and {composed:,} records that rows composed; of the {of:,} injections of rows "
+            f"that compose none {judged:,} are fully judged. {len(failed)} cases "
             f"failed on the way, of which {sum(map(bool, failed))} passed later and {failed.count('')} are open."
         )
     ]
@@ -141,9 +152,10 @@ def _totals(rows: dict[str, Row], results: Sequence[Result], sums: dict[str, _Su
 
 def _row(row: Row, found: _Sum) -> str:
     facts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in sorted(found.facts.items()))
+    judged = "" if row.synthetic else f"{found.fully_judged:,}"
     events = f"| {found.events:,}" if row.synthetic else f"{found.events:,} |"
     return (
-        f"| {row.name} | {_cell(row.about, ABOUT_CHARS_MAX)} | {found.injections:,} | {row.full:,} | {events} | {found.commits} | "
+        f"| {row.name} | {_cell(row.about, ABOUT_CHARS_MAX)} | {found.injections:,} | {judged} | {row.full:,} | {events} | {found.commits} | "
         f"{_cell(row.judge, ABOUT_CHARS_MAX)} | {facts} |"
     )
 
@@ -154,7 +166,7 @@ def _versions(results: Sequence[Result]) -> list[str]:
     commits: dict[str, Fraction] = defaultdict(Fraction)
     for line in counted(results):
         result = line.result
-        others.add(", ".join(f"{k} {v}" for k, v in result.versions.items() if k != "commit"))
+        others.add(", ".join(f"{k} {v}" for k, v in result.versions.items() if k not in {"commit", "judge"}))
         commits[_commit(result)] += line.share(result.count)
     if not commits:
         return ["Nothing was run yet."]

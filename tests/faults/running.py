@@ -17,6 +17,8 @@ from tests.faults.results import FAILED, PASSED, Progress, Result, append, progr
 from tests.faults.rows import Case, ResourceFactory, Row
 
 SAVE_EVERY_S = 30.0
+IN_VAIN_MAX = 20
+"""Cases without an injection after which a row fails, instead of going on for ever."""
 ERROR_CHARS_MAX = 600
 
 
@@ -80,12 +82,14 @@ async def run_row(
     written down.
     """
     resumes = results is not None and first is None
-    before = progress(results, row.name, seed) if results and resumes else Progress((), first or 0, 0)
+    before = Progress((), first or 0, 0)
+    if results and resumes:
+        before = progress(results, row.name, seed, any_judge=row.synthetic)
     if before.passed >= count and not before.failed:
         return 0
     shared = await resources.of(row)
     stretch = _Stretch(row, seed, results)
-    made = 0
+    made = in_vain = 0
     numbers = itertools.count(before.next)
     again = list(before.failed)
     try:
@@ -94,6 +98,9 @@ async def run_row(
             case = await run_case(row, number, seed, shared)
             stretch.add(case)
             made += case.injections
+            in_vain = 0 if case.injections else in_vain + 1
+            if in_vain >= IN_VAIN_MAX:
+                raise RuntimeError(f"in {in_vain} cases one after the other the fault never came about")  # noqa: TRY301
             _say(f"{row.name}: {before.passed + made}/{count}")
     except Exception as exc:
         stretch.save()

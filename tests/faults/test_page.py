@@ -1,7 +1,7 @@
 """The published page of injected faults says what the results say, and nothing more."""
 
 from docs.fault_table import fault_page
-from tests.faults.results import FAILED, PASSED, Result, append
+from tests.faults.results import FAILED, JUDGE, PASSED, Result, append
 from tests.faults.rows import all_rows
 
 
@@ -20,12 +20,14 @@ def cells(page, row):
 def test_records_that_a_row_composes_are_no_events_of_agents(tmp_path):
     """They are counted in a column and in a sum of their own."""
     path = tmp_path / "r.jsonl"
-    append(path, result("clock-set", events=700, count=20))
+    append(path, result("clock-set", events=700, count=15))
+    append(path, result("clock-set", first=1, count=5, versions={"judge": JUDGE}))
     append(path, result("two-materializers", events=5_000, count=2))
     page = fault_page(path)
-    assert cells(page, "clock-set")[2:6] == ["20", "20", "700", ""]
-    assert cells(page, "two-materializers")[2:6] == ["2", "40", "", "5,000"]
+    assert cells(page, "clock-set")[2:7] == ["20", "5", "20", "700", ""]
+    assert cells(page, "two-materializers")[2:7] == ["2", "", "40", "", "5,000"]
     assert "22 injections passed, with 700 events that agents were told are safe and 5,000 records" in page
+    assert "of the 20 injections of rows that compose none 5 are fully judged" in page
     assert f"1 of {len(all_rows())} rows have their full count; {len(all_rows()) - 2} have no result" in page
 
 
@@ -40,7 +42,7 @@ def test_what_was_run_again_counts_once(tmp_path):
         ),
     )
     page = fault_page(path)
-    assert cells(page, "clock-set")[2:6] == ["30", "20", "280", ""]
+    assert cells(page, "clock-set")[2:7] == ["30", "0", "20", "280", ""]
     assert cells(page, "clock-set")[-1] == "runs 8"
     assert "In all 30 injections passed, with 280 events" in page
     assert "`ab` 20" in page
@@ -52,7 +54,7 @@ def test_a_row_names_the_commits_that_its_lines_name(tmp_path):
     path = tmp_path / "r.jsonl"
 
     def commits():
-        return cells(fault_page(path), "clock-set")[6]
+        return cells(fault_page(path), "clock-set")[7]
 
     assert commits() == ""
     append(path, result("clock-set"))

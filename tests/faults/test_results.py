@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.faults.results import (
     FAILED,
+    JUDGE,
     PASSED,
     Progress,
     Result,
@@ -139,7 +140,7 @@ async def test_a_case_that_failed_is_run_again_before_new_ones(tmp_path):
     async with Resources() as resources:
         with pytest.raises(RowFailedError):
             await run_row(row, resources, count=3, seed=1, results=path)
-        append(path, result(first=2, cases=2, count=2))
+        append(path, result(first=2, cases=2, count=2, versions={"judge": JUDGE}))
         assert progress(path, "r", 1) == Progress((1,), 4, 3)
         with pytest.raises(RowFailedError):
             await run_row(row, resources, count=3, seed=1, results=path)
@@ -147,3 +148,33 @@ async def test_a_case_that_failed_is_run_again_before_new_ones(tmp_path):
         assert await run_row(row, resources, count=5, seed=1, results=path) == 2
     assert ran == [0, 1, 1, 1, 4]
     assert [(r.first, r.cases, r.result) for r in read(path)][-2:] == [(1, 1, PASSED), (4, 1, PASSED)]
+
+
+@pytest.mark.asyncio
+async def test_what_an_earlier_judge_passed_is_run_again(tmp_path):
+    """Unless the row composes its records and judges them itself."""
+    ran = []
+
+    async def inject(case):
+        ran.append(case.number)
+
+    path = tmp_path / "r.jsonl"
+    append(path, result(first=0, cases=2, count=2))
+    async with Resources() as resources:
+        for synthetic, made in ((True, 1), (False, 2)):
+            row = Row(name="r", about="", inject=inject, full=3, share=1, synthetic=synthetic)
+            assert await run_row(row, resources, count=3, seed=1, results=path) == made
+    assert ran == [2, 3, 4]
+
+
+@pytest.mark.asyncio
+async def test_a_row_whose_fault_never_comes_about_ends(tmp_path):
+    """By a failure of its own, not by nobody's patience."""
+
+    async def inject(case):
+        case.injections = 0
+
+    row = Row(name="r", about="", inject=inject, full=3, share=1)
+    async with Resources() as resources:
+        with pytest.raises(RowFailedError, match="never came about"):
+            await run_row(row, resources, count=1, seed=1, results=None)
