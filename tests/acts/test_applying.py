@@ -15,9 +15,12 @@ from tests.consumer.support import records
 from skillaudit.consumer.backup import back_up
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.planning import plan_purge_of
+from skillaudit.consumer.recording import perform
+from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord
-from skillaudit.proof.acts import ActKind
+from skillaudit.proof.acts import ActKind, parse_act
 
 SECRET = "Rosebud-47-11"
 ALL = {"t/0": 1_000}
@@ -126,6 +129,27 @@ def test_force_goes_over_both_and_is_seen_for_ever(
         ("held", "hold"),
         ("young", "minimum"),
     ]
+
+
+def test_a_forced_purge_of_a_run_without_a_place_is_counted(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """An earlier release stored runs without their records' offsets: the act says how many it goes over, and of them no place."""
+    apply(writer, [*Run("old").whole(), *Run("new", number=2).whole()])
+    hold = control.add(ActKind.HOLD, runs=["old", "new"])
+    take(writer, control)
+    with writer.transaction("as an earlier release left it") as cursor:
+        cursor.execute("UPDATE store.runs SET record_offset = -1 WHERE id = 'old'")
+    perform(writer, plan_purge_of(ActOrder(actor="ada", force=True), ["old", "new"]))
+    (act,) = (
+        parse_act(row[0].encode()) for row in rows(database, "SELECT act FROM acts WHERE kind = 'purge'")
+    )
+    assert act.violates is not None
+    assert {kind: (it.runs, dict(it.places)) for kind, it in act.violates.items()} == {
+        "hold": (2, {"t/0": ((2, 2),)})
+    }
+    assert hold.act_id
+    assert rows(database, "SELECT id FROM tombstones ORDER BY id") == [("new",), ("old",)]
 
 
 # redact

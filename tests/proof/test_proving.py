@@ -50,17 +50,17 @@ def test_what_is_as_it_came_makes_no_incident(fleet):
 
 
 CHANGES = {
-    "a payload": ("UPDATE store.{hot} SET payload = '{{}}' WHERE run_key = 5 AND sequence = 2", "1 events"),
-    "a type": ("UPDATE store.{hot} SET event_type = 'x' WHERE run_key = 5 AND sequence = 2", "1 events"),
+    "a payload": ("UPDATE store.{hot} SET payload = '{{}}' WHERE run_key = 5 AND sequence = 2", "1 event "),
+    "a type": ("UPDATE store.{hot} SET event_type = 'x' WHERE run_key = 5 AND sequence = 2", "1 event "),
     "a time": (
         "UPDATE store.{hot} SET created_at = created_at + INTERVAL 1 SECOND WHERE run_key = 5",
         " events",
     ),
-    "a tag": ("UPDATE store.{hot} SET tag = 7 WHERE run_key = 5 AND sequence = 2", "1 events"),
+    "a tag": ("UPDATE store.{hot} SET tag = 7 WHERE run_key = 5 AND sequence = 2", "1 event "),
     "an event gone": ("DELETE FROM store.{hot} WHERE run_key = 5 AND sequence = 2", "head does not"),
-    "an input": ("UPDATE store.runs SET inputs = '{{}}' WHERE run_key = 5", "1 events"),
-    "an output": ("UPDATE store.runs SET output = 'x' WHERE run_key = 5", "1 events"),
-    "a count": ("UPDATE store.runs SET tool_calls_count = 99 WHERE run_key = 5", "1 events"),
+    "an input": ("UPDATE store.runs SET inputs = '{{}}' WHERE run_key = 5", "1 event "),
+    "an output": ("UPDATE store.runs SET output = 'x' WHERE run_key = 5", "1 event "),
+    "a count": ("UPDATE store.runs SET tool_calls_count = 99 WHERE run_key = 5", "1 event "),
     "a salt": ("UPDATE store.runs SET salt = unhex(repeat('ab', 16)) WHERE run_key = 5", " events"),
 }
 

@@ -352,6 +352,8 @@ def _places(broken: Iterable[purging.Violation]) -> dict[str, str]:
     found: dict[str, list[tuple[int, int]]] = {}
     room = VIOLATIONS_BYTES_PER_ACT_MAX
     for it in broken:
+        if it.first < 0:  # an earlier release stored them, without their places: they are counted alone
+            continue
         room -= len(format_ranges([(it.first, it.last)])) + 1
         room -= len(it.partition.encode()) + 8 if it.partition not in found else 0
         if room < 0:

@@ -101,7 +101,10 @@ LACKING_LATE_S: Final = 5.0
 CLOSE_WAIT_S: Final = 5.0
 """How long a retention under way may still take when the service ends."""
 FULL_S_MAX: Final = 2.0
-"""A batch that came (nearly) full counts for so long as a sign of more to come."""
+"""A batch that came (nearly) full counts for so long as a sign of more to come; for twice what applying it took, where that is
+more."""
+CLOSING_STEPS_MAX: Final = 16
+"""Seals at the end, each of as many rows as one takes."""
 RETRY_PAUSE_S: Final = 0.2
 RETRY_PAUSE_S_MAX: Final = 5.0
 LOG_INTERVAL_S: Final = 30.0
@@ -213,8 +216,8 @@ class ConsumerService:
         self.tried = asyncio.Event()
         """Set once the source was opened, or did not answer for the first time."""
         self.caught_up = asyncio.Event()
-        self._full_s = -math.inf
         """Set once everything that was there has been consumed; never taken back."""
+        self._full_s = -math.inf
         self._moved = asyncio.Condition()
         self._positions: dict[str, int] = {}
         self._ends: dict[str, int] = {}
@@ -692,14 +695,19 @@ class ConsumerService:
             await asyncio.sleep(0 if more else STEP_INTERVAL_S)
 
     async def _leave_room(self, took_s: float) -> None:
-        """After a step of sealing that took so long: as long as records come faster than they are stored, for `rest_s`."""
-        until_s = time.monotonic() + rest_s(took_s)
-        while (left_s := until_s - time.monotonic()) > 0 and self._reads_full():  # noqa: ASYNC110  a time is no event
+        """After a step of sealing that took so long: as long as records come faster than they are stored, for `rest_s`; no
+        longer than between two seals, and not where the newest rows have waited half as long as is too long.
+        """
+        interval_s = self.settings.seal_interval_ms / 1000
+        until_s = time.monotonic() + min(rest_s(took_s), interval_s)
+        while (left_s := until_s - time.monotonic()) > 0 and self._reads_full():
+            if self.status.notary.seal_age_s(self._clock.wall_us()) > SEALS_LATE * interval_s / 2:
+                break
             await asyncio.sleep(min(left_s, STEP_INTERVAL_S))
 
     def _reads_full(self) -> bool:
         """Whether a batch came (nearly) full just now."""
-        return time.monotonic() - self._full_s < FULL_S_MAX
+        return time.monotonic() - self._full_s < max(FULL_S_MAX, 2 * self.status.apply_ms / 1000)
 
     async def _tell_lacking(self, notary: NotaryStatus) -> None:
         """Say once, by log and incident, that a database made again has not met what was sealed before, and can't."""
@@ -729,8 +737,15 @@ class ConsumerService:
             return
         try:
             if self.status.state is ServiceState.STOPPED:
-                await self._run_to_end(self._notarizing, partial(notary.step, force=True))
+                behind, step = math.inf, partial(notary.step, force=True)
+                for _ in range(CLOSING_STEPS_MAX):
+                    await self._run_to_end(self._notarizing, step)
+                    if not 0 < notary.status.behind_rows < behind:
+                        break
+                    behind = notary.status.behind_rows
                 await self._run_to_end(self._publishing, notary.publish)
+                if notary.status.behind_rows:
+                    _log.warning("%s are not sealed yet", counted(notary.status.behind_rows, "row"))
         except StopError as exc:
             _log.error("the last rows are not sealed: %s", exc)
             await self._keep_incident(exc)

@@ -52,7 +52,8 @@ ORDER BY r.run_key
 
 -- name: violations
 -- What stands against the chosen runs (of these ids, where any are given), as ranges of their starts' places: per partition
--- from one run to another, with none of the chosen between them that it does not stand against.
+-- from one run to another, with none of the chosen between them that it does not stand against. Apart, with places below
+-- 0, what an earlier release stored without them.
 WITH placed AS (
     SELECT r.partition, r.record_offset AS place, k.kind, CASE k.kind WHEN 'hold' THEN c.held ELSE c.young END AS broken
     FROM store.runs AS r
@@ -61,14 +62,14 @@ WITH placed AS (
 ),
 islands AS (
     SELECT
-        *, row_number() OVER (PARTITION BY kind, partition ORDER BY place)
-            - row_number() OVER (PARTITION BY kind, partition, broken ORDER BY place) AS island
+        *, row_number() OVER (PARTITION BY kind, partition, place < 0 ORDER BY place)
+            - row_number() OVER (PARTITION BY kind, partition, place < 0, broken ORDER BY place) AS island
     FROM placed
 )
 SELECT kind, partition, min(place), max(place), count(*)
 FROM islands
 WHERE broken
-GROUP BY kind, partition, island
+GROUP BY kind, partition, place < 0, island
 ORDER BY kind, partition, min(place)
 
 -- name: keep_back

@@ -292,7 +292,7 @@ def _content(engine: Engine, row: Mapping[str, Any]) -> tuple[Mapping[str, _Rows
             rest = [
                 (what, seq, name, text, act) for what, seq, name, _, _, text, act in few if what != "event"
             ]
-            if whole and len(events) != row["events_stored"]:
+            if whole and (len(events) != row["events_stored"] or any(it[0] == "redaction" for it in rest)):
                 rest = engine.rows("one.sql", "rest_of_run", **key)
             return _by_kind(rest), sorted(events, key=itemgetter(0))
     rest = engine.rows("one.sql", "rest_of_run", **key)
