@@ -109,7 +109,7 @@ def check_run(records: Sequence[bytes]) -> None:
     salt = start["salt"]
     lost = parse_ranges(finish["lost"])
     losses = dict(lost)
-    manifest = b"skillaudit run 1\n%b\n" % T(start["run_id"])
+    manifest = bytearray(b"skillaudit run 1\n%b\n" % T(start["run_id"]))  # grows in place
     expected = 0
     last_us = 0
     for event, record in zip(events, records, strict=True):
