@@ -131,7 +131,10 @@ def share(items: Items) -> tuple[float, float]:
         directory = Path(name)
         generate_key(directory / "key", "bench.example.org/log")
         settings = Settings(
-            data=directory, seal_key_file=directory / "key", anchors=f"file:{directory / 'anchor'}"
+            data=directory / "data",
+            seal_key_file=directory / "key",
+            seal_state_file=directory / "state",
+            anchors=f"file:{directory / 'anchor'}",
         )
         with (
             open_database(settings.database) as database,

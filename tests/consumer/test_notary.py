@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 from skillaudit.consumer.database import open_database
 from skillaudit.consumer.metrics import make_registry
-from skillaudit.consumer.notary import REST_S_MAX, NotaryState, NotaryStatus, rest_s
+from skillaudit.consumer.notary import NotaryState, NotaryStatus, rest_s
 from skillaudit.consumer.service import ConsumerService, ServiceState
 from skillaudit.contract.errors import SettingsError, SkillauditError
 from skillaudit.contract.settings import Settings
@@ -274,7 +274,7 @@ async def test_rows_that_wait_for_long_are_told_to_supervisors(settings: Setting
 
 
 def test_the_sealer_rests_behind_its_steps_within_bounds() -> None:
-    """While records come faster than they are stored it takes a twentieth of the time, and never rests longer than a minute."""
-    assert rest_s(0.0) == 0.0
-    assert rest_s(1.0) == pytest.approx(19.0)
-    assert rest_s(100.0) == REST_S_MAX == 60.0
+    """While records come faster than they are stored it takes a twentieth of the time, and rests no longer than is said."""
+    assert rest_s(0.0, 60.0) == 0.0
+    assert rest_s(1.0, 60.0) == pytest.approx(19.0)
+    assert rest_s(100.0, 60.0) == 60.0

@@ -67,10 +67,7 @@ def main(options: argparse.Namespace) -> int:
         failed = run_lanes(chosen, options.jobs, run_one)
     else:
         failed = asyncio.run(_run_all(chosen, run_one))
-    print(
-        f"{len(chosen) - len(failed)} of {len(chosen)} rows passed"
-        + (f"; failed: {', '.join(failed)}" if failed else "")
-    )
+    print(f"{len(failed)} of {len(chosen)} rows failed" + (f": {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 

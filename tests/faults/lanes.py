@@ -57,7 +57,12 @@ def run_lanes(rows: Sequence[Row], lanes: int, run_one: RunOne) -> list[str]:
         _end(processes)
     names = Counter(row.name for row in rows)
     names.subtract(_all_of(passed))
-    return [name for name, left in names.items() if left > 0]
+    failed = [name for name, left in names.items() if left > 0]
+    if not failed and any(process.exitcode for process in processes):
+        raise RuntimeError(
+            "a lane ended with an error, though its rows passed: see above what it left behind"
+        )
+    return failed
 
 
 def _all_of(queue: SimpleQueue[str]) -> Iterator[str]:
@@ -84,6 +89,9 @@ async def _run_units(
 ) -> None:
     async with Resources() as resources:
         while (unit := waiting.get()) is not None:  # all units wait before the first is taken
+            parent = multiprocessing.parent_process()
+            if parent is None or not parent.is_alive():
+                raise RuntimeError("whoever started this lane is gone")
             async for name in run_unit(unit, resources, run_one):
                 passed.put(name)
 

@@ -18,6 +18,9 @@ async def run_one_row(row: Row, resources: Resources, *, options: argparse.Names
     if row.skipped_because:
         print(f"skipped {row.name}: {row.skipped_because}", flush=True)
         return True
+    if options.share and not row.share:
+        print(f"left out {row.name}: in the full run only", flush=True)
+        return True
     try:
         if not options.off:
             count = options.count or (row.share if options.share else row.full)

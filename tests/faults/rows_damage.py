@@ -90,8 +90,17 @@ def record_source(settings: Settings, account: Path, seed: int, runs: int = 24) 
 async def damaged_at_rest(case: Case) -> None:
     """What was not touched arrives once; what was is never stored otherwise, and its run reads incomplete by number."""
     settings = settings_at(case.directory / "data", segment_bytes=64 * 1024)
-    chance = case.random
     account = case.directory / "account.jsonl"
+    touched = damage_sources(case, settings, account)
+    kind = Deaf if case.switched_off == "findings" else OutboxSource
+    await consume_with(settings, partial(make_service, kind=kind))
+    judge_damage(case, settings, read_accounts([account]), touched)
+    case.injections = len(touched)
+
+
+def damage_sources(case: Case, settings: Settings, account: Path) -> list[Touched]:
+    """Sources of processes that are gone, each damaged in another way."""
+    chance = case.random
     kinds = list(AT_REST) if len(AT_REST) <= SOURCES else chance.sample(list(AT_REST), SOURCES)
     foreign = record_source(settings, account, case.seed * 100, runs=24)
     touched: list[Touched] = []
@@ -100,10 +109,7 @@ async def damaged_at_rest(case: Case) -> None:
         touched.append(inject(kind, chance, directory, foreign))
         if case.switched_off == "checksum":
             seal_with_checksums(directory)
-    kind = Deaf if case.switched_off == "findings" else OutboxSource
-    await consume_with(settings, partial(make_service, kind=kind))
-    judge_damage(case, settings, read_accounts([account]), touched)
-    case.injections = len(touched)
+    return touched
 
 
 Incidents = Callable[[duckdb.DuckDBPyConnection, Touched], Sequence[Any]]

@@ -13,20 +13,17 @@ from typing import Any
 import duckdb
 from tests.conformance.compositions import settings_at
 from tests.faults.damage import (
-    AT_REST,
     FILES_WHILE_RUNNING,
     Touched,
-    inject,
     inject_by,
-    seal_with_checksums,
 )
 from tests.faults.oracle import read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.rows_damage import (
-    SOURCES,
     Deaf,
     HastyClock,
     Live,
+    damage_sources,
     judge_damage,
     make_service,
     record_source,
@@ -122,15 +119,8 @@ async def _consume(settings: Settings) -> None:
 async def damaged_through_kafka(case: Case) -> None:
     """What was not touched arrives once, through the broker, too."""
     settings = await through_kafka(case, case.resource, **SMALL)
-    chance, account = case.random, case.directory / "account.jsonl"
-    kinds = list(AT_REST) if len(AT_REST) <= SOURCES else chance.sample(list(AT_REST), SOURCES)
-    foreign = record_source(settings, account, case.seed * 100, runs=24)
-    touched: list[Touched] = []
-    for n, kind in enumerate(kinds):
-        directory = record_source(settings, account, case.seed * 100 + n + 1)
-        touched.append(inject(kind, chance, directory, foreign))
-        if case.switched_off == "checksum":
-            seal_with_checksums(directory)
+    account = case.directory / "account.jsonl"
+    touched = damage_sources(case, settings, account)
     expected = [_findings(one.source_dir) for one in touched]
     async with forwarding(settings) as running:
         await until(lambda: running.done() or _nothing_left(settings), DRAIN_S)

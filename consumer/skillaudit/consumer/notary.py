@@ -42,18 +42,18 @@ from skillaudit.proof.sealing import SealPolicy
 STEP_INTERVAL_S: Final = 1.0
 BUSY_SHARE_PERCENT_MAX: Final = 5
 """Of the time, for sealing while records come faster than they are stored."""
-REST_S_MAX: Final = 60.0
 FAILURES_MAX: Final = 30
 """Steps in a row that the database refuses, a second apart, before that counts as no passing trouble."""
 
 _log = logging.getLogger("skillaudit.consumer")
 
 
-def rest_s(took_s: float) -> float:
+def rest_s(took_s: float, most_s: float) -> float:
     """How long to let go after a step that took so long, while records come faster than they are stored: the sealer checks what
-    it seals on the cores that store, so it rather falls behind, and catches up when there is less to store.
+    it seals on the cores that store, so it rather falls behind, and catches up when there is less to store. `most_s`:
+    how far it may fall behind.
     """
-    return min(took_s * (100 / BUSY_SHARE_PERCENT_MAX - 1), REST_S_MAX)
+    return min(took_s * (100 / BUSY_SHARE_PERCENT_MAX - 1), most_s)
 
 
 class NotaryState(Enum):

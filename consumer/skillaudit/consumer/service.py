@@ -695,13 +695,13 @@ class ConsumerService:
             await asyncio.sleep(0 if more else STEP_INTERVAL_S)
 
     async def _leave_room(self, took_s: float) -> None:
-        """After a step of sealing that took so long: as long as records come faster than they are stored, for `rest_s`; no
-        longer than between two seals, and not where the newest rows have waited half as long as is too long.
+        """After a step of sealing that took so long: as long as records come faster than they are stored, for `rest_s`; not
+        where the newest rows have waited half as long as is too long.
         """
-        interval_s = self.settings.seal_interval_ms / 1000
-        until_s = time.monotonic() + min(rest_s(took_s), interval_s)
+        most_s = SEALS_LATE * self.settings.seal_interval_ms / 1000 / 2
+        until_s = time.monotonic() + rest_s(took_s, most_s)
         while (left_s := until_s - time.monotonic()) > 0 and self._reads_full():
-            if self.status.notary.seal_age_s(self._clock.wall_us()) > SEALS_LATE * interval_s / 2:
+            if self.status.notary.seal_age_s(self._clock.wall_us()) > most_s:
                 break
             await asyncio.sleep(min(left_s, STEP_INTERVAL_S))
 
