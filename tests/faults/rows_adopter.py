@@ -129,7 +129,8 @@ async def _strike(case: Case, settings: Settings) -> _Victims:
             assert victim.running, victim.said()
             await victim.kill()
         await stopped.until_noted(chance.randint(10, 100), PATIENT_S)
-        await _stop_for(case, settings, stopped.processes[0].pid, chance.choice(STOPPED_S))
+        stopped_s = STOPPED_S[-1] if case.switched_off else chance.choice(STOPPED_S)
+        await _stop_for(case, settings, stopped.processes[0].pid, stopped_s)
         codes = [*await stopped.ended(PATIENT_S), *await dead.ended(PATIENT_S)]
         # Whose own thread is gone hears of no acknowledgement: 3, something is pending.
         assert codes[0] == 0 or case.switched_off, stopped.processes[0].said()

@@ -109,7 +109,7 @@ async def _settings(case: Case, bootstrap: str) -> Settings:
     about="one of three brokers SIGKILLed under load, then the leader of every partition in turn, half of them just when their "
     "followers hang (replication 3, min.insync.replicas 2)",
     full=20,
-    share=1,
+    share=0,
     test=0,
     off={"acks-all": "acks=1: the leader's word is enough"},
     off_cases_max=2,

@@ -117,7 +117,7 @@ async def _cramped_broker() -> AsyncGenerator[Cramped]:
     "broker-disk-full",
     about="the broker's log directory full under load, so that it ends; space returns, and it is started again",
     full=20,
-    share=1,
+    share=0,
     test=0,
     off=RESEND,
     off_cases_max=2,

@@ -91,6 +91,7 @@ class _SkipsForever(_Skips, NeverRebuilt):
     off_by_waiting=("supervisor",),
     off_cases_max=1,
     off_in_tests=False,
+    off_in_share=False,
     resource=shared_broker,
     broker=True,
     case_s_max=CASE_S_MAX,

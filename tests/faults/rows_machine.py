@@ -151,6 +151,7 @@ class TakesSilenceForDeath(OutboxSource):
     full=20,
     share=1,
     off_in_tests=False,
+    off_in_share=False,
     off_by_waiting=("silence-is-not-death",),
     off={"silence-is-not-death": "a consumer that reads no more of whoever was silent for five minutes"},
 )

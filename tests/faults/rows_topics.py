@@ -218,6 +218,7 @@ async def retention_past_the_consumer(case: Case) -> None:
     resource=shared_broker,
     broker=True,
     case_s_max=CASE_S_MAX,
+    off_in_share=False,
     off_in_tests=False,  # chance decides whether it shows within a few cases
 )
 async def partitions_added(case: Case) -> None:
