@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Final
 
 import duckdb
@@ -88,6 +89,7 @@ def _restore(cursor: duckdb.DuckDBPyConnection, stored: StoredObject, checkpoint
         return
     with engine_errors("restore the journal"):
         cursor.execute(_SQL["set_unmet_from"], {"index": size})
+        cursor.execute(_SQL["set_restored"], {"token": token_hex(8)})
         row = cursor.execute(_SEALER_SQL["checkpoint_at"], {"size": checkpoint.size}).fetchone()
         if row is None or not row[0]:
             signed = {"size": checkpoint.size, "note": content.note, "signed_us": stored.at_us}

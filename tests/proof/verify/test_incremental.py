@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 from tests.attacks.test_lawful import Fleet
-from tests.attacks.world import names, told, violations
+from tests.attacks.world import SIGNER, names, told, violations
 
 from skillaudit.consumer.planning import plan_redact
 from skillaudit.consumer.recording import perform
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.records import SkillRun
-from skillaudit.proof.verify import Depth, Report, runs
-from skillaudit.proof.verify.state import read_state, write_state
+from skillaudit.contract.wire import RunLog, parse_record
+from skillaudit.proof.anchors import open_anchor
+from skillaudit.proof.restoring import restore_journal
+from skillaudit.proof.verify import Depth, Report, VerifyRequest, runs
+from skillaudit.proof.verify.state import VerifierState, read_state, write_state
 
 OLD, NEW, LOGS = 12, 2, 4
 
@@ -24,10 +30,14 @@ class Auditor(Fleet):
 
     def audit(self, **options) -> Report:
         state = read_state(self.directory / "seen")
-        known = {"sealed_from": state.sealed_to, "content_from": state.content_to}
-        report = self.verify(**{**known, **options})
+        report = self.verify(**{**known(state), **options})
         write_state(self.directory / "seen", report)
         return report
+
+
+def known(state: VerifierState) -> dict[str, Any]:
+    asked = state.apply(VerifyRequest())
+    return {name: getattr(asked, name) for name in ("sealed_from", "content_from", "database", "unsettled")}
 
 
 @pytest.fixture
@@ -107,9 +117,8 @@ def test_an_old_run_that_is_altered_is_found_when_it_is_drawn(auditor, drawn):
     auditor.audit()
     go_on(auditor)
     tamper(auditor)
-    state = read_state(auditor.directory / "seen")
-    known = {"sealed_from": state.sealed_to, "content_from": state.content_to}
-    answers = [auditor.verify(**known, seed=seed) for seed in range(8)]
+    before = known(read_state(auditor.directory / "seen"))
+    answers = [auditor.verify(**before, seed=seed) for seed in range(8)]
     assert {report.exit_code for report in answers} == {5, 6}, [names(report) for report in answers]
     assert all(violations(report) <= {"EVENT_ALTERED"} for report in answers)
     whole = auditor.verify()
@@ -124,3 +133,115 @@ def test_all_of_a_small_record_is_drawn(auditor):
     report = auditor.verify(sealed_from=1, content_from=1)
     assert hashed(report) == (1 + OLD + NEW, (OLD + NEW) * LOGS)
     assert violations(report) == {"EVENT_ALTERED"}
+
+
+@pytest.fixture
+def none_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found is found by rule."""
+    monkeypatch.setattr(runs, "OLD_RUNS_DRAWN", 0)
+
+
+def held_back(auditor: Auditor) -> tuple[bytes, bytes]:
+    """Record a run of which one log is late; it is sealed without."""
+    auditor.record(1, LOGS)
+    items = auditor.fresh()
+    [late] = [item for item in items if is_log(item[1], 2)]
+    auditor.take([item for item in items if item is not late])
+    auditor.seal()
+    return late
+
+
+def is_log(record: bytes, sequence: int) -> bool:
+    event = parse_record(record)
+    return isinstance(event, RunLog) and event.seq == sequence
+
+
+@pytest.mark.usefixtures("none_drawn")
+def test_a_log_that_comes_after_its_run_was_sealed_is_computed(auditor):
+    """It makes no row of the ledger: a run that lacked something is remembered until a check has seen it whole."""
+    key, record = held_back(auditor)
+    report = auditor.audit()
+    assert (report.exit_code, names(report)) == (4, {"RUN_OPEN", "RUN_INCOMPLETE"}), told(report)
+    state = (auditor.directory / "seen").read_bytes()
+    auditor.take([(key, record.replace(b"thought 1", b"thought 9"))])
+    auditor.seal()
+    report = auditor.audit(depth=Depth.QUICK)
+    assert (report.exit_code, hashed(report)) == (6, (0, 0)), told(report)
+    report = auditor.audit()
+    assert (report.exit_code, violations(report)) == (5, {"EVENT_ALTERED"}), told(report)
+    assert hashed(report) == (2, LOGS)
+    (auditor.directory / "seen").write_bytes(state)
+    with auditor.opened().transaction("put it right") as cursor:
+        for table in ("store.events_hot_a", "store.events_hot_b"):
+            cursor.execute(f"UPDATE {table} SET payload = replace(payload, 'thought 9', 'thought 1')")
+    report = auditor.audit()
+    assert (report.exit_code, hashed(report)) == (6, (2, LOGS)), told(report)
+    assert hashed(auditor.audit()) == (1, 0)
+
+
+@pytest.mark.usefixtures("none_drawn")
+def test_more_runs_that_lack_something_than_are_remembered_make_the_next_check_compute_all(
+    auditor, monkeypatch
+):
+    held_back(auditor)
+    monkeypatch.setattr(runs, "UNSETTLED_RUNS_MAX", 0)
+    assert auditor.audit().unsettled == ()
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "OLD_RUNS_DRAWN", 0)
+    assert auditor.audit().hashed_runs == OLD + 2
+    assert auditor.audit().hashed_runs == 2
+
+
+def rebuilt(auditor: Auditor) -> None:
+    """The database is gone, and made again from the anchor and the topic."""
+    auditor.close()
+    auditor.store = None
+    auditor.path.unlink()
+    put_forward(auditor)
+
+
+def put_forward(auditor: Auditor) -> None:
+    """What the database lacks comes from the anchor and the topic."""
+    with contextlib.closing(open_anchor(f"file:{auditor.directory / 'anchor'}")) as anchor:
+        restore_journal(auditor.opened(), anchor.objects(), [SIGNER.verifier])
+    store = auditor.opened()
+    ends = {name: stored.next_offset for name, stored in store.materializer.positions().items()}
+    store.take(auditor.topic, [it for it in auditor.topic.records if it.offset >= ends.get(it.partition, 0)])
+    auditor.seal()
+
+
+@pytest.mark.usefixtures("none_drawn")
+def test_of_a_database_that_was_made_again_everything_is_computed(auditor):
+    """Its journal goes on with the same leaves, and what is stored under them was stored anew."""
+    assert auditor.audit().exit_code == 6
+    assert auditor.audit().hashed_runs == 1
+    rebuilt(auditor)
+    tamper(auditor)
+    report = auditor.audit()
+    assert (report.exit_code, violations(report)) == (5, {"EVENT_ALTERED"}), told(report)
+    assert report.hashed_runs == OLD + 1
+    assert "not the database of the check before" in report.scope
+
+
+@pytest.mark.usefixtures("none_drawn")
+def test_of_a_database_that_was_put_back_everything_is_computed(auditor):
+    """Its id is the same, and its journal again what was seen: what was stored since the copy is stored anew."""
+    auditor.verify()
+    shutil.copy(auditor.path, auditor.directory / "older")
+    go_on(auditor)
+    auditor.audit()
+    assert auditor.audit().hashed_runs == 1
+    auditor.close()
+    auditor.store = None
+    shutil.copy(auditor.directory / "older", auditor.path)
+    put_forward(auditor)
+    assert auditor.audit().hashed_runs == 1 + OLD + NEW
+    assert auditor.audit().hashed_runs == 1
+
+
+def test_a_state_of_an_earlier_release_knows_no_database(auditor, none_drawn):
+    auditor.audit()
+    path = auditor.directory / "seen"
+    members = {name: it for name, it in orjson.loads(path.read_bytes()).items() if name != "database"}
+    path.write_bytes(orjson.dumps(members))
+    assert auditor.audit().hashed_runs == OLD + 1

@@ -76,8 +76,8 @@ INSERT INTO picked SELECT unnest($run_keys::BIGINT[]), 'again'
 DELETE FROM picked WHERE part = 'again'
 
 -- name: pick_new
--- Runs that are not finished, of which any row of the ledger lies behind the seals of an earlier check, or of which content
--- was taken out since. The temporary table `seals` is the ledger's check's.
+-- Runs that are not finished, of which any row of the ledger lies behind the seals of an earlier check, of which content was
+-- taken out since, or which lacked numbers then. The temporary table `seals` is the ledger's check's.
 INSERT INTO picked
 WITH ends AS (
     SELECT partition, max(first::HUGEINT + rows) AS row_end FROM seals WHERE journal_idx < $content_from GROUP BY partition
@@ -100,7 +100,17 @@ SELECT run_key, 'new'
 FROM runs
 WHERE run_key IS NOT NULL AND NOT by_storage AND (
     finish_seq IS NULL OR run_key NOT IN (SELECT run_key FROM known) OR run_key IN (SELECT run_key FROM taken)
+    OR run_key IN (SELECT unnest($unsettled::BIGINT[]))
 )
+
+-- name: unsettled
+-- Finished runs that lack numbers, so that a record may still reach them that makes no row of the ledger: a log that was late.
+SELECT run_key
+FROM runs
+WHERE run_key IS NOT NULL AND finish_seq IS NOT NULL AND NOT by_storage
+    AND (missing <> '' OR lost <> '' OR completeness <> 'complete' OR run_key IN (SELECT run_key FROM refusals)) IS NOT FALSE
+ORDER BY run_key
+LIMIT $limit
 
 -- name: bounds
 -- The runs in the scope by their keys: how many, the first and the last, and how many events they have.

@@ -20,5 +20,10 @@ SELECT schema_name, view_name, sql FROM system.main.duckdb_views() WHERE NOT int
 -- name: tables
 SELECT schema_name, table_name, sql FROM system.main.duckdb_tables() WHERE NOT internal AND database_name = system.main.current_database()
 
+-- name: identity
+-- Which database it is: its id, and when its journal was last put back from an anchor, since what was stored then may be stored
+-- anew. Who writes the file can write this, too: it tells one who remembers a check that there is more to look at, and no less.
+SELECT concat_ws('/', (SELECT any_value(value) FROM store.meta WHERE name = 'database_id'), (SELECT any_value(value) FROM store.meta WHERE name = 'journal_restored'))
+
 -- name: ledger_rows
 SELECT count(*) FROM ledger

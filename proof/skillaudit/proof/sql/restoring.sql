@@ -4,6 +4,10 @@ SELECT CAST(value AS BIGINT) FROM store.meta WHERE name = 'seals_unmet_from'
 -- name: set_unmet_from
 INSERT INTO store.meta VALUES ('seals_unmet_from', CAST($index AS VARCHAR)) ON CONFLICT DO NOTHING
 
+-- name: set_restored
+-- For one who remembers a check of this database: what was stored behind the journal's old end may be stored anew.
+INSERT INTO store.meta VALUES ('journal_restored', $token) ON CONFLICT DO UPDATE SET value = excluded.value
+
 -- name: all_met
 DELETE FROM store.meta WHERE name = 'seals_unmet_from'
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -50,6 +50,10 @@ class Report:
     """Journal leaves whose seals were compared with the ledger, now or before: where the next check may go on."""
     content_to: int = 0
     """The same of content: leaves below which every run was computed, now or before."""
+    database: str = ""
+    """Which one it was: not proven, and enough to tell another one."""
+    unsettled: Sequence[int] = ()
+    """Keys of finished runs below `content_to` that lacked something: what still comes of them makes no row of the ledger."""
     run: Mapping[str, Any] | None = None
     """Of a check of one run: its own words and what proves it."""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -41,6 +41,11 @@ class VerifyRequest:
     content_from: int = 0
     """As `sealed_from`, of content: with `Depth.FULL`, runs whose rows of the ledger all lie under seals below it were
     computed before, and some of them are drawn and computed again; 0: all are."""
+    database: str | None = None
+    """Of which database `sealed_from`, `content_from` and `unsettled` are known, as `Report.database` named it; of another one, and
+    of one that was put back since, everything is looked at. None: of this one."""
+    unsettled: tuple[int, ...] = ()
+    """Keys of runs below `content_from` that are computed again: they lacked something when they were."""
     policy: Policy = field(default_factory=Policy)
     anchors: tuple[AnchorReading, ...] = ()
     """What the verifier read from the anchors by itself."""

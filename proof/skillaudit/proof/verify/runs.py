@@ -32,6 +32,8 @@ OLD_RUNS_DRAWN: Final = 1_000
 """Of the runs whose content an earlier check computed so many are drawn and computed again; all where there are no more."""
 DRAWN_ONE_BY_ONE_MAX: Final = 1_000
 """Runs of a sample that are looked at one by one. A larger one is computed set-wise, as whole records are."""
+UNSETTLED_RUNS_MAX: Final = 10_000
+"""Runs that lacked something at a check, and are computed again at the next. Where there are more, that computes everything."""
 EXAMPLES: Final = 20
 REDACTED: Final = {"redacted_json": redacted_json("%s"), "redacted_text": REDACTED_TEXT}
 """What stands in the place of redacted content, as the set-wise check is told it; `%s` is the act."""
@@ -270,10 +272,13 @@ class RunsCheck:
         with self._picking():
             with self._engine.snapshot():
                 self._engine.run("ledger.sql", "make_seals")
-                self._engine.run(FILE, "pick_new", content_from=self._request.content_from)
+                self._engine.run(FILE, "pick_new", **self._known_before())
             self._draw(Part.REST, OLD_RUNS_DRAWN)
             self._each_new_and_rest()
         self._look_at_drawn()
+
+    def _known_before(self) -> dict[str, Any]:
+        return {"content_from": self._request.content_from, "unsettled": list(self._request.unsettled)}
 
     def _each_new_and_rest(self) -> None:
         self._each(Part.NEW, content=True)
@@ -306,6 +311,12 @@ class RunsCheck:
 def _is_new(finding: Finding, known: frozenset[Kind]) -> bool:
     """A clock that jumped between two events is seen with the content alone; the chunk sees one that was ahead."""
     return finding.kind not in known or (finding.kind is Kind.CLOCK_JUMP and "sequence" in finding.subject)
+
+
+def unsettled_runs(engine: Engine) -> tuple[int, ...] | None:
+    """Keys of finished runs to which records may still come that no row of the ledger tells of; None: more than are remembered."""
+    keys = tuple(row[0] for row in engine.rows(FILE, "unsettled", limit=UNSETTLED_RUNS_MAX + 1))
+    return None if len(keys) > UNSETTLED_RUNS_MAX else keys
 
 
 def rows_of_run(engine: Engine, run_id: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a verifier remembers on his own side: how far he checked, of which database, and what he saw of its journal.
 
 The next check then compares of the seals it knows, and computes of the runs it knows, only some, drawn anew each time; numbers,
-counts and heads as they are stored, and anchors are looked at each time.
+counts and heads as they are stored, and anchors are looked at each time. Of another database, and of one that was put back
+since, it knows nothing: it looks at everything.
 And a journal that is shorter than, or other than, what was seen then is found without any anchor.
 """
 
@@ -32,6 +33,9 @@ class VerifierState:
     checked_at_us: int
     sealed_to: int
     content_to: int = 0
+    database: str = ""
+    """As `Report.database`; of an earlier release's file it is not known, and the next check looks at everything."""
+    unsettled: tuple[int, ...] = ()
 
     def apply(self, request: VerifyRequest) -> VerifyRequest:
         """The request with what is known: of the seals and runs below only a share is compared again, and the journal must contain
@@ -44,7 +48,8 @@ class VerifierState:
         )
         own = AnchorReading(uri=NAME, trust="memory", checkpoints=(seen,))
         anchors = (*request.anchors, own)
-        return replace(request, sealed_from=self.sealed_to, content_from=self.content_to, anchors=anchors)
+        known = replace(request, sealed_from=self.sealed_to, content_from=self.content_to, anchors=anchors)
+        return replace(known, database=self.database, unsettled=self.unsettled)
 
 
 def read_state(path: Path) -> VerifierState:
@@ -56,7 +61,8 @@ def read_state(path: Path) -> VerifierState:
         found: dict[str, Any] = orjson.loads(content)
         root = bytes.fromhex(found["root"]).hex()
         numbers = int(found["journal"]), int(found["checked_at_us"]), int(found["sealed_to"])
-        content_to = int(found.get("content_to", 0))
+        content_to, database = int(found.get("content_to", 0)), str(found.get("database", ""))
+        unsettled = tuple(map(int, found.get("unsettled", ())))
         known = found["format"] == FORMAT
     except (KeyError, TypeError, ValueError) as exc:
         raise SettingsError(f"{path} is no state of a verifier; name another file, or remove it") from exc
@@ -64,7 +70,9 @@ def read_state(path: Path) -> VerifierState:
         raise SettingsError(
             f"{path} was written by another release; remove it, and the next check makes it anew"
         )
-    return VerifierState(numbers[0], root, numbers[1], numbers[2], content_to)
+    return VerifierState(
+        numbers[0], root, numbers[1], numbers[2], content_to, database=database, unsettled=unsettled
+    )
 
 
 def write_state(path: Path, report: Report) -> None:
@@ -76,6 +84,8 @@ def write_state(path: Path, report: Report) -> None:
         "checked_at_us": report.checked_at_us,
         "sealed_to": report.sealed_to,
         "content_to": report.content_to,
+        "database": report.database,
+        "unsettled": list(report.unsettled),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, orjson.dumps(members, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import duckdb
@@ -19,7 +20,7 @@ from skillaudit.proof.verify.journal import JournalState, check_journal, leaves_
 from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
 from skillaudit.proof.verify.request import Depth, VerifyRequest
-from skillaudit.proof.verify.runs import RunsCheck, RunTotals
+from skillaudit.proof.verify.runs import RunsCheck, RunTotals, unsettled_runs
 from skillaudit.proof.verify.single import CheckedRun, check_run
 from skillaudit.proof.verify.sources import check_sources
 from skillaudit.proof.verify.tip import JournalTip
@@ -69,9 +70,14 @@ class Verifier:
     def _check_all(self, request: VerifyRequest, now_us: int) -> Report:
         engine, findings = self._engine, Findings()
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
+        unsettled: tuple[int, ...] | None = None
         findings.add_all(self._catalog or ())
         journal, cuts = JournalState(), NO_CUTS
         with told_where_not(findings, "the record in one state"), engine.snapshot():
+            with engine.part(findings, "which database it is"):
+                report.database = str(engine.rows("schema.sql", "identity")[0][0])
+                request = _of_this(request, report)
+                unsettled = unsettled_runs(engine)
             with engine.part(findings, "the journal"):
                 journal = check_journal(engine, request, findings, now_us)
             with engine.part(findings, "where the ledger begins"):
@@ -92,7 +98,7 @@ class Verifier:
             runs.check()
         report.runs, report.events = totals.runs, totals.events
         report.hashed_runs, report.hashed_events = totals.hashed_runs, totals.hashed_events
-        report.content_to = report.sealed_to if _is_whole(request) else request.content_from
+        _remember_content(report, request, unsettled)
         report.altered, report.incomplete = totals.altered, totals.incomplete
         _take_journal(report, journal)
         report.grade = _grade(journal, findings, [journal.size - 1] if journal.size else []).value
@@ -196,6 +202,25 @@ def _grade(journal: JournalState, findings: Findings, leaves: Sequence[int]) -> 
 def _is_whole(request: VerifyRequest) -> bool:
     """Whether all content was computed, now or in the checks before it."""
     return request.depth is Depth.FULL and request.since_us is None and request.until_us is None
+
+
+def _of_this(request: VerifyRequest, report: Report) -> VerifyRequest:
+    """What is known of another database, or of this one before it was put back, says nothing: everything is looked at."""
+    if request.database in {None, report.database}:
+        return request
+    anew = replace(request, sealed_from=0, content_from=0, unsettled=())
+    report.scope = f"{_scope(anew)}; not the database of the check before, as it was then"
+    return anew
+
+
+def _remember_content(report: Report, request: VerifyRequest, unsettled: tuple[int, ...] | None) -> None:
+    """How far content is known, and which of it may still change: as of before any was computed. `unsettled` None: more runs than
+    are remembered, so that nothing is known.
+    """
+    if not _is_whole(request):
+        report.content_to, report.unsettled = request.content_from, request.unsettled
+    elif unsettled is not None:
+        report.content_to, report.unsettled = report.sealed_to, unsettled
 
 
 def _scope(request: VerifyRequest) -> str:

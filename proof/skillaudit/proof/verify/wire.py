@@ -23,6 +23,8 @@ def request_members(request: VerifyRequest) -> dict[str, Any]:
         "seed": request.seed,
         "sealed_from": request.sealed_from,
         "content_from": request.content_from,
+        "database": request.database,
+        "unsettled": list(request.unsettled),
         "policy": policy_members(request.policy),
         "anchors": [reading_members(reading) for reading in request.anchors],
         "control": control_members(request.control),
@@ -41,6 +43,8 @@ def parse_request(members: Mapping[str, Any]) -> VerifyRequest:
             seed=int(members["seed"]),
             sealed_from=int(members["sealed_from"]),
             content_from=int(members["content_from"]),
+            database=_text(members.get("database")),
+            unsettled=tuple(map(int, members.get("unsettled", ()))),
             policy=parse_policy(dict(members["policy"]), "the request's policy"),
             anchors=tuple(parse_reading(dict(reading)) for reading in members["anchors"]),
             control=parse_control(members.get("control")),
@@ -49,6 +53,10 @@ def parse_request(members: Mapping[str, Any]) -> VerifyRequest:
         raise InvalidRecordError(
             f"this is no request to verify ({type(exc).__name__}: {exc}); are both of one release?"
         ) from exc
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _optional(value: Any) -> int | None:
