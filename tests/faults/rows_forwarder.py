@@ -22,6 +22,7 @@ from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
+    is_drained,
     shared_broker,
     stop_process,
     through_kafka,
@@ -34,7 +35,7 @@ from tests.pipeline.support import Process
 from tests.support.waiting import until
 
 from skillaudit.contract.errors import LockedError
-from skillaudit.contract.outbox.directory import list_source_dirs
+from skillaudit.contract.outbox.directory import list_source_dirs, list_sources
 from skillaudit.contract.outbox.locks import lock_holder
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_files import read_incidents
@@ -46,6 +47,9 @@ HASTY = {
 }
 NAIVE = {"duplicates-dropped": "a consumer that stores every record it reads"}
 LOAD = {"runs": 60, "open_at_once": 4, "payload_bytes": 400, "events_per_s": 150.0, "flush_s": 0.1}
+LASTING = LOAD | {"runs": 100_000, "events_per_s": 80.0}
+"""Until a file says that it is enough: a fault has to meet agents that still record."""
+KILLS, STOPS = 6, 3
 
 
 class HostForwarder(Process):
@@ -84,6 +88,26 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     check_deaths(case, settings, agents.noted(), deaths=deaths)
 
 
+def _acknowledged(settings: Settings) -> int:
+    """Records, of the sources of agents that live."""
+    return sum(source.acknowledgement.records for source in list_sources(settings.outbox_dir))
+
+
+async def _at_work(forwarder: HostForwarder, settings: Settings, before: int) -> None:
+    """Wait until more than that is acknowledged."""
+    await until(lambda: _acknowledged(settings) > before or not forwarder.running, PATIENT_S)
+    assert forwarder.running, forwarder.said()
+
+
+def _assert_met_work(agents: Agents, settings: Settings, before: int) -> bool:
+    """What was done to a forwarder was done to one that had something to do. Whether it has sent since."""
+    ended = [process.name for process in agents.processes if not process.running]
+    assert not ended, f"{ended} ended before the last fault"
+    sent = _acknowledged(settings) - before
+    assert sent or not is_drained(settings), "the forwarder was hit when it had nothing to do"
+    return sent > 0
+
+
 def _incidents(settings: Settings) -> list[str]:
     found = (read_incidents(path) for path in list_source_dirs(settings.outbox_dir))
     return [str(incident) for incidents in found for incident in incidents]
@@ -91,7 +115,8 @@ def _incidents(settings: Settings) -> list[str]:
 
 @row(
     "forwarder-killed-under-load",
-    about="the host's forwarder is killed at random moments, six times in a row, while three agents record; nobody forwards in between",
+    about="the host's forwarder is killed six times in a row while three agents record to the last kill: at a random moment from its start on, and every "
+    "second time from its first acknowledgement on; nobody forwards in between",
     full=120,
     share=6,
     test=0,
@@ -105,12 +130,20 @@ def _incidents(settings: Settings) -> list[str]:
 async def killed_under_load(case: Case) -> None:
     """What it had sent and not noted is sent again."""
     chance, settings = case.random, await _settings(case)
-    case.injections = 6
-    async with Agents(case, settings, [LOAD] * 3) as agents:
-        for _ in range(case.injections):
+    stop = case.directory / "stop"
+    case.injections, at_work = KILLS, 0
+    async with Agents(case, settings, [LASTING | {"stop_file": str(stop)}] * 3) as agents:
+        await agents.until_noted(1, PATIENT_S)
+        for number in range(KILLS):
+            before = _acknowledged(settings)
             async with HostForwarder(case, settings, Trip(off=case.switched_off)) as forwarder:
+                if number % 2:
+                    await _at_work(forwarder, settings, before)
                 await asyncio.sleep(chance.random() * 1.5)  # a random moment, not a wait for something
                 assert forwarder.running, forwarder.said()
+            at_work += _assert_met_work(agents, settings, before)
+        stop.touch()
+        case.note(killed_after_acknowledging=at_work)
         await _drain_and_check(case, settings, agents)
 
 
@@ -167,7 +200,7 @@ async def killed_around_its_acknowledgement(case: Case) -> None:
     told = case.directory / "places"
     case.injections = 0
     stop = case.directory / "stop"
-    plan = LOAD | {"runs": 100_000, "payload_bytes": 2_000, "events_per_s": 80.0, "stop_file": str(stop)}
+    plan = LASTING | {"payload_bytes": 2_000, "stop_file": str(stop)}
     async with Agents(case, settings, [plan] * 3) as agents:
         for within, name, after in _chosen(chance, case.switched_off):
             if within == "_remove_all":
@@ -201,7 +234,7 @@ def _is_idle(agents: Agents, settings: Settings) -> bool:
 
 @row(
     "forwarder-stopped-and-woken",
-    about="SIGSTOP of the host's forwarder for up to four seconds, longer than its requests may take; another one is refused meanwhile, with its process named; then it is woken, or killed and succeeded",
+    about="SIGSTOP of the host's forwarder for up to four seconds, longer than its requests may take; another one is refused meanwhile, with its process named; then it is woken, or, the third time in every other case, killed and succeeded; three agents record to the end",
     full=60,
     share=3,
     test=0,
@@ -216,21 +249,24 @@ async def stopped_and_woken(case: Case) -> None:
     """A stopped process keeps its locks: nobody forwards beside it, whoever wakes up goes on in order."""
     chance, settings = case.random, await _settings(case)
     settings = dataclasses.replace(settings, kafka_request_timeout_ms=1_000)
-    case.injections = 3
-    async with Agents(case, settings, [LOAD] * 3) as agents:
-        await until(lambda: agents.noted_lines() > 0, PATIENT_S)
+    stop = case.directory / "stop"
+    case.injections = STOPS
+    async with Agents(case, settings, [LASTING | {"stop_file": str(stop)}] * 3) as agents:
         async with HostForwarder(case, settings, Trip()) as forwarder:
-            for number in range(case.injections):
-                await asyncio.sleep(chance.random() * 0.7)
+            for number in range(STOPS):
+                before = _acknowledged(settings)
+                await _at_work(forwarder, settings, before)  # the first time it only starts
+                await asyncio.sleep(chance.random() * 0.7)  # a random moment, not a wait for something
                 stop_process(forwarder.pid)
                 if case.switched_off == "locks":
                     (settings.outbox_dir / HOST_LOCK_NAME).unlink()
                 await _is_refused(settings, forwarder.pid)
                 await asyncio.sleep(chance.choice((0.0, 0.3, 4.0 if number == 1 else 1.0)))
-                wake_process(forwarder.pid)
-                assert forwarder.running, forwarder.said()
-            if case.number % 2:
-                stop_process(forwarder.pid)
+                _assert_met_work(agents, settings, before)
+                if number < STOPS - 1 or not case.number % 2:
+                    wake_process(forwarder.pid)
+                    await _at_work(forwarder, settings, _acknowledged(settings))
+        stop.touch()
         await _drain_and_check(case, settings, agents)
 
 
