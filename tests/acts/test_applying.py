@@ -10,13 +10,14 @@ from typing import Any
 import orjson
 import pytest
 from tests.acts.support import BASE_US, CONTROL, Control, Run, file_holds, head_of, hits, rows, state, take
+from tests.attacks.world import Store
 from tests.consumer.support import records
 
 from skillaudit.consumer.backup import back_up
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import plan_purge_of
-from skillaudit.consumer.recording import perform
+from skillaudit.consumer.recording import perform, record_life
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord
@@ -366,6 +367,28 @@ def test_a_line_that_is_no_act_is_kept_and_said(
     ]
     assert rows(database, "SELECT kind, subject FROM incidents") == [("no-act", "control/0#0")]
     assert rows(database, "SELECT act_id FROM acts") == [("act-1",)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope"), [(ActKind.CUT, {"t/0": 1}), (ActKind.GENESIS, {}), (ActKind.SCHEMA, {"database": "d"})]
+)
+def test_what_a_database_says_of_itself_is_nobodys_order(
+    tmp_path: Path, control: Control, kind: ActKind, scope: dict[str, Any]
+) -> None:
+    """A cut, above all, excuses rows that are gone: in a control log it was written by somebody else. It gets no leaf, the acts
+    behind it count, and the sealer signs.
+    """
+    control.add(kind, **scope)
+    control.add(ActKind.HOLD, all=True)
+    with contextlib.closing(Store(tmp_path / "signed.duckdb")) as store:
+        database = store.database
+        take(store.materializer, control)
+        assert rows(database, "SELECT record_offset FROM dead_letters") == [(0,)]
+        [(subject, detail)] = rows(database, "SELECT subject, detail FROM incidents WHERE kind = 'no-act'")
+        assert (subject, kind.value in detail) == ("control/0#0", True)
+        record_life(store.materializer)
+        assert rows(database, "SELECT act_id FROM acts") == [("act-1",)]
+        assert [checkpoint.size for checkpoint in store.sealer.step(1).signed] == [1]
 
 
 def test_an_act_waits_for_the_events_it_reaches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.acts.support import rows
 
@@ -41,7 +41,8 @@ async def opened(path: Path, *, journal: bool) -> AsyncIterator[tuple[Database, 
 
 def forged(number: int, kind: ActKind = ActKind.PURGE) -> tuple[str, str]:
     """Id and line of an act that nobody ordered."""
-    scope = {"runs": ["r"]} if kind is ActKind.PURGE else {"database": "d", "schema": 1}
+    scopes: dict[ActKind, dict[str, Any]] = {ActKind.PURGE: {"runs": ["r"]}, ActKind.CUT: {"t/0": 1}}
+    scope = scopes.get(kind, {"database": "d", "schema": 1})
     act = Act(
         act_id=f"own-{number}", kind=kind, actor="ops", at_us=1, scope=scope, positions={"t/0": 1 << 40}
     )
@@ -80,6 +81,21 @@ async def test_an_act_that_the_log_does_not_hold_gets_no_place(tmp_path: Path) -
             assert rows(database, "SELECT count(*) FROM journal") == [(1,)]
             told = rows(database, "SELECT kind, subject FROM incidents ORDER BY ALL")
             assert told == [(UNLISTED, "own-0"), (UNLISTED, "own-1")]
+
+
+async def test_a_cut_gets_no_place_by_way_of_an_act(tmp_path: Path) -> None:
+    """Whatever it is called in the database, and although the log holds it: the sealer could sign nothing behind it any more."""
+    act_id, line = forged(0, ActKind.CUT)
+    (tmp_path / "control.jsonl").write_text(line + "\n")
+    async with opened(tmp_path, journal=False) as (database, _):
+        with contextlib.closing(database.cursor()) as cursor:
+            for place, kind in (("control/0", "hold"), ("local/0", "genesis")):
+                cursor.execute(
+                    "INSERT INTO store.acts VALUES (?, 0, ?, ?, ?, NULL, 1)", [place, act_id, kind, line]
+                )
+    async with opened(tmp_path, journal=True) as (database, _):
+        assert rows(database, PLACES) == [(act_id, None), (act_id, None)]
+        assert rows(database, "SELECT * FROM journal") == []
 
 
 async def test_another_line_under_an_ordered_acts_id_gets_no_place(tmp_path: Path) -> None:

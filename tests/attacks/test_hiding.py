@@ -13,7 +13,7 @@ from tests.attacks.world import Depth, Store, Tampered, build, names, told, viol
 
 from skillaudit.proof import leaves, merkle
 from skillaudit.proof.acts import Act, ActKind, act_line
-from skillaudit.proof.verify.logged import ControlReading, logged_act
+from skillaudit.proof.verify.logged import ControlReading, control_members, logged_act, parse_control
 
 
 def bury(t, purge_id):
@@ -104,6 +104,19 @@ def test_an_act_of_the_control_log_that_was_read_past_and_not_recorded_is_named(
     )
     report = attacked.verify(control=log)
     assert (report.exit_code, violations(report)) == (5, {"ACT_ALTERED"}), told(report)
+    assert "skillaudit.control/0#4" in told(report)
+
+
+def test_a_cut_in_the_control_log_is_told_and_nobodys_act(attacked):
+    """No database applies it, so that it is in none; who may write there is somebody's question."""
+    act = Act(act_id="c", kind=ActKind.CUT, actor="x", at_us=1, scope={"t/0": 1}, positions={"t/0": 9})
+    log = ControlReading(partition="skillaudit.control/0", acts=(logged_act(act_line(act), 4),))
+    attacked.sql(
+        "INSERT INTO store.positions BY NAME SELECT * REPLACE ('skillaudit.control/0' AS partition, 5 AS next_offset,"
+        " 0 AS ledger_next) FROM store.positions LIMIT 1"
+    )
+    report = attacked.verify(control=parse_control(control_members(log)))
+    assert (report.exit_code, names(report)) == (0, {"INCIDENT", "RUN_ABANDONED"}), told(report)
     assert "skillaudit.control/0#4" in told(report)
 
 

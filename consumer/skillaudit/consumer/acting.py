@@ -27,14 +27,14 @@ import orjson
 from skillaudit.consumer import purging
 from skillaudit.consumer.redaction import Moment, Redactor, find_runs, find_runs_by_key
 from skillaudit.consumer.statements import statements
+from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.sources import SourceRecord
-from skillaudit.proof.acts import Act, ActKind, parse_act
+from skillaudit.proof.acts import LIFE, OWN, Act, ActKind, parse_act
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import encode_act
 
 LOCAL_PARTITION: Final = "local/0"
 """Where acts stand that are in no control log: of a database of its own, and what a database does to itself."""
-_LIFE: Final = frozenset({ActKind.GENESIS.value, ActKind.SCHEMA.value})
 RESULTS_MAX: Final = 1_000
 _SQL: Final = statements("acts.sql")
 _REDACTION: Final = statements("redaction.sql")
@@ -224,9 +224,8 @@ class Acting:
         says of its own life. Returns the ids of the others.
         """
         refused: list[str] = []
-        for act_id, kind, partition, line in cursor.execute(_SQL["not_in_journal"]).fetchall():
-            own = partition == LOCAL_PARTITION and kind in _LIFE
-            if not own and line.encode() not in logged:
+        for act_id, _, partition, line in cursor.execute(_SQL["not_in_journal"]).fetchall():
+            if not _has_place(partition, line.encode(), logged):
                 refused.append(act_id)
                 continue
             index = _journaled(cursor, line.encode(), now_us)
@@ -295,6 +294,17 @@ class Acting:
         self.results[act_id] = result
         while len(self.results) > RESULTS_MAX:
             del self.results[next(iter(self.results))]
+
+
+def _has_place(partition: str, line: bytes, logged: Collection[bytes]) -> bool:
+    """Whether an act that was recorded without a leaf gets one: what the log holds, and what a database says of its own life. A
+    cut never does by this way: who decides one names it in the journal himself.
+    """
+    try:
+        kind = parse_act(line).kind
+    except InvalidRecordError:
+        return False
+    return (partition == LOCAL_PARTITION and kind in LIFE) or (kind not in OWN and line in logged)
 
 
 def _journaled(cursor: duckdb.DuckDBPyConnection, line: bytes, now_us: int) -> int:

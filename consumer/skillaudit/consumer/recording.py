@@ -20,20 +20,20 @@ from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.records import list_limit
 from skillaudit.contract.sources import SourceRecord
-from skillaudit.proof.acts import Act, ActKind, act_line, parse_act
+from skillaudit.proof.acts import Act, ActKind, act_line, parse_act, parse_ordered
 from skillaudit.proof.journal import Journal
 
 _SQL: Final = statements("acts.sql")
 UNLISTED: Final = "act-not-in-log"
-_UNLISTED_TEXT: Final = "is recorded as applied, and the control log does not hold it: it gets no place in the journal; who put it there?"
+_UNLISTED_TEXT: Final = "is recorded as applied, and the control log does not hold it as an order: it gets no place in the journal; who put it there?"
 _CHANGING: Final = frozenset({ActKind.PURGE, ActKind.REDACT, ActKind.ERASE})
 
 
 def take_acts(materializer: Materializer, records: Sequence[SourceRecord], identity: str) -> None:
     """Apply the acts of a control log, in order, each in a transaction with the log's position.
 
-    A line that is no act is kept as a dead letter and is an incident: nothing can be done about it, and the acts behind it
-    count. Raises `FencedError` where another consumer moved the position, `RetryableError` where a seal takes too long;
+    A line that is no act, or one that nobody orders, is kept as a dead letter and is an incident: nothing can be done about
+    it, and the acts behind it count. Raises `FencedError` where another consumer moved the position, `RetryableError` where a seal takes too long;
     those before it are applied then.
     """
     for record in records:
@@ -75,7 +75,9 @@ def record_life(materializer: Materializer) -> None:
         schema = int(cursor.execute(_SQL["schema"]).fetchall()[0][0])
         told = [parse_act(row[0].encode()) for row in cursor.execute(_SQL["life"]).fetchall()]
     scope: dict[str, Any] = {"database": materializer.database.database_id}
-    known = next((act.scope["schema"] for act in told if act.scope["database"] == scope["database"]), None)
+    known = next(
+        (act.scope.get("schema") for act in told if act.scope.get("database") == scope["database"]), None
+    )
     if known == schema or (known is None and begun):
         return
     kind = ActKind.GENESIS if known is None else ActKind.SCHEMA
@@ -115,7 +117,7 @@ def _take(materializer: Materializer, record: SourceRecord, identity: str) -> No
     if book is not None and record.offset < book.next_offset:
         return
     try:
-        act = parse_act(record.value or b"")
+        act = parse_ordered(record.value or b"")
     except InvalidRecordError as exc:
         _bury(materializer, record, identity, str(exc))
     else:

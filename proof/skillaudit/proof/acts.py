@@ -67,6 +67,12 @@ class ActKind(StrEnum):
     EXPORT = "export"
 
 
+LIFE: Final = frozenset({ActKind.GENESIS, ActKind.SCHEMA})
+"""What a database says of itself as it begins a journal, and as it changes."""
+OWN: Final = LIFE | {ActKind.CUT}
+"""What is said by a database alone, of itself: nobody orders it, and a control log that holds it was written by somebody else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Violated:
     """Runs that a purge went over a rule for."""
@@ -158,6 +164,17 @@ def parse_act(line: bytes) -> Act:
         policy=members["policy"],
         positions=members["positions"],
     )
+
+
+def parse_ordered(line: bytes) -> Act:
+    """As `parse_act`, of a line that came through a control log: what a database says of itself is refused, too."""
+    act = parse_act(line)
+    if act.kind in OWN:
+        raise InvalidRecordError(
+            f"an act of kind {act.kind.value} is what a database says of itself, and nobody orders it: it is not applied."
+            " Look who may write to the control log"
+        )
+    return act
 
 
 def _load(line: bytes) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillaudit.contract.errors import InvalidRecordError
-from skillaudit.proof.acts import ActKind, parse_act
+from skillaudit.proof.acts import LIFE, OWN, parse_act
 from skillaudit.proof.findings import Finding, Kind
 
 if TYPE_CHECKING:
     from skillaudit.proof.verify.engine import Engine
 
 FILE: Final = "acts.sql"
-_LIFE: Final = frozenset({ActKind.GENESIS.value, ActKind.SCHEMA.value})
+_LIFE: Final = frozenset(kind.value for kind in LIFE)
 """What a database says of its own life is no act upon the record, and in no log."""
 
 
@@ -26,6 +26,8 @@ class LoggedAct(NamedTuple):
     digest: str
     """SHA-256 of the line, in hex."""
     offset: int
+    own: str = ""
+    """Of what only a database says of itself, the kind: no database applies it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,9 @@ class ControlReading:
 def logged_act(line: bytes, offset: int) -> LoggedAct | None:
     """An act of the log; None for a line that is none: it is a dead letter of who read it."""
     try:
-        return LoggedAct(parse_act(line).act_id, sha256(line).hexdigest(), offset)
+        act = parse_act(line)
+        own = act.kind.value if act.kind in OWN else ""
+        return LoggedAct(act.act_id, sha256(line).hexdigest(), offset, own)
     except InvalidRecordError:
         return None
 
@@ -54,7 +58,11 @@ def check_logged(engine: Engine, reading: ControlReading) -> Iterator[Finding]:
     if reading.error and not (reading.absent and _is_unused(engine, reading)):
         yield Finding(Kind.NOT_CHECKED, f"could not check acts against the control log: {reading.error}")
         return
-    known = _first(reading.acts)
+    for it in reading.acts:
+        if it.own:
+            says = f"the control log holds an act of kind {it.own} ({reading.partition}#{it.offset}), which nobody orders and no database applies: who wrote it there?"
+            yield Finding(Kind.INCIDENT, says, {"act_id": it.act_id})
+    known = _first(it for it in reading.acts if not it.own)
     stored: set[str] = set()
     for act_id, kind, line, journal_idx in engine.rows(FILE, "lines"):
         stored.add(act_id)
@@ -101,7 +109,9 @@ def parse_control(members: dict[str, Any] | None) -> ControlReading | None:
         return None
     return ControlReading(
         partition=str(members["partition"]),
-        acts=tuple(LoggedAct(str(it[0]), str(it[1]), int(it[2])) for it in members["acts"]),
+        acts=tuple(
+            LoggedAct(str(it[0]), str(it[1]), int(it[2]), *map(str, it[3:4])) for it in members["acts"]
+        ),
         error=str(members["error"]),
         absent=bool(members.get("absent", False)),
     )
