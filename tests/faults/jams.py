@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
+import orjson
 from aiokafka import AIOKafkaProducer
 from tests.faults.stage_kafka import NeverRebuilt
 
@@ -25,6 +28,8 @@ class Mortal(KafkaPublisher):
 
     opened = 0
     """How often."""
+    killed: asyncio.Task[Any]
+    """The sender that was killed, once one was: it is dead when this is done."""
 
     async def open(self) -> str:
         """As usual, counted."""
@@ -36,6 +41,7 @@ class Mortal(KafkaPublisher):
         producer = self._producer
         if producer is None or producer._sender.sender_task is None:
             return False
+        self.killed = producer._sender.sender_task
         if silently:
             producer._sender.sender_task.cancel()
         else:
@@ -59,6 +65,19 @@ def assert_in_order(records: Sequence[tuple[bytes, bytes]]) -> None:
     for key, values in first.items():
         numbers = [int(v.split(b'"seq":', 1)[1].split(b",", 1)[0]) for v in values if b'"type":"run.' in v]
         assert numbers == sorted(numbers), f"{key.decode()} arrived as {numbers}"
+
+
+def runs_out_of_order(sent: dict[int, list[tuple[bytes, bytes]]]) -> int:
+    """How many runs have an event that lies behind one of a higher number, and not before it, too."""
+    overtaken = 0
+    for records in sent.values():
+        numbers: dict[str, list[int]] = {}
+        for _, value in dict.fromkeys(records):
+            record = orjson.loads(value)
+            if record["type"] == "run.log":
+                numbers.setdefault(record["run_id"], []).append(record["seq"])
+        overtaken += sum(seqs != sorted(seqs) for seqs in numbers.values())
+    return overtaken
 
 
 async def send_overtaking(
