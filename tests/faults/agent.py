@@ -99,7 +99,7 @@ def main(plan: Plan, make_sink: Callable[[], Sink] = Sink.from_settings) -> int:
     notes = Notebook(plan.account)
     with make_sink() as sink:
         threads = [
-            threading.Thread(target=record, args=(sink, plan, notes, n), name=f"recorder {n}")
+            threading.Thread(target=record, args=(sink, plan, notes.by(f"{n}"), n), name=f"recorder {n}")
             for n in range(1, plan.threads)
         ]
         for thread in threads:

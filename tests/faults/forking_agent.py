@@ -183,7 +183,8 @@ def main(plan: Plan, births: Births) -> int:
     sink = make_sink(births.off)
     inherited = NotedRun(sink.start_run, notes, random.Random(plan.seed), skill_id="inherited").writer
     beside = threading.Thread(
-        target=record, args=(sink, dataclasses.replace(plan, events_per_s=300.0, runs=30), notes, 9)
+        target=record,
+        args=(sink, dataclasses.replace(plan, events_per_s=300.0, runs=30), notes.by("beside"), 9),
     )
     beside.daemon = True
     beside.start()

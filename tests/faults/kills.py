@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +96,24 @@ def check_deaths(
     accounts: dict[str, Account],
     *,
     deaths: int,
+    threads: int = 0,
     torn_allowed: bool = False,
     alive: Callable[[str], bool] = lambda _: False,
+    elsewhere: Collection[str] = (),
 ) -> None:
-    """Everything noted is stored, once, in order; of each death at most one event more.
+    """Everything noted is stored, once, in order; of each thread that recorded in who died at most one call more.
 
-    Every run that was not finished reads `abandoned`, because its source is closed by then; `torn_allowed`: a line cut
-    off in the middle may be an incident, one a death, and nothing else may be one. `alive`: runs whose sources live.
+    `threads`: how many these were; 0: one a death. Every run that was not finished reads `abandoned`, because its source is
+    closed by then; `torn_allowed`: a line cut off in the middle may be an incident, one a death, and nothing else may be
+    one. `alive`: runs whose sources live. `elsewhere`: runs that another judge judges.
     """
     with database(settings) as cursor:
         verdict = judge(
-            cursor, accounts, expected=("incidents",), deaths_allowed=deaths > 0, foreign_allowed=True
+            cursor,
+            accounts,
+            expected=("incidents",),
+            killed_threads=threads or deaths,
+            elsewhere=elsewhere,
         )
         kinds = [row[0] for row in cursor.execute("SELECT kind FROM main.incidents").fetchall()]
         stored = dict(cursor.execute("SELECT id, liveness FROM main.runs").fetchall())
@@ -115,12 +122,10 @@ def check_deaths(
     assert torn_allowed or not kinds, f"incidents without a reason: {kinds}"
     assert kinds == torn, f"other incidents than torn lines: {kinds}"
     assert len(torn) <= deaths, f"{len(torn)} torn lines of {deaths} deaths: {kinds}"
-    unnoted = stored.keys() - accounts.keys()
-    assert len(unnoted) <= deaths, f"{len(unnoted)} runs that nobody noted, {deaths} deaths"
     open_still = [run_id for run_id, reads in stored.items() if reads == "open" and not alive(run_id)]
     assert not open_still, f"{len(open_still)} runs of dead processes read open: {open_still[:3]}"
     case.events += verdict.events
-    case.note(runs=verdict.runs, torn_lines=len(torn), unnoted_runs=len(unnoted))
+    case.note(runs=verdict.runs, torn_lines=len(torn), unnoted_calls=len(verdict.cut_off))
 
 
 async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> None:

@@ -9,7 +9,7 @@ An agent process appends one JSON line to its own account file, by one `os.write
     {"positions": {...}}                                         what its last flush reported
 
 `sha256` is over everything that was given to the call (`start_digest`, `log_digest`, `finish_digest`), computed here and not by
-the product. AT is [us, us]: the agent's own clock before the call, and how much later it was behind it; null where somebody
+the product. Lines of a process's further threads say besides whose they are: "by": NAME. AT is [us, us]: the agent's own clock before the call, and how much later it was behind it; null where somebody
 turns the clock that the product reads, or where the call only says what is to be written when an interrupted one is done.
 """
 
@@ -45,10 +45,17 @@ class Notebook:
         """`timed`: the product reads this machine's clocks, and nobody turns them."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._timed = timed
+        self._by: dict[str, str] = {}
 
     def note(self, **entry: object) -> None:
         """Append one line; safe from any thread."""
-        os.write(self._file, json.dumps(entry).encode() + b"\n")
+        os.write(self._file, json.dumps(entry | self._by).encode() + b"\n")
+
+    def by(self, thread: str) -> Notebook:
+        """The same file, for another thread of this process: what each thread may leave un-noted is counted by itself."""
+        other = copy.copy(self)
+        other._by = {"by": thread}
+        return other
 
     def untimed(self) -> Notebook:
         """The same file, for calls that are not done when they return."""

@@ -4,14 +4,16 @@ The lines that agents append to their account files, one after each call, and wh
 what was given for its start, for each of its events under its number, and for its finish, each with its time: those times lie
 between the agent's own readings of the clock around the call.
 
-A process that is killed between a call's return and its line has stored one event more than it noted, per thread: the
-only difference that is allowed, only at the end of what it noted, and only in a row in which agents die.
+A thread that is killed between a call's return and its line has stored one start, event or finish more than it noted. That
+is the only difference which is allowed: only at the end of what was noted of a run, of each thread once in all its runs,
+and of no more threads than were killed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,6 @@ FINISH = -1
 """Where a number of an event stands: the finish. The start is 0."""
 ROUNDING_US = 2_000
 """Clocks are read one after the other, and rounded."""
-UNNOTED_EVENTS_MAX = 1
-"""Events of one run that may be stored beyond its account: the one whose line was cut off."""
 
 
 @dataclass(slots=True)
@@ -47,6 +47,8 @@ class Account:
     """The runtime that was given."""
     spans: dict[int, Span] = field(default_factory=dict[int, Span])
     """Number -> within what its call was made, by the agent's clock; not where that says nothing of the product's."""
+    recorder: str = ""
+    """The thread that noted it."""
 
     def span_of(self, number: int) -> Span | None:
         """Within what the event's time lies; None where the agent did not read its clock."""
@@ -71,6 +73,8 @@ class Verdict:
     """Reads otherwise than it is: complete and is not, or the other way round."""
     foreign: list[str] = field(default_factory=list[str])
     """Stored, and no agent knows of it."""
+    cut_off: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Who may have been killed before its line, as far as that is known, and the call: as many as may be no fault of anybody."""
     troubles: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     """Conflicts, dead letters, orphans, incidents that the fault does not explain."""
 
@@ -97,15 +101,16 @@ def read_accounts(paths: Iterable[Path]) -> dict[str, Account]:
             continue
         for line in path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
-                take(accounts, json.loads(line))
+                take(accounts, json.loads(line), str(path))
     return accounts
 
 
-def take(accounts: dict[str, Account], entry: dict[str, Any]) -> None:
-    """One line, which is of a run or of something else."""
+def take(accounts: dict[str, Account], entry: dict[str, Any], source: str = "") -> None:
+    """One line, which is of a run or of something else. `source`: the process whose line it is."""
     if "run" not in entry:
         return
-    account = accounts.setdefault(entry["run"], Account(entry["run"]))
+    recorder = f"{source} {entry.get('by', '')}"
+    account = accounts.setdefault(entry["run"], Account(entry["run"], recorder=recorder))
     if "begin" in entry:
         assert not account.begun, f"the account itself tells the start of {account.run_id} twice"
         account.begun, account.start = True, entry["sha256"]
@@ -259,13 +264,14 @@ def judge(
     accounts: Mapping[str, Account],
     *,
     expected: Iterable[str] = (),
-    deaths_allowed: bool = False,
+    killed_threads: int = 0,
     foreign_allowed: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> Verdict:
     """Compare. `expected`: names of `TROUBLES` that this fault explains, which the caller looks at itself.
 
-    `deaths_allowed`: agents are killed here, so that the last line of an account may be cut off. `foreign_allowed`:
-    other agents write, too; or a run may have begun whose line was cut off (one a thread).
+    `killed_threads`: so many that recorded may have been killed, each perhaps between a call and its line. `foreign_allowed`:
+    other agents write, too. `elsewhere`: ids of runs that another judge judges.
     """
     verdict, expected = Verdict(runs=len(accounts)), set(expected)
     verdict.duplicated += [str(row) for row in cursor.execute(_TWICE).fetchall()]
@@ -275,16 +281,34 @@ def judge(
         if run_id not in stored:
             verdict.lost.append(f"run {run_id}")
         else:
-            _judge_run(verdict, account, stored[run_id], deaths_allowed)
+            _judge_run(verdict, account, stored[run_id], may_be_cut=killed_threads > 0)
             if "conflicts" not in expected:
                 _judge_counts(verdict, account, stored[run_id])
     if not foreign_allowed:
-        verdict.foreign += sorted(stored.keys() - accounts.keys())
+        for run_id in sorted(stored.keys() - accounts.keys() - set(elsewhere)):
+            _judge_unknown(verdict, run_id, stored[run_id], may_be_cut=killed_threads > 0)
+    _judge_cut_off(verdict, killed_threads)
     verdict.troubles = {name: rows for name, rows in troubles(cursor).items() if name not in expected}
     return verdict
 
 
-def _judge_run(verdict: Verdict, account: Account, stored: Stored, deaths_allowed: bool) -> None:
+def _judge_unknown(verdict: Verdict, run_id: str, stored: Stored, *, may_be_cut: bool) -> None:
+    """Nobody noted its start, and so nobody can have done more in it."""
+    if may_be_cut and not stored.logs and stored.finished_us is None:
+        verdict.cut_off.append(("", f"the start of {run_id}"))
+    else:
+        verdict.foreign.append(run_id)
+
+
+def _judge_cut_off(verdict: Verdict, killed_threads: int) -> None:
+    """Each thread dies once; whose an un-noted start was is not known."""
+    often = [who for who, calls in Counter(who for who, _ in verdict.cut_off).items() if who and calls > 1]
+    if often or len(verdict.cut_off) > killed_threads:
+        calls = [call for who, call in verdict.cut_off if not often or who in often]
+        verdict.foreign.append(f"{len(calls)} calls without a line, {killed_threads} killed: {calls[:5]}")
+
+
+def _judge_run(verdict: Verdict, account: Account, stored: Stored, *, may_be_cut: bool) -> None:
     found = stored.digests
     if len(found) < len(stored.logs):
         verdict.duplicated.append(f"{account.run_id} holds {len(stored.logs)} events of {len(found)} numbers")
@@ -293,15 +317,19 @@ def _judge_run(verdict: Verdict, account: Account, stored: Stored, deaths_allowe
     noted_to = max(account.logs, default=0)
     unnoted = sorted(found.keys() - account.logs.keys())
     # Behind the finish of a run whose end was noted there is nothing to be cut off.
-    allowed = UNNOTED_EVENTS_MAX if account.end is None and deaths_allowed else 0
-    if len(unnoted) > allowed or any(seq <= noted_to for seq in unnoted):
+    may_be_cut = may_be_cut and account.end is None
+    if may_be_cut and len(unnoted) == 1 and unnoted[0] > noted_to:
+        verdict.cut_off.append((account.recorder, f"{account.run_id}#{unnoted[0]}"))
+    elif unnoted:
         verdict.foreign.append(f"{account.run_id}#{unnoted}")
+    elif may_be_cut and stored.liveness == "finished":
+        verdict.cut_off.append((account.recorder, f"the finish of {account.run_id}"))
     if account.end is not None and len(found) != account.end - account.lost:
         verdict.unnamed.append(
             f"{account.run_id} holds {len(found)} of {account.end} logs, {account.lost} declared lost"
         )
     completeness, liveness = stored.completeness, stored.liveness
-    wrong = _reads_wrong(account, completeness, liveness, cut=deaths_allowed and not unnoted)
+    wrong = _reads_wrong(account, completeness, liveness, cut=may_be_cut and not unnoted)
     if wrong:
         verdict.unnamed.append(f"{account.run_id} reads {completeness}, {liveness}{wrong}")
 

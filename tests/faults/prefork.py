@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,7 @@ class Application:
         pid = os.getpid()
         if pid not in self._notes:
             self._notes[pid] = Notebook(str(self._directory / f"account-{pid}.jsonl"))
-        return self._notes[pid]
+        return self._notes[pid].by(threading.current_thread().name)
 
     def begin(self, chance: random.Random, number: int, **members: str) -> NotedRun:
         """A run of this process."""

@@ -221,7 +221,8 @@ async def _fork_and_die(case: Case, births: list[Births]) -> None:
     case.injections = deaths + lives.died
     with contextlib.suppress(*([TimeoutError] if off else [])):
         await read_to_the_end(settings, OFF_READ_S if off else PATIENT_S)
-    check_deaths(case, settings, read_accounts(accounts), deaths=2 * case.injections)
+    threads = 2 * deaths + lives.died  # a parent records on two
+    check_deaths(case, settings, read_accounts(accounts), deaths=case.injections, threads=threads)
     case.note(children=lives.left)
 
 

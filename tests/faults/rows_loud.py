@@ -190,7 +190,7 @@ async def losses_are_loud(case: Case) -> None:
     assert said(lines, "kept as dead letters") == 2, f"the log tells of other dead letters: {lines}"
     await forward_all(settings)
     await consume_all(settings)
-    check(case, settings, agents.noted(), expected=EXPLAINED, deaths_allowed=True)
+    check(case, settings, agents.noted(), expected=EXPLAINED, killed_threads=1)
     with database(settings) as cursor:
         kinds = cursor.execute("SELECT kind FROM main.incidents").fetchall()
     assert kinds == [("conflict",)], kinds

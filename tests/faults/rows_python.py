@@ -58,6 +58,8 @@ _WITHOUT = {
 }
 
 
+THREADS = 2
+"""Of each of Gunicorn's workers."""
 HUNG_POOL_S = 30.0
 """A child that is killed while it holds a lock of its pool's queues leaves it held, and the pool waits for ever (billiard's
 SimpleQueue): what was recorded until then counts."""
@@ -96,7 +98,7 @@ def _damage(settings: Settings) -> list[dict[str, object]]:
     return [incident for path in paths for incident in read_incidents(path)]
 
 
-async def drain_and_check(case: Case, settings: Settings, *, deaths: int = 0) -> None:
+async def drain_and_check(case: Case, settings: Settings, *, deaths: int = 0, threads: int = 0) -> None:
     """What is left is forwarded where there is a broker, everything is read, and compared with what was noted."""
     if settings.uses_kafka:
         case.note(
@@ -109,7 +111,9 @@ async def drain_and_check(case: Case, settings: Settings, *, deaths: int = 0) ->
             )
         assert not _damage(settings), f"the forwarder tells of damage: {_damage(settings)[:3]}"
     await read_to_the_end(settings)
-    check_deaths(case, settings, read_accounts(account_files(case.directory)), deaths=deaths)
+    accounts = read_accounts(account_files(case.directory))
+    shared = {str(entry["shared"]) for entry in entries(case) if "shared" in entry}
+    check_deaths(case, settings, accounts, deaths=deaths, threads=threads, elsewhere=shared)
 
 
 async def _nothing(*_: object) -> None:
@@ -164,11 +168,13 @@ async def gunicorn_prefork(case: Case) -> None:
     await serve_prefork(case, embedded(case, **QUIET_SMALL))
 
 
-async def serve_prefork(case: Case, settings: Settings) -> None:
-    """Gunicorn's life, as the row tells."""
+async def serve_prefork(
+    case: Case, settings: Settings, then: Callable[[], Awaitable[None]] = _nothing
+) -> None:
+    """Gunicorn's life, as the row tells. `then`: when it has ended, before anything is drained."""
     chance = case.random
     socket = case.directory / "socket"
-    words = f"--preload -w 3 -k gthread --threads 2 --max-requests 25 --graceful-timeout 5 -b unix:{socket}"
+    words = f"--preload -w 3 -k gthread --threads {THREADS} --max-requests 25 --graceful-timeout 5 -b unix:{socket}"
     server = _InDirectory(
         case, settings, "gunicorn", ["-m", "gunicorn", *words.split(), "tests.faults.gunicorn_app:app"]
     )
@@ -181,7 +187,8 @@ async def serve_prefork(case: Case, settings: Settings) -> None:
         os.kill(server.pid, chance.choice((signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)))
         await _ask(client, range(60, 90))
         await server.terminate()
-    await drain_and_check(case, settings, deaths=6)
+    await then()
+    await drain_and_check(case, settings, deaths=1, threads=THREADS)
     done = sum("done" in entry for entry in entries(case))
     assert done >= 60, f"only {done} requests were served: {server.said()[-900:]}"
     case.note(requests=done)
@@ -223,8 +230,10 @@ async def celery_prefork(case: Case) -> None:
     await work_prefork(case, embedded(case, **QUIET_SMALL))
 
 
-async def work_prefork(case: Case, settings: Settings) -> None:
-    """Celery's life, as the row tells."""
+async def work_prefork(
+    case: Case, settings: Settings, then: Callable[[], Awaitable[None]] = _nothing
+) -> None:
+    """Celery's life, as the row tells. `then`: when it has ended, before anything is drained."""
     tasks = 16
     words = "worker -P prefork -c 2 --max-tasks-per-child 4 -l WARNING --without-gossip --without-mingle"
     worker = _InDirectory(
@@ -239,28 +248,46 @@ async def work_prefork(case: Case, settings: Settings) -> None:
 
         await until(lambda: len(done()) >= tasks // 2 or not worker.running, PATIENT_S)
         assert worker.running, worker.said()[-900:]
-        killed = bool(case.number % 2) and not case.switched_off
-        if killed:
-            _kill_if_alive(done()[-1])
+        deaths = 0
+        if not case.switched_off:
+            await until(lambda: _kill_a_child(case, worker), PATIENT_S)
+            deaths = 1
         try:
-            enough_s = HUNG_POOL_S if killed else PATIENT_S
+            enough_s = HUNG_POOL_S if deaths else PATIENT_S
             await until(lambda: len(done()) >= tasks - 2 or not worker.running, enough_s)
             await worker.terminate()
         except TimeoutError:
-            if not killed:
+            if not deaths:
                 raise
-            await _kill_pool(worker)
+            deaths += await _kill_pool(worker)
             case.note(hung_pools=1)
-    await drain_and_check(case, settings, deaths=4)
+    await then()
+    await drain_and_check(case, settings, deaths=deaths)
     case.note(tasks=len(done()))
 
 
-async def _kill_pool(worker: Process) -> None:
-    """First who would make new children."""
+async def _kill_a_child(case: Case, worker: Process) -> bool:
+    """One that has recorded. It is stopped before, since it could end by itself meanwhile: so it surely dies of this."""
+    assert worker.running, worker.said()[-900:]
+    children = [pid for pid in _children(worker.pid) if (case.directory / f"account-{pid}.jsonl").exists()]
+    if not children:
+        return False
+    pid = case.random.choice(children)
+    _send(pid, signal.SIGSTOP)
+    await until(lambda: _state(pid) in ("T", "Z", ""))
+    if _state(pid) != "T":  # it was faster
+        return False
+    _send(pid, signal.SIGKILL)
+    return True
+
+
+async def _kill_pool(worker: Process) -> int:
+    """First who would make new children. Answers how many die."""
     children = _children(worker.pid)
     await worker.kill()
     for pid in children:
-        _kill_if_alive(pid)
+        _send(pid, signal.SIGKILL)
+    return 1 + len(children)
 
 
 def _children(pid: int) -> list[int]:
@@ -268,9 +295,17 @@ def _children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
-def _kill_if_alive(pid: int) -> None:
+def _state(pid: int) -> str:
+    """As the kernel tells it: `T` stopped, `Z` ended; empty where it is gone."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
     except ProcessLookupError:  # recycled already
         return
 
@@ -287,7 +322,7 @@ def _kill_if_alive(pid: int) -> None:
 )
 async def multiprocessing_fork(case: Case) -> None:
     """They end without running what is registered for the exit."""
-    await live(case, "multiprocessing:fork", deaths=1)
+    await live(case, "multiprocessing:fork")
 
 
 @row(
@@ -304,7 +339,7 @@ async def multiprocessing_fork(case: Case) -> None:
 )
 async def multiprocessing_spawn(case: Case) -> None:
     """A pool ends its workers by SIGTERM."""
-    await live(case, "multiprocessing:spawn", deaths=1)
+    await live(case, "multiprocessing:spawn")
 
 
 @row(
@@ -390,8 +425,7 @@ async def called_from_a_finalizer(case: Case) -> None:
 
 
 async def _interrupted(case: Case, way: str) -> None:
-    # The shared run is told of otherwise, and so the common judge takes it for one of a process that died.
-    await live(case, f"interrupted:{way}", deaths=1, judge=partial(_judge_shared, case))
+    await live(case, f"interrupted:{way}", judge=partial(_judge_shared, case))
     times = sum(int(str(entry.get("interruptions", 0))) for entry in entries(case))
     assert times >= 50, f"interrupted only {times} times"
     case.note(interruptions=times)

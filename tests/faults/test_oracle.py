@@ -43,18 +43,19 @@ def empty_database():
 
 
 def stored(
-    cursor, logs: int, completeness: str = "complete", liveness: str = "finished", expected=None
+    cursor, logs: int, completeness: str = "complete", liveness: str = "finished", expected=None, key: int = 0
 ) -> None:
     """A run with so many events, all at one time; `expected`: as many as its finish says, start and finish included."""
     finished_us = STARTED_US if liveness == "finished" else None
     cursor.execute(
         "INSERT INTO runs (run_key, id, completeness, liveness, finished_at, events_stored, events_expected) "
-        "VALUES (1, 'r', ?, ?, make_timestamptz(?), ?, ?)",
-        [completeness, liveness, finished_us, logs, expected or logs + 2],
+        "VALUES (?, ?, ?, ?, make_timestamptz(?), ?, ?)",
+        [key or 1, f"r{key or ''}", completeness, liveness, finished_us, logs, expected or logs + 2],
     )
     for number in range(1, logs + 1):
         cursor.execute(
-            "INSERT INTO events VALUES (1, ?, 'step', make_timestamptz(?), '')", [number, STARTED_US]
+            "INSERT INTO events VALUES (?, ?, 'step', make_timestamptz(?), '')",
+            [key or 1, number, STARTED_US],
         )
 
 
@@ -82,31 +83,80 @@ def test_events_declared_lost_count_for_the_number(cursor):
     assert judge(cursor, noted(3, 5, lost=1)).unnamed
 
 
-@pytest.mark.parametrize("deaths_allowed", [False, True])
-def test_a_run_that_nobody_finished_reads_finished_only_where_an_agent_may_die(cursor, deaths_allowed):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_run_that_nobody_finished_reads_finished_only_where_an_agent_may_die(cursor, killed):
     """Killed between the return of `finish` and its line."""
     stored(cursor, 3)
-    assert bool(judge(cursor, noted(3, None), deaths_allowed=deaths_allowed)) is deaths_allowed
+    assert bool(judge(cursor, noted(3, None), killed_threads=killed)) is bool(killed)
 
 
-@pytest.mark.parametrize("deaths_allowed", [False, True])
-def test_an_event_that_nobody_noted_may_be_there_only_where_an_agent_may_die(cursor, deaths_allowed):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_an_event_that_nobody_noted_may_be_there_only_where_an_agent_may_die(cursor, killed):
     """Killed between the return of `log` and its line; never two of them, and never behind a noted finish."""
     stored(cursor, 4, "pending", "abandoned")
-    assert bool(judge(cursor, noted(3, None), deaths_allowed=deaths_allowed)) is deaths_allowed
-    assert judge(cursor, noted(2, None), deaths_allowed=deaths_allowed).foreign
+    assert bool(judge(cursor, noted(3, None), killed_threads=killed)) is bool(killed)
+    assert judge(cursor, noted(2, None), killed_threads=killed).foreign
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_run_that_nobody_noted_may_be_there_only_where_an_agent_may_die(cursor, killed):
+    """Killed between the return of `start_run` and its line; whose it was is not known, and nothing can be in it."""
+    stored(cursor, 0, "pending", "abandoned")
+    assert bool(judge(cursor, {}, killed_threads=killed)) is bool(killed)
+    cursor.execute("DELETE FROM runs")
+    stored(cursor, 1, "pending", "abandoned")
+    assert judge(cursor, {}, killed_threads=killed).foreign == ["r"]
+
+
+def open_runs(cursor, *recorders: str) -> dict[str, Account]:
+    """A run each, that holds one event more than was noted."""
+    accounts = {}
+    for key, recorder in enumerate(recorders, 1):
+        stored(cursor, 2, "pending", "abandoned", key=key)
+        accounts[f"r{key}"] = Account(f"r{key}", {1: LOG}, begun=True, start=START, recorder=recorder)
+    return accounts
+
+
+def test_a_thread_dies_once_in_all_its_runs(cursor):
+    """However many of its runs are open, and however many others die."""
+    accounts = open_runs(cursor, "account-1 ", "account-1 ")
+    assert judge(cursor, accounts, killed_threads=2).foreign
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+def test_no_more_threads_were_cut_off_than_were_killed(cursor, killed):
+    """Of one process, or of two."""
+    accounts = open_runs(cursor, "account-1 ", "account-1 beside")
+    assert bool(judge(cursor, accounts, killed_threads=killed)) is (killed == 2)
+
+
+def test_what_another_judge_judges_is_left_to_it(cursor):
+    """By its id."""
+    stored(cursor, 3)
+    assert judge(cursor, {}).foreign
+    assert judge(cursor, {}, elsewhere={"r"})
+
+
+def test_lines_of_a_process_s_threads_are_told_apart(tmp_path):
+    """By what they say themselves."""
+    notes = Notebook(str(tmp_path / "account"))
+    notes.note(run="a", begin=0, sha256="", at=None)
+    notes.by("beside").note(run="b", begin=0, sha256="", at=None)
+    notes.by("beside").untimed().note(run="c", begin=1, sha256="", at=None)
+    accounts = read_accounts([tmp_path / "account"])
+    assert accounts["a"].recorder != accounts["b"].recorder == accounts["c"].recorder
 
 
 def test_nothing_is_behind_a_noted_finish(cursor):
     """An event too many there is nobody's, whoever died."""
     stored(cursor, 4)
-    assert judge(cursor, noted(3, 4), deaths_allowed=True).foreign
+    assert judge(cursor, noted(3, 4), killed_threads=1).foreign
 
 
 def test_a_run_that_goes_on_does_not_read_complete(cursor):
     """Nobody knows yet."""
     stored(cursor, 3, "complete", "open")
-    assert judge(cursor, noted(3, None), deaths_allowed=True).unnamed
+    assert judge(cursor, noted(3, None), killed_threads=1).unnamed
 
 
 RUNS = "UPDATE store.runs SET {} WHERE run_key = $key"
