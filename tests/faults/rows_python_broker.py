@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from tests.faults.kills import PATIENT_CASE_S, PATIENT_S
@@ -71,8 +72,7 @@ async def _note_forwarded(case: Case, settings: Settings) -> None:
 async def gunicorn_prefork(case: Case) -> None:
     """As there; what threads did not send before their processes ended, an adopter does."""
     settings = await _settings(case, case.resource)
-    await serve_prefork(case, settings)
-    await _note_forwarded(case, settings)
+    await serve_prefork(case, settings, then=partial(_note_forwarded, case, settings))
 
 
 @row(
@@ -85,8 +85,7 @@ async def gunicorn_prefork(case: Case) -> None:
 async def celery_prefork(case: Case) -> None:
     """As there."""
     settings = await _settings(case, case.resource)
-    await work_prefork(case, settings)
-    await _note_forwarded(case, settings)
+    await work_prefork(case, settings, then=partial(_note_forwarded, case, settings))
 
 
 @row(
@@ -99,11 +98,8 @@ async def celery_prefork(case: Case) -> None:
 async def multiprocessing_fork(case: Case) -> None:
     """As there."""
     settings = await _settings(case, case.resource)
-
-    async def forwarded() -> None:
-        await _note_forwarded(case, settings)
-
-    await live(case, "multiprocessing:fork", settings=settings, deaths=1, then=forwarded)
+    then = partial(_note_forwarded, case, settings)
+    await live(case, "multiprocessing:fork", settings=settings, then=then)
 
 
 @contextlib.asynccontextmanager
