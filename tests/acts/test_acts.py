@@ -100,6 +100,7 @@ def line(**changes: object) -> bytes:
         (line(policy={"violates": {"hold": {"runs": -1, "at": {}}}}), "runs"),
         (line(policy={"violates": {"minimum": {"runs": 1, "at": {"t/0": "9-5"}}}}), "violates"),
         (line(policy={"violates": [1]}), "violates"),
+        (line(policy={"last_hold": 1}), "last_hold"),
         (line(positions={"t/0": -1}), "position"),
     ],
 )

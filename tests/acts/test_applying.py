@@ -16,12 +16,12 @@ from tests.consumer.support import records
 from skillaudit.consumer.backup import back_up
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.planning import plan_purge_of
-from skillaudit.consumer.recording import perform, record_life
+from skillaudit.consumer.planning import plan_purge, plan_purge_of
+from skillaudit.consumer.recording import perform, record_life, report_of
 from skillaudit.contract.admin import ActOrder
 from skillaudit.contract.runrecord import Outcome
 from skillaudit.contract.sources import SourceRecord
-from skillaudit.proof.acts import ActKind, parse_act
+from skillaudit.proof.acts import ActKind, act_line, parse_act
 
 SECRET = "Rosebud-47-11"
 ALL = {"t/0": 1_000}
@@ -151,6 +151,57 @@ def test_a_forced_purge_of_a_run_without_a_place_is_counted(
     }
     assert hold.act_id
     assert rows(database, "SELECT id FROM tombstones ORDER BY id") == [("new",), ("old",)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_hold_that_a_forced_purge_did_not_know_of_keeps_its_runs(
+    tmp_path: Path, database: Database, writer: Materializer, control: Control, named: bool
+) -> None:
+    """It came into the log while the purge was on its way, so that the act says nothing of it. What the act says that it goes over
+    goes; and in a database made again, too.
+    """
+    values = [
+        *Run("free").whole(),
+        *Run("known", number=2, skill_id="billing").whole(),
+        *Run("late", number=3, skill_id="case").whole(),
+        *Run("both", number=4, skill_id="case").whole(),
+    ]
+    apply(writer, values)
+    control.add(ActKind.HOLD, runs=["known", "both"])
+    take(writer, control)
+    order, ids = ActOrder(actor="ada", force=True), ["free", "known", "late", "both"]
+    plan = (plan_purge_of(order, ids) if named else plan_purge(order, BASE_US + 9_000_000))(writer)
+    late = control.add(ActKind.HOLD, skill_id="case")
+    (act,) = plan.acts
+    control.add_line(act_line(act))
+    take(writer, control)
+    gone = [("both", "hold"), ("free", ""), ("known", "hold")]
+    assert rows(database, "SELECT id, violates FROM tombstones ORDER BY id") == gone
+    assert act.violates is not None
+    assert act.violates["hold"].runs == 2
+    report = report_of(writer.acting, plan)
+    assert (report.runs, report.held, late.act_id in report.holds) == (3, 1, True)
+    with open_database(tmp_path / "again.duckdb") as again, contextlib.closing(Materializer(again)) as other:
+        take(other, control)
+        apply(other, values)
+        other.settle_acts({"t/0": 1_000})
+        assert rows(again, "SELECT id, violates FROM tombstones ORDER BY id") == gone
+        assert rows(again, "SELECT id FROM runs") == [("late",)]
+
+
+def test_a_forced_purge_that_knew_of_no_hold_goes_over_none(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """Also where the hold that it names is none; one that names none is an earlier release's, and goes over all."""
+    apply(writer, [*Run("a").whole(), *Run("b", number=2).whole()])
+    control.add(ActKind.HOLD, all=True)
+    for last_hold in ("", "nobody's"):
+        policy = {"force": True, "violates": {}, "last_hold": last_hold}
+        control.add(ActKind.PURGE, policy=policy, runs=["a"], positions=ALL)
+    control.add(ActKind.PURGE, policy={"force": True}, runs=["b"], positions={"t/0": 4})
+    take(writer, control)
+    writer.settle_acts({"t/0": 1_000})
+    assert rows(database, "SELECT id FROM runs") == [("a",)]
 
 
 # redact

@@ -104,4 +104,4 @@ async def test_the_minimum_age_keeps_young_runs(tmp_path: Path) -> None:
         policy = dict(act.policy)
         [(kind, violated)] = policy.pop("violates").items()
         assert (kind, violated["runs"], len(violated["at"])) == ("minimum", 1, 1)
-        assert policy == {"name": "requested", "min_retention_days": 183, "force": True}
+        assert policy == {"name": "requested", "min_retention_days": 183, "force": True, "last_hold": ""}

@@ -26,9 +26,9 @@ from tests.attacks.world import (
 )
 
 from skillaudit.consumer.acts import accept_history_loss
-from skillaudit.consumer.planning import plan_purge_of
-from skillaudit.consumer.recording import perform
-from skillaudit.contract.admin import ActOrder
+from skillaudit.consumer.planning import plan_hold, plan_purge_of
+from skillaudit.consumer.recording import perform, record_acts
+from skillaudit.contract.admin import ActOrder, HoldScope
 from skillaudit.contract.clock import SystemClock
 from skillaudit.contract.records import SkillRun
 from skillaudit.contract.wire import RunFinished, RunLog, RunStarted, SourceHeartbeat, parse_record
@@ -342,3 +342,24 @@ def test_a_runs_grade_is_that_of_its_own_seals(fleet):
         report = fleet.verify(by_self, run_id=run_id)
         assert (report.exit_code, report.grade) == (0, grade), told(report)
         assert f"grade {grade}" in list(report.lines())[2]
+
+
+def test_a_forced_purge_whose_runs_a_later_hold_kept_went_over_nothing(fleet):
+    """It said that it would go over the minimum age; the hold came first into the log, and nothing went."""
+    fleet.record(2)
+    fleet.sink.close()
+    fleet.take()
+    materializer = fleet.opened().materializer
+    one, other = fleet.ids()
+    forced = ActOrder(actor="ada", force=True)
+    plans = [plan_purge_of(forced, [run_id], min_days=5)(materializer) for run_id in (one, other)]
+    perform(materializer, plan_hold(ActOrder(actor="ops"), HoldScope(runs=(one,))))
+    record_acts(materializer, plans[0].acts)
+    fleet.seal()
+    report = fleet.verify()
+    assert (report.exit_code, names(report)) == (0, set()), told(report)
+    record_acts(fleet.opened().materializer, plans[1].acts)
+    fleet.seal()
+    report = fleet.verify()
+    assert violations(report) == {"PURGE_VIOLATES_MINIMUM"}, told(report)
+    assert report.counts["PURGE_VIOLATES_MINIMUM"] == 1

@@ -56,6 +56,8 @@ class ActResult:
     events: int = 0
     held: int = 0
     young: int = 0
+    holds: tuple[str, ...] = ()
+    """Holds that stood in its way, by their acts, where any kept a run."""
     rows: int = 0
     """Rows that were put into the hot table."""
 
@@ -264,7 +266,13 @@ class Acting:
         try:
             if act.kind is ActKind.PURGE:
                 found = purging.purge(cursor, act, moment.now_us)
-                return ActResult(runs=found.runs, events=found.events, held=found.held, young=found.young)
+                return ActResult(
+                    runs=found.runs,
+                    events=found.events,
+                    held=found.held,
+                    young=found.young,
+                    holds=found.holds,
+                )
             return self._redact(cursor, act, moment)
         finally:
             cursor.unregister("reach")

@@ -73,17 +73,23 @@ def plan_purge(
             if min_days and not order.force and not received:
                 young = purging.count_before(cursor, before_us) - found.runs - found.held
             broken = purging.violations(cursor) if order.force and partitions else []
+            last_hold = purging.last_hold(cursor)
         acts = [
             _act(
                 ActKind.PURGE,
                 order,
                 now_us,
                 act.scope,
-                policy | _violates(order, [it for it in broken if it.partition in set(part)], found.holds),
+                policy
+                | _violates(
+                    order, [it for it in broken if it.partition in set(part)], found.holds, last_hold
+                ),
                 {p: reach[p] for p in part},
             )
             for part in _parts(partitions)
         ]
+        if order.force:
+            return Plan(acts)
         return Plan(acts, ActReport(held=found.held, young=young, holds=found.holds))
 
     return plan
@@ -103,13 +109,14 @@ def plan_purge_of(order: ActOrder, run_ids: Sequence[str], *, min_days: int = 0)
             found = purging.choose(cursor, act, planned=True)
             parts = _named_parts(purging.free_runs(cursor, force=order.force))
             broken = [purging.violations(cursor, ids) if order.force else [] for ids, _ in parts]
+            last_hold = purging.last_hold(cursor)
         acts = [
             _act(
                 ActKind.PURGE,
                 order,
                 now_us,
                 {"runs": ids},
-                policy | _violates(order, over, found.holds),
+                policy | _violates(order, over, found.holds, last_hold),
                 _positions_of(reach, partitions),
             )
             for (ids, partitions), over in zip(parts, broken, strict=True)
@@ -334,8 +341,12 @@ def _forced(order: ActOrder) -> dict[str, Any]:
     return {"force": True} if order.force else {}
 
 
-def _violates(order: ActOrder, broken: Sequence[purging.Violation], holds: Sequence[str]) -> dict[str, Any]:
-    """What a forced purge goes over, as far as it is known now: how many runs, and where their starts stand."""
+def _violates(
+    order: ActOrder, broken: Sequence[purging.Violation], holds: Sequence[str], last_hold: str
+) -> dict[str, Any]:
+    """What a forced purge goes over, as far as it is known now: how many runs, and where their starts stand; and up to which
+    hold it is known.
+    """
     if not order.force:
         return {}
     found: dict[str, dict[str, Any]] = {}
@@ -344,7 +355,7 @@ def _violates(order: ActOrder, broken: Sequence[purging.Violation], holds: Seque
         found[kind] = {"runs": sum(it.runs for it in of_kind), "at": _places(of_kind)}
     if "hold" in found:
         found["hold"]["by"] = list(holds[:VIOLATED_HOLDS_MAX])
-    return {"violates": found}
+    return {"violates": found, "last_hold": last_hold}
 
 
 def _places(broken: Iterable[purging.Violation]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import orjson
@@ -50,7 +50,7 @@ def choose(cursor: duckdb.DuckDBPyConnection, act: Act, *, planned: bool = False
         choose_named(cursor, act.runs)
     else:
         cursor.execute(_SQL["choose_older"], {"before_us": act.scope["started_before"]})
-    holds = mark_held(cursor, "" if planned else act.act_id)
+    holds = mark_held(cursor, "" if planned else act.act_id, None if planned else act.last_hold)
     days = int(act.policy.get("min_retention_days", 0))
     if days:
         cursor.execute(_SQL["young"], {"limit_us": act.at_us - days * DAY_US})
@@ -63,17 +63,28 @@ def choose_named(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> N
     cursor.execute(_SQL["choose_named"], _ids(run_ids))
 
 
-def mark_held(cursor: duckdb.DuckDBPyConnection, act_id: str) -> tuple[str, ...]:
-    """Mark the chosen runs that a hold covered when the act came; returns the acts of the holds that cover some."""
+def last_hold(cursor: duckdb.DuckDBPyConnection) -> str:
+    """The act that placed the newest hold; "" where there is none."""
+    return str(cursor.execute(_ACTS["last_hold"]).fetchall()[0][0])
+
+
+def mark_held(
+    cursor: duckdb.DuckDBPyConnection, act_id: str, last_hold: str | None = None
+) -> tuple[str, ...]:
+    """Mark the chosen runs that a hold covered when the act came; returns the acts of the holds that cover some. Those placed
+    behind `last_hold` count as `unseen`.
+    """
     covering: list[str] = []
-    for hold_id, scope in cursor.execute(_ACTS["holds_before"], {"act_id": act_id}).fetchall():
-        members = orjson.loads(scope)
+    which = {"act_id": act_id, "last_hold": last_hold}
+    for hold_id, scope, unseen in cursor.execute(_ACTS["holds_before"], which).fetchall():
+        members: dict[str, Any] = orjson.loads(scope)
+        mark: dict[str, Any] = {"unseen": unseen}
         if "runs" in members:
-            marked = cursor.execute(_SQL["hold_named"], _ids(members["runs"]))
+            marked = cursor.execute(_SQL["hold_named"], mark | _ids(members["runs"]))
         elif "skill_id" in members:
-            marked = cursor.execute(_SQL["hold_skill"], {"skill_id": members["skill_id"]})
+            marked = cursor.execute(_SQL["hold_skill"], mark | {"skill_id": members["skill_id"]})
         else:
-            marked = cursor.execute(_SQL["hold_all"])
+            marked = cursor.execute(_SQL["hold_all"], mark)
         if marked.fetchall()[0][0]:
             covering.append(hold_id)
     return tuple(covering)
@@ -125,7 +136,10 @@ def received_since(cursor: duckdb.DuckDBPyConnection, since_us: int) -> dict[str
 def purge(cursor: duckdb.DuckDBPyConnection, act: Act, now_us: int) -> Purged:
     """Delete what the act names as far as `reach` goes, in the caller's transaction, with nothing being moved."""
     found = choose(cursor, act)
-    if not act.force:
+    held, young = found.held, found.young
+    if act.force:
+        held, young = int(cursor.execute(_SQL["keep_unseen"]).fetchall()[0][0]), 0
+    else:
         cursor.execute(_SQL["keep_back"])
     runs, events = cursor.execute(_SQL["events"]).fetchall()[0]
     if runs:
@@ -134,7 +148,8 @@ def purge(cursor: duckdb.DuckDBPyConnection, act: Act, now_us: int) -> Purged:
         cursor.execute(_SQL["dead_letters"], {"now_us": now_us})
         for deletion in _DELETIONS:
             cursor.execute(deletion)
-    return Purged(runs=int(runs), events=int(events), held=found.held, young=found.young)
+    kept_by = found.holds if held else ()
+    return Purged(runs=int(runs), events=int(events), held=held, young=young, holds=kept_by)
 
 
 def _count(cursor: duckdb.DuckDBPyConnection, act: Act, runs: int, events: int) -> int:

@@ -102,13 +102,14 @@ def perform(materializer: Materializer, plan: Planner) -> ActReport:
 def report_of(acting: Acting, plan: Plan) -> ActReport:
     """What became of a plan whose acts were applied."""
     results = [acting.results.get(act.act_id, ActResult()) for act in plan.acts]
+    late = [acting.results.get(act.act_id, ActResult()) for act in plan.acts if act.last_hold is not None]
     return ActReport(
         acts=tuple(act.act_id for act in plan.acts),
         runs=sum(result.runs for result in results),
         events=sum(result.events for result in results),
-        held=plan.kept.held,
+        held=plan.kept.held + sum(result.held for result in late),
         young=plan.kept.young,
-        holds=plan.kept.holds,
+        holds=(*plan.kept.holds, *dict.fromkeys(hold for result in late for hold in result.holds)),
     )
 
 

@@ -23,6 +23,8 @@ A forced purge says in `violates` what it went over, as far as was known when it
 {partition: "5-9,22"}, "by": [hold, ...]}, "minimum": {"runs": n, "at": ...}}. `runs` is how many; `at` the positions of their
 starts, each range from one run to another with no other purged one between them, as many as there was room for; `by` the
 holds of the whole order that stood in its way, 16 at most. Empty: nothing. A purge without it is an earlier release's.
+And it says in `last_hold` which hold was the newest then, "" where there was none: of the runs that no hold up to that one
+covers it leaves those that a later one does, for it came into the log before the purge and was not known to it.
 """
 
 from __future__ import annotations
@@ -111,6 +113,11 @@ class Act:
         if not isinstance(said, dict):
             return None
         return {kind: _violated(it) for kind, it in cast("dict[str, Any]", said).items()}
+
+    @property
+    def last_hold(self) -> str | None:
+        """The newest hold that a forced purge knew of, "" for none; None where it doesn't say."""
+        return self.policy.get("last_hold") if self.force else None
 
     @property
     def force(self) -> bool:
@@ -227,6 +234,7 @@ def _policy(name: str, value: object) -> None:
     if not isinstance(policy.get("force", False), bool):
         raise InvalidRecordError("force of an act's policy is true or false")
     _number("min_retention_days", policy.get("min_retention_days", 0))
+    _text("last_hold", policy.get("last_hold", ""), empty=True)
     for kind, said in _object("violates", policy.get("violates", {})).items():
         if kind not in VIOLATIONS:
             raise InvalidRecordError(f"a purge violates {' or '.join(VIOLATIONS)}, not {kind!r}")

@@ -63,12 +63,19 @@ FROM store.holds AS h JOIN store.acts AS a ON h.act_id = a.act_id
 WHERE $released OR h.released_by IS NULL
 ORDER BY a.rowid
 
+-- name: last_hold
+-- The newest hold, in the order of acts.
+SELECT coalesce(arg_max(act_id, rowid), '') FROM store.acts WHERE kind = 'hold'
+
 -- name: holds_before
--- In force when the act came, in the order of acts; for no act those in force now.
+-- In force when the act came, in the order of acts; for no act those in force now. `unseen`: placed behind $last_hold, where
+-- that is given; all are, where no hold of that name was placed.
 WITH moment AS (
     SELECT coalesce((SELECT rowid FROM store.acts WHERE act_id = $act_id), 9223372036854775807) AS place
 )
-SELECT h.act_id, h.scope
+SELECT h.act_id, h.scope,
+    $last_hold::VARCHAR IS NOT NULL
+        AND p.rowid > coalesce((SELECT rowid FROM store.acts WHERE act_id = $last_hold AND kind = 'hold'), -1) AS unseen
 FROM store.holds AS h
 JOIN store.acts AS p ON p.act_id = h.act_id
 LEFT JOIN store.acts AS r ON r.act_id = h.released_by

@@ -1,32 +1,32 @@
 -- Deleting runs, and remembering that they were there. All statements run in one transaction, with nothing being moved.
 -- `reach` is registered: partition -> position up to which the act reaches. `chosen` holds the runs in question, and what
--- stands against deleting them.
+-- stands against deleting them; `unseen`: a hold that a forced purge did not know of when it was ordered.
 
 -- name: choose_older
 CREATE OR REPLACE TEMP TABLE chosen AS
-SELECT r.run_key, FALSE AS held, FALSE AS young
+SELECT r.run_key, FALSE AS held, FALSE AS unseen, FALSE AS young
 FROM store.runs AS r JOIN reach AS a ON r.partition = a.partition AND r.record_offset < a.position
 WHERE epoch_us(r.started_at) < $before_us
 
 -- name: choose_named
 CREATE OR REPLACE TEMP TABLE chosen AS
-SELECT r.run_key, FALSE AS held, FALSE AS young
+SELECT r.run_key, FALSE AS held, FALSE AS unseen, FALSE AS young
 FROM store.runs AS r JOIN reach AS a ON r.partition = a.partition AND r.record_offset < a.position
 WHERE r.rowid IN (SELECT rowid FROM store.runs WHERE run_hash IN (SELECT unnest($hashes::UBIGINT[])))
   AND r.id IN (SELECT unnest($ids::VARCHAR[]))
 
 -- name: hold_named
-UPDATE chosen SET held = TRUE WHERE run_key IN (
+UPDATE chosen SET held = held OR NOT $unseen, unseen = unseen OR $unseen WHERE run_key IN (
     SELECT run_key FROM store.runs
     WHERE rowid IN (SELECT rowid FROM store.runs WHERE run_hash IN (SELECT unnest($hashes::UBIGINT[])))
       AND id IN (SELECT unnest($ids::VARCHAR[]))
 )
 
 -- name: hold_skill
-UPDATE chosen SET held = TRUE WHERE run_key IN (SELECT run_key FROM store.runs WHERE skill_id = $skill_id)
+UPDATE chosen SET held = held OR NOT $unseen, unseen = unseen OR $unseen WHERE run_key IN (SELECT run_key FROM store.runs WHERE skill_id = $skill_id)
 
 -- name: hold_all
-UPDATE chosen SET held = TRUE
+UPDATE chosen SET held = held OR NOT $unseen, unseen = unseen OR $unseen
 
 -- name: young
 -- Where records carry no broker's time (embedded) the position alone says what arrived before.
@@ -74,6 +74,10 @@ ORDER BY kind, partition, min(place)
 
 -- name: keep_back
 DELETE FROM chosen WHERE held OR young
+
+-- name: keep_unseen
+-- A forced purge goes over what it says, and nothing else: a hold that it did not know of keeps what no other one covers.
+DELETE FROM chosen WHERE unseen AND NOT held
 
 -- name: events
 SELECT count(*), coalesce(sum(r.events_stored), 0)::BIGINT FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key

@@ -60,6 +60,19 @@ LEFT JOIN (
 ) AS f ON f.topic = t.topic
 ORDER BY t.run_key
 
+-- name: kept_young
+-- Runs that a forced purge reached, that were younger than their minimum age, and that are stored: a hold that it did not know
+-- of covers them, and none that it did. As the consumer says who is young.
+SELECT count(*)
+FROM runs AS r
+JOIN (SELECT unnest($partitions::VARCHAR[]) AS partition, unnest($positions::BIGINT[]) AS position) AS a
+    ON r.partition = a.partition AND r.record_offset < a.position
+WHERE (epoch_us(r.started_at) >= $limit_us OR (epoch_us(r.received_at) >= $limit_us AND r.topic NOT IN ('outbox', 'direct')))
+    AND ($before_us::BIGINT IS NULL OR epoch_us(r.started_at) < $before_us::BIGINT)
+    AND ($ids::VARCHAR[] IS NULL OR list_contains($ids::VARCHAR[], r.id))
+    AND ($unseen_all OR list_contains($unseen_runs::VARCHAR[], r.id) OR list_contains($unseen_skills::VARCHAR[], r.skill_id))
+    AND NOT ($seen_all OR list_contains($seen_runs::VARCHAR[], r.id) OR list_contains($seen_skills::VARCHAR[], r.skill_id))
+
 -- name: redactions
 -- What was taken out, by run and act: which places, and what the act may say of them.
 SELECT

@@ -76,7 +76,7 @@ def check_acts(
             totals.purged += not problems
             applied.named.update((str(it.subject.get("act_id")), it.kind) for it in problems)
             findings.add_all(problems)
-    findings.add_all(_unnamed(applied))
+    findings.add_all(_unnamed(engine, applied))
     for row in engine.rows(FILE, "redactions", limit=PLACES_MAX):
         problems = list(_redacted(row, applied))
         totals.redacted += not problems
@@ -232,15 +232,47 @@ def _purged(
         )
 
 
-def _unnamed(applied: _Applied) -> Iterator[Finding]:
+def _unnamed(engine: Engine, applied: _Applied) -> Iterator[Finding]:
     """Runs that a purge said it went over a rule for, and that are not found among those it purged."""
     for act_id, violated in applied.violated.items():
         for kind, it in violated.items():
             broken, how = _BROKEN[kind]
             more = it.runs - applied.named[act_id, broken]
+            if more > 0 and kind == "minimum":
+                more -= _kept_young(engine, applied, applied.by_id[act_id])
             if more > 0:
                 says = f"it says that it purged {counted(more, 'more run')} {how}"
                 yield Finding(broken, says, {"act_id": act_id})
+
+
+def _kept_young(engine: Engine, applied: _Applied, act: Act) -> int:
+    """Runs that a forced purge said it went over the minimum age for, and that a hold kept which it did not know of."""
+    order, days = list(applied.holds), int(act.policy.get("min_retention_days", 0))
+    known = order.index(act.last_hold) + 1 if act.last_hold in applied.holds else 0
+    in_force = applied.holds_before[act.act_id]
+    unseen = [hold for hold in in_force if order.index(hold.act_id) >= known]
+    if act.last_hold is None or not unseen or not days:
+        return 0
+    where = {
+        "partitions": list(act.positions),
+        "positions": list(act.positions.values()),
+        "limit_us": act.at_us - days * _DAY_US,
+        "before_us": act.scope.get("started_before"),
+        "ids": list(act.runs) or None,
+        **_scopes("unseen", unseen),
+        **_scopes("seen", [hold for hold in in_force if hold not in unseen]),
+    }
+    return int(engine.rows(FILE, "kept_young", **where)[0][0])
+
+
+def _scopes(name: str, holds: Iterable[Act]) -> dict[str, Any]:
+    """What holds cover together, as a statement is told it."""
+    scopes = [hold.scope for hold in holds]
+    return {
+        f"{name}_all": any("all" in scope for scope in scopes),
+        f"{name}_runs": [run_id for scope in scopes for run_id in scope.get("runs", ())],
+        f"{name}_skills": [scope["skill_id"] for scope in scopes if "skill_id" in scope],
+    }
 
 
 def _covers(hold: Act, run_id: str, skill_id: str | None) -> bool:

@@ -58,10 +58,9 @@ def check_logged(engine: Engine, reading: ControlReading) -> Iterator[Finding]:
     if reading.error and not (reading.absent and _is_unused(engine, reading)):
         yield Finding(Kind.NOT_CHECKED, f"could not check acts against the control log: {reading.error}")
         return
-    for it in reading.acts:
-        if it.own:
-            says = f"the control log holds an act of kind {it.own} ({reading.partition}#{it.offset}), which nobody orders and no database applies: who wrote it there?"
-            yield Finding(Kind.INCIDENT, says, {"act_id": it.act_id})
+    for own in (it for it in reading.acts if it.own):
+        says = f"the control log holds an act of kind {own.own} ({reading.partition}#{own.offset}), which nobody orders and no database applies: who wrote it there?"
+        yield Finding(Kind.INCIDENT, says, {"act_id": own.act_id})
     known = _first(it for it in reading.acts if not it.own)
     stored: set[str] = set()
     for act_id, kind, line, journal_idx in engine.rows(FILE, "lines"):
