@@ -15,7 +15,7 @@ from skillaudit.contract.settings import Settings
 from skillaudit.producer.kafka import KafkaTopicAdmin
 from skillaudit.producer.topics import TopicPlan
 from skillaudit.proof import merkle
-from skillaudit.proof.anchors import AnchorObject, open_anchor
+from skillaudit.proof.anchors import AnchorObject, kafka, newest_of, open_anchor
 from skillaudit.proof.anchors.base import parse_object
 from skillaudit.proof.checkpoint import Checkpoint
 from skillaudit.proof.errors import AnchorConflictError, AnchorContentError, NewestUnknownError
@@ -333,6 +333,25 @@ def test_more_old_objects_than_are_read_leave_the_newest_unknown(dated):
     every = read_anchor(kafka_anchor, entry, policy)
     assert max(it.size for it in every.checkpoints) == 500
     assert "CHECKPOINT_OLDER" in {it.kind for it in judge_reading(every, policy)}
+
+
+@pytest.mark.broker
+def test_a_newest_object_that_is_dated_ahead_is_told_by_its_size(dated, monkeypatch):
+    """A clock was wrong once, and the topic is long: nobody can say by times that nothing newer is there. Who goes on from it
+    takes the largest of what stands near the end, and the next object is dated right again.
+    """
+    monkeypatch.setattr(kafka, "NEWEST_RECORDS_MAX", 100)
+    kafka_anchor, append = dated
+    ahead = SealLeaf((BEGUN_MS + 10_000 * MINUTE_MS) * 1000, ()).encode()
+    append(MANY, in_their_time)
+    newest = AnchorObject(500, (ahead,), made(500, 501, content=lambda n: seal(n) if n < 500 else ahead).note)
+    append([newest])
+    with pytest.raises(NewestUnknownError):
+        kafka_anchor.newest()
+    for known in (501, 490, 0):
+        assert newest_of(kafka_anchor, known).content == newest
+    append([made(501, 502, content=lambda n: ahead if n == 500 else seal(n))])
+    assert kafka_anchor.newest().content.checkpoint.size == 502
 
 
 @pytest.mark.broker

@@ -18,7 +18,7 @@ from tests.proof.support import (
 
 from skillaudit.contract.errors import UnreachableError
 from skillaudit.proof.anchors import open_anchor
-from skillaudit.proof.errors import AnchorConflictError
+from skillaudit.proof.errors import AnchorConflictError, NewestUnknownError
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.leaves import encode_act
 from skillaudit.proof.publishing import RETRY_PAUSE_MS_MAX, AnchorState, Publisher
@@ -297,3 +297,21 @@ def test_only_signed_and_unbroken_objects_restore_a_journal(database, anchor, tm
         with pytest.raises(AnchorConflictError, match="another root"):
             restore_journal(again, anchor.objects(), [signer().verifier])
         assert len(journal_of(again)) == 1
+
+
+class UndatedAnchor(WrappedAnchor):
+    """By its times it can't tell its newest object."""
+
+    def newest(self):
+        raise NewestUnknownError("a clock was wrong once")
+
+
+def test_an_anchor_that_cannot_tell_its_newest_object_by_its_times_is_published_to(database, anchor):
+    """By the sizes of what it has; one that has nothing gets all."""
+    state = MemoryState()
+    sealed(database, state, 3)
+    Publisher(database, [UndatedAnchor(anchor)]).step(NOW_US)
+    sealed(database, state, 2, start=3)
+    [status] = Publisher(database, [UndatedAnchor(anchor)]).step(NOW_US)
+    assert (status.state, status.behind, status.published) == (AnchorState.REACHED, 0, 5)
+    check_anchor_has_the_journal(anchor, database)

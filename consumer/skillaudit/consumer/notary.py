@@ -30,7 +30,7 @@ from skillaudit.contract.errors import (
 )
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.words import counted
-from skillaudit.proof.anchors import Anchor, open_anchor
+from skillaudit.proof.anchors import Anchor, newest_of, open_anchor
 from skillaudit.proof.decided import FileCuts
 from skillaudit.proof.journal import Journal
 from skillaudit.proof.proving import HeadProver
@@ -232,10 +232,10 @@ class Notary:
         self._publisher.close()
 
     def _meet(self, anchor: Anchor, signing: Signing) -> None:
-        newest = anchor.newest()
+        size = self._journal_size()
+        newest = newest_of(anchor, size)
         if newest is None:
             return
-        size = self._journal_size()
         if newest.content.checkpoint.size > size:
             _log.warning(
                 "%s holds %d leaves of the journal, this database %d: they are put back, and nothing is sealed until the "

@@ -19,7 +19,7 @@ import orjson
 from skillaudit.contract.engine import engine_errors
 from skillaudit.contract.errors import SettingsError, UnreachableError
 from skillaudit.contract.words import counted
-from skillaudit.proof.anchors.base import Anchor, AnchorObject, Receipt
+from skillaudit.proof.anchors.base import Anchor, AnchorObject, Receipt, newest_of
 from skillaudit.proof.engine import ProofDatabase
 from skillaudit.proof.errors import AnchorConflictError, AnchorContentError
 from skillaudit.proof.journal import Journal
@@ -118,7 +118,8 @@ class Publisher:
 
     def _asked(self, anchor: Anchor, status: AnchorStatus) -> AnchorStatus:
         """What the anchor has; it has to be the beginning of our journal."""
-        newest = anchor.newest()
+        with contextlib.closing(self._database.cursor()) as cursor:
+            newest = newest_of(anchor, Journal(cursor).size())
         if newest is None:
             return replace(status, published=0, published_us=0)
         found = newest.content.checkpoint

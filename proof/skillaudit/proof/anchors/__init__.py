@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 from skillaudit.contract.errors import SettingsError
 from skillaudit.contract.settings import Settings
-from skillaudit.proof.anchors.base import Anchor, AnchorObject, AnchorTrust, Receipt, StoredObject
+from skillaudit.proof.anchors.base import Anchor, AnchorObject, AnchorTrust, Receipt, StoredObject, newest_of
 
-__all__ = ["Anchor", "AnchorObject", "AnchorTrust", "Receipt", "StoredObject", "open_anchor"]
+__all__ = ["Anchor", "AnchorObject", "AnchorTrust", "Receipt", "StoredObject", "newest_of", "open_anchor"]
 
 _LATER: Final = ("https", "http", "exec", "witness", "s3", "rfc3161", "ots")
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")

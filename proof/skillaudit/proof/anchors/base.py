@@ -17,11 +17,13 @@ from typing import Final, Protocol
 from skillaudit.contract.errors import InvalidRecordError, RejectedError
 from skillaudit.proof.acts import parse_act as read_act
 from skillaudit.proof.checkpoint import Checkpoint, read_checkpoint
-from skillaudit.proof.errors import AnchorContentError
+from skillaudit.proof.errors import AnchorContentError, NewestUnknownError
 from skillaudit.proof.leaves import LEAF_BYTES_MAX, leaf_kind, parse_act, parse_seal
 
 CLOCKS_APART_US: Final = 300_000_000
 """Clocks of sealer and anchor differ by no more; where they do, nothing is concluded from them."""
+LOOKED_BACK_LEAVES: Final = 1_000
+"""How far before what is known the newest object is sought by sizes."""
 _HEAD: Final = re.compile(rb"skillaudit anchor 1\nleaves (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,6})\n")
 _LENGTH: Final = re.compile(rb"(0|[1-9][0-9]{0,4}):")
 
@@ -113,6 +115,21 @@ class Anchor(Protocol):
     def close(self) -> None:
         """Let go of it; safe to call again."""
         ...
+
+
+def newest_of(anchor: Anchor, known: int) -> StoredObject | None:
+    """The object with the largest journal, also where its times can't tell it, as when a clock was wrong once: by sizes then, of
+    what stands there from a little before the `known` one on; where nothing does, of all. For who goes on from it: to take one
+    for the newest that isn't only says again what is there. Raises what the anchor raises.
+    """
+    try:
+        return anchor.newest()
+    except NewestUnknownError:
+        for after in dict.fromkeys((max(0, known - LOOKED_BACK_LEAVES), 0)):
+            found = max(anchor.objects(after), key=lambda it: it.content.checkpoint.size, default=None)
+            if found is not None:
+                return found
+        return None
 
 
 def parse_object(content: bytes, place: str) -> AnchorObject:
