@@ -19,6 +19,7 @@ from skillaudit.consumer.planning import (
 )
 from skillaudit.consumer.recording import perform
 from skillaudit.contract.admin import ActOrder, HoldScope
+from skillaudit.contract.digests import event_salt
 from skillaudit.proof import leaves
 
 KEY = 5
@@ -328,3 +329,22 @@ def test_an_act_that_waits_for_its_place_in_the_journal_is_unproven(record):
     assert (report.exit_code, names(report)) == (6, {"ACT_UNPROVEN", "RUN_ABANDONED"}), told(report)
     alone = t.verify(run_id=gone)
     assert (alone.exit_code, violations(alone)) == (6, set()), told(alone)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_salt_that_should_not_be_kept_is_named(record, own):
+    """Of a run that has its own they follow from that; of a place that was taken out the content could be guessed by it."""
+    if not own:
+        record.act(plan_redact(ORDER, record.run_id(), 2, None))
+    t = record.open()
+    salt = t.one("SELECT lower(hex(salt)) FROM store.runs WHERE run_key = ?", KEY) or "ab" * 16
+    t.sql("INSERT INTO store.run_salts VALUES (?, 2, NULL, ?)", KEY, event_salt(salt, 2).decode())
+    report = t.verify()
+    assert violations(report) == {"COLUMN_ALTERED"}, told(report)
+    assert ("has its own salt" if own else "could be guessed") in told(report)
+
+
+def test_salts_of_no_run_are_named(record):
+    t = record.open()
+    t.sql("INSERT INTO store.run_salts VALUES (999, 2, 'inputs', ?)", "ab" * 16)
+    assert violations(t.verify()) == {"COLUMN_ALTERED"}

@@ -85,6 +85,21 @@ ORDER BY x.run_key
 -- name: redactions_twice
 SELECT run_key, seq, field FROM redactions GROUP BY ALL HAVING count(*) > 1 ORDER BY 1, 2 LIMIT $limit
 
+-- name: stray_salts
+-- Salts that are kept one by one and should not be: of a run that has its own, from which they follow; of a place whose content
+-- was taken out, for it could be guessed; and of no run.
+SELECT
+    s.run_key, any_value(r.id), min(s.seq), arg_min(s.field, s.seq), count(*),
+    CASE WHEN any_value(r.id) IS NULL THEN 'no run' WHEN any_value(r.salt) IS NOT NULL THEN 'own' ELSE 'taken' END
+FROM run_salts AS s
+LEFT JOIN runs AS r ON s.run_key = r.run_key
+LEFT JOIN (SELECT DISTINCT run_key, seq, field FROM redactions) AS x
+    ON s.run_key = x.run_key AND s.seq = x.seq AND s.field IS NOT DISTINCT FROM x.field
+WHERE r.run_key IS NULL OR r.salt IS NOT NULL OR x.run_key IS NOT NULL
+GROUP BY s.run_key
+ORDER BY s.run_key
+LIMIT $limit
+
 -- name: holds
 SELECT act_id, scope, released_by, placed_us FROM holds ORDER BY act_id
 

@@ -17,7 +17,7 @@ from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.ranges import contains
 from skillaudit.contract.words import counted
 from skillaudit.proof.acts import VIOLATIONS, Act, ActKind, Violated, parse_act
-from skillaudit.proof.findings import Finding, Findings, Kind
+from skillaudit.proof.findings import FINDINGS_MAX, Finding, Findings, Kind
 from skillaudit.proof.leaves import encode_act
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.logged import check_logged
@@ -84,6 +84,7 @@ def check_acts(
     for run_key, seq, name in engine.rows(FILE, "redactions_twice", limit=100):
         says = f"run key {run_key}, event {seq} {name or ''} stands twice among the redactions"
         findings.add(Finding(Kind.REDACTED_WITHOUT_ACT, says))
+    findings.add_all(_stray_salts(engine))
     engine.tell("acts", len(applied.by_id), len(applied.by_id))
     return totals
 
@@ -181,6 +182,21 @@ def _keys(engine: Engine, applied: _Applied) -> Iterator[Finding]:
         if size > first and key not in recorded:
             says = f"signs since the checkpoint of {size}, and no act introduced it"
             yield Finding(Kind.KEY_UNRECORDED, says, {"key": key})
+
+
+def _stray_salts(engine: Engine) -> Iterator[Finding]:
+    for run_key, run_id, seq, name, salts, how in engine.rows(FILE, "stray_salts", limit=FINDINGS_MAX + 1):
+        place = f"event {seq}{f' {name}' if name else ''}"
+        more = f" and {counted(salts - 1, 'more place')}" if salts > 1 else ""
+        if run_id is None:
+            says = f"salts are kept of {place}{more} of run key {run_key}, which no run has"
+            yield Finding(Kind.COLUMN_ALTERED, says)
+        elif how == "own":
+            says = f"salts are kept of {place}{more}, and it has its own salt, from which they follow"
+            yield Finding(Kind.COLUMN_ALTERED, says, {"run_id": run_id})
+        else:
+            says = f"a salt is kept of {place}{more}, whose content was taken out: it could be guessed"
+            yield Finding(Kind.COLUMN_ALTERED, says, {"run_id": run_id})
 
 
 def _json(text: str) -> Any:
