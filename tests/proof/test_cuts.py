@@ -15,6 +15,7 @@ import pytest
 from tests.attacks.world import (
     PARTITIONS,
     SIGNER,
+    SOURCES,
     STAGES,
     TOPIC,
     Collected,
@@ -41,10 +42,10 @@ from skillaudit.proof.decided import FileCuts, check_decided, decide, decide_tri
 from skillaudit.proof.errors import SigningRefusedError
 from skillaudit.proof.findings import Findings
 from skillaudit.proof.leaves import encode_act, leaf_kind, parse_seal
-from skillaudit.proof.policy import AnchorPolicy
+from skillaudit.proof.policy import AnchorPolicy, KnownCuts, parse_policy, policy_members
 from skillaudit.proof.restoring import restore_journal, unmet_from
 from skillaudit.proof.verify import Verifier, VerifyRequest
-from skillaudit.proof.verify.cuts import find_cuts
+from skillaudit.proof.verify.cuts import Cuts, before_cut, find_cuts
 from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.state import VerifierState
 from skillaudit.proof.verify.witness import read_anchors
@@ -370,6 +371,47 @@ def test_one_run_before_and_after(again, world, part):
         assert it.verify(depth=depth).exit_code == 6
 
 
+def known_of(report):
+    """What an auditor writes down of a cut after he looked at it: all that is told of it."""
+    cut = [it for it in report.findings if it["kind"] == "LEDGER_CUT"]
+    rows_of = {it["partition"]: it["idx"] for it in cut if "partition" in it}
+    sources = {it["source_id"]: 1 << 20 for it in cut if "source_id" in it}
+    return KnownCuts(rows=rows_of, sources=sources, runs=tuple(it["run_id"] for it in cut if "run_id" in it))
+
+
+def test_a_cut_that_the_policy_names_is_a_note(again, world, part):
+    """And nothing beside it: another first row, a source or a run that it doesn't name is told as ever."""
+    first = seals_of(world)[part][0]
+    it = again({part: first.next_offset})
+    it.take()
+    it.seal()
+    policy = replace(world.policy, anchors=(AnchorPolicy(f"file:{it.anchor}"),))
+    before = it.verify(policy=policy)
+    assert before.counts["LEDGER_CUT"] == len([f for f in before.findings if f["kind"] == "LEDGER_CUT"])
+    known = known_of(before)
+    policy = parse_policy(policy_members(replace(policy, cuts=known)), "as it travels")
+    report = it.verify(policy=policy)
+    assert report.counts["LEDGER_CUT_KNOWN"] >= before.counts["LEDGER_CUT"]
+    assert names(report) <= {"LEDGER_CUT_KNOWN", "RUN_ABANDONED"}, told(report)
+    assert report.exit_code == 0
+    for other in (
+        replace(known, rows={part: first.end - 1}),
+        replace(known, sources={}) if known.sources else KnownCuts(),
+        replace(known, runs=()) if known.runs else KnownCuts(),
+    ):
+        assert it.verify(policy=replace(policy, cuts=other)).exit_code == 6
+
+
+def test_a_source_is_known_to_lack_runs_below_a_number():
+    """Of a range that reaches beyond it the rest is told."""
+    cuts = Cuts({"t/0": 1}, {"s": 9}, KnownCuts(sources={"s": 5}))
+    told_of = [(it.kind.value, it.subject["source_seq"]) for it in before_cut(cuts, "s", 3, 8)]
+    assert told_of == [("LEDGER_CUT_KNOWN", 3), ("LEDGER_CUT", 5)]
+    assert [it.kind.value for it in before_cut(cuts, "s", 5, 8)] == ["LEDGER_CUT"]
+    assert [it.kind.value for it in before_cut(cuts, "s", 3, 4)] == ["LEDGER_CUT_KNOWN"]
+    assert [it.kind.value for it in before_cut(cuts, "another", 3, 4)] == ["LEDGER_CUT"]
+
+
 # Attacks: what was deleted, in the name of a retention.
 
 
@@ -408,9 +450,11 @@ def tampered(world, tmp_path):
 
 def test_a_cut_that_the_journal_does_not_name_is_none(tampered, world, part):
     """Rows that are gone are gone, whatever the database calls it."""
-    cut_away(tampered, world, part)
-    report = tampered.verify()
-    assert report.exit_code == 5
+    second = cut_away(tampered, world, part)
+    known = KnownCuts(rows={part: second.end}, sources={f"{n + 1:032x}": 99 for n in range(SOURCES)})
+    for policy in (world.policy, replace(world.policy, cuts=known)):
+        report = tampered.verify(policy=policy)
+        assert report.exit_code == 5
     assert {"LEDGER_ALTERED", "LEDGER_ENTRY_MISSING"} <= violations(report)
 
 

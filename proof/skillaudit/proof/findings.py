@@ -64,6 +64,7 @@ class Kind(StrEnum):
     LEDGER_ENTRY_MISSING = "LEDGER_ENTRY_MISSING"
     LEDGER_UNSEALED = "LEDGER_UNSEALED"
     LEDGER_CUT = "LEDGER_CUT"
+    LEDGER_CUT_KNOWN = "LEDGER_CUT_KNOWN"
     SEAL_GAP = "SEAL_GAP"
     JOURNAL_ALTERED = "JOURNAL_ALTERED"
     JOURNAL_REWRITTEN = "JOURNAL_REWRITTEN"
@@ -118,6 +119,7 @@ _UNCHECKED: Final = frozenset({Kind.ANCHOR_UNREACHABLE, Kind.NOT_CHECKED})
 _NOTES: Final = frozenset(
     {
         Kind.RUN_ABANDONED,
+        Kind.LEDGER_CUT_KNOWN,
         Kind.PURGED,
         Kind.REDACTED,
         Kind.RESTORED,
@@ -150,7 +152,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.RUN_MISSING: "a record of it was received, as the ledger says, it is not stored, and no act purged it",
     Kind.RUN_UNLISTED: "it is stored, and no record brought it",
     Kind.RUN_EQUIVOCATES: "two different statements about one run",
-    Kind.COLUMN_ALTERED: "a column that can be computed is not what its records say",
+    Kind.COLUMN_ALTERED: "a column that can be computed is not what its records say, or salts are kept that should not be",
     Kind.RUN_SUSPECT: "beyond the runs that are told one by one: something is off",
     Kind.CLOCK_JUMP: "events dated before their predecessors, or after they were received",
     Kind.RUN_INCOMPLETE: "events that never arrived",
@@ -168,6 +170,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.LEDGER_ENTRY_MISSING: "rows of the ledger are gone",
     Kind.LEDGER_UNSEALED: "rows that no seal of the asked grade covers yet",
     Kind.LEDGER_CUT: "sealed rows, or runs, from before what this database was made again from: not here, and not proven",
+    Kind.LEDGER_CUT_KNOWN: "the same, as far as the policy names it",
     Kind.SEAL_GAP: "a seal does not go on where the one before ended",
     Kind.JOURNAL_ALTERED: "leaves or tiles of the journal are gone or of another form",
     Kind.JOURNAL_REWRITTEN: "the journal is not the one that was signed or anchored",

@@ -11,13 +11,19 @@
     uri = "file:/mnt/worm/audit"
     trust = "other"                          # other: in other hands than the database; same: in the same hands
 
+    [cuts]                                   # what a database made again is known to lack, and may
+    rows = { "skillaudit.events/0" = 812 }   # partition -> the first row that is here
+    sources = { "0a1b..." = 17 }             # source -> runs with numbers below may not be here
+    runs = ["0197..."]                       # runs whose start is not here: what is kept of them is not proven
+
 Keys come from here and never from the database that is being checked.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, cast
@@ -58,6 +64,18 @@ class AnchorPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownCuts:
+    """What a database that was made again lacks, as the verifier knows it: exactly that, and nothing beside it, is no more than a note."""
+
+    rows: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Partition -> the row with which its ledger begins."""
+    sources: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Source -> runs with numbers below this one may lie before a cut."""
+    runs: tuple[str, ...] = ()
+    """Runs whose start lies before one; of what is kept of them nothing is proven."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a verifier knows by himself. The empty one asks for nothing but that the record agrees with itself."""
 
@@ -67,6 +85,7 @@ class Policy:
     min_retention_days: int = 0
     expected_hosts: tuple[str, ...] = ()
     anchors: tuple[AnchorPolicy, ...] = ()
+    cuts: KnownCuts = field(default_factory=KnownCuts)
     control_log: bool = False
     """Hold the acts against the control log, which whoever writes the database may not be able to write."""
 
@@ -110,6 +129,7 @@ def parse_policy(found: dict[str, Any], where: str) -> Policy:
         min_retention_days=_number(found, "min_retention_days", 0, where),
         expected_hosts=tuple(_list(found, "expected_hosts", str, where)),
         anchors=anchors,
+        cuts=_cuts(found.get("cuts", {}), f"{where}: cuts"),
         control_log=_flag(found, "control_log", where),
     )
 
@@ -123,12 +143,18 @@ def policy_members(policy: Policy) -> dict[str, Any]:
         "min_retention_days": policy.min_retention_days,
         "expected_hosts": list(policy.expected_hosts),
         "anchors": [{"uri": it.uri, "trust": it.trust} for it in policy.anchors],
+        "cuts": {
+            "rows": dict(policy.cuts.rows),
+            "sources": dict(policy.cuts.sources),
+            "runs": list(policy.cuts.runs),
+        },
         "control_log": policy.control_log,
     }
 
 
 _MEMBERS: Final = tuple(policy_members(Policy()))
 _ANCHOR_MEMBERS: Final = ("uri", "trust")
+_CUTS_MEMBERS: Final = ("rows", "sources", "runs")
 
 
 def _check_members(found: dict[str, Any], known: tuple[str, ...], where: str) -> None:
@@ -146,6 +172,26 @@ def _anchor(entry: dict[str, Any], where: str) -> AnchorPolicy:
     if trust not in TRUSTS:
         raise SettingsError(f"{where}: trust is {' or '.join(map(_quoted, TRUSTS))}, not {trust!r}")
     return AnchorPolicy(uri, trust)
+
+
+def _cuts(found: object, where: str) -> KnownCuts:
+    if not isinstance(found, dict):
+        raise SettingsError(f"{where} is a table, [cuts], not {found!r}")
+    members = cast("dict[str, Any]", found)
+    _check_members(members, _CUTS_MEMBERS, where)
+    return KnownCuts(
+        rows=_numbers(members, "rows", "a partition and the first row that is here", where),
+        sources=_numbers(members, "sources", "a source and a number below which its runs may lack", where),
+        runs=tuple(_list(members, "runs", str, where)),
+    )
+
+
+def _numbers(found: dict[str, Any], name: str, what: str, where: str) -> dict[str, int]:
+    value = found.get(name, {})
+    if not isinstance(value, dict):
+        raise SettingsError(f'{where}: {name} names {what}: {{ "..." = 17 }}, not {value!r}')
+    members = cast("dict[str, Any]", value)
+    return {it: _number(members, it, 0, f"{where}: {name}") for it in members}
 
 
 def check_anchor(uri: str, where: str, settings: Settings | None = None) -> None:

@@ -70,11 +70,12 @@ def test_a_policy_asks_for_what_its_members_can_prove(tmp_path):
     """Grade by default: anchored with an anchor, signed with a key, else self."""
     assert parse_policy({}, "x") == Policy()
     assert parse_policy({"keys": [KEY]}, "x").grade is Grade.SIGNED
-    text = f'keys = ["{KEY}"]\n[[anchors]]\nuri = "file:/x"\ntrust = "same"\n'
+    text = f'keys = ["{KEY}"]\n[[anchors]]\nuri = "file:/x"\ntrust = "same"\n[cuts]\nrows = {{ "t/0" = 7 }}\n'
     (tmp_path / "p.toml").write_text(text)
     policy = read_policy(tmp_path / "p.toml")
     assert policy.grade is Grade.ANCHORED
     assert policy.anchors[0].trust == "same"
+    assert policy.cuts.rows == {"t/0": 7}
     assert parse_policy(policy_members(policy), "x") == policy
 
 
@@ -96,6 +97,11 @@ def test_a_policy_asks_for_what_its_members_can_prove(tmp_path):
         ({"min_retention_days": True}, "min_retention_days", "whole number"),
         ({"expected_hosts": [1]}, "expected_hosts", "list of texts"),
         ({"control_log": "yes"}, "control_log", "true or false"),
+        ({"cuts": [1]}, "cuts", "[cuts]"),
+        ({"cuts": {"row": {}}}, "cuts", "rows, sources, runs"),
+        ({"cuts": {"rows": {"t/0": -1}}}, "cuts: rows: t/0", "whole number"),
+        ({"cuts": {"sources": ["s"]}}, "cuts: sources", '{ "..." = 17 }'),
+        ({"cuts": {"runs": [1]}}, "cuts: runs", "list of texts"),
     ],
 )
 def test_a_wrong_policy_is_refused_naming_file_field_and_what_is_right(found, field, right):

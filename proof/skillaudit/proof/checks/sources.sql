@@ -74,8 +74,11 @@ ORDER BY 1
 SELECT source_id, runs_started, host FROM sources WHERE state = 'silent' ORDER BY 1
 
 -- name: unknown
--- Sources whose opening never arrived.
-SELECT source_id, host FROM sources WHERE opened_at IS NULL ORDER BY 1
+-- Sources whose opening never arrived, and whether the ledger has their last word, with the count of their runs.
+SELECT source_id, host, source_id IN (SELECT source_id FROM ledger WHERE kind = 'closed' AND run_id = '')
+FROM sources
+WHERE opened_at IS NULL
+ORDER BY 1
 
 -- name: number
 -- How far the numbers of a source are due, and which other run was received under one of them.

@@ -6,7 +6,7 @@ they said. Only what the journal names as cut counts, so that nobody without the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from skillaudit.contract.words import counted
 from skillaudit.proof.acts import Act, ActKind, parse_act
 from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.leaves import parse_act as act_of_leaf
+from skillaudit.proof.policy import KnownCuts
 from skillaudit.proof.verify.engine import Engine
 
 FILE: Final = "cuts.sql"
@@ -28,16 +29,19 @@ class Cuts:
     """Partition -> rows of its ledger below this one."""
     numbers: Mapping[str, int] = field(default_factory=dict[str, int])
     """Source -> runs with numbers below this one: they were started before what is here was received."""
+    known: KnownCuts = field(default_factory=KnownCuts)
+    """What of it the verifier knows."""
 
 
 NO_CUTS: Final = Cuts()
 ORPHAN_BEFORE: Final = "its start is not here, and may lie before what this database was made again from"
 
 
-def find_cuts(engine: Engine, findings: Findings, proven: int) -> Cuts:
+def find_cuts(engine: Engine, findings: Findings, proven: int, known: KnownCuts | None = None) -> Cuts:
     """In the engine's snapshot. Costs nothing to speak of where nothing is cut. `proven`: how many of the journal's leaves are
-    more than the database's own word; one that is named behind them may be anybody's.
+    more than the database's own word; one that is named behind them may be anybody's. `known`: what the verifier knows of.
     """
+    known = known or KnownCuts()
     said = engine.rows(FILE, "cuts")
     if not said:
         return NO_CUTS
@@ -53,20 +57,28 @@ def find_cuts(engine: Engine, findings: Findings, proven: int) -> Cuts:
                 f"{counted(first - here, 'sealed row')} before this one not in this database, nor the runs and events they"
                 f" told of: it was made again from records that begin later; what comes after position {offset} is covered"
             )
-            findings.add(Finding(Kind.LEDGER_CUT, says, where))
+            kind = Kind.LEDGER_CUT_KNOWN if known.rows.get(partition) == first else Kind.LEDGER_CUT
+            findings.add(Finding(kind, says, where))
         else:
             who = "nothing that is signed or anchored says so yet" if named else "the journal does not say so"
             says = f"is said to begin with this row, and {who}"
             findings.add(Finding(Kind.LEDGER_ALTERED, says, where))
     numbers: dict[str, int] = dict(engine.rows(FILE, "numbers_before")) if rows else {}
-    return Cuts(rows, numbers)
+    return Cuts(rows, numbers, known)
 
 
-def before_cut(source_id: str, low: int, high: int) -> Finding:
+def before_cut(cuts: Cuts, source_id: str, low: int, high: int) -> Iterator[Finding]:
     """Numbers of a source that nothing here tells of."""
+    below = min(max(cuts.known.sources.get(source_id, 0), low), high + 1)
+    for kind, first, last in ((Kind.LEDGER_CUT_KNOWN, low, below - 1), (Kind.LEDGER_CUT, below, high)):
+        if first <= last:
+            yield _before_cut(kind, source_id, first, last)
+
+
+def _before_cut(kind: Kind, source_id: str, low: int, high: int) -> Finding:
     runs = "its run" if low == high else f"its runs up to {high}"
     says = f"{runs} may lie before what this database was made again from, or never arrived"
-    return Finding(Kind.LEDGER_CUT, says, {"source_id": source_id, "source_seq": low})
+    return Finding(kind, says, {"source_id": source_id, "source_seq": low})
 
 
 def orphans_before(engine: Engine, cuts: Cuts) -> frozenset[str]:

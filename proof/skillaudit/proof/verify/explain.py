@@ -37,7 +37,7 @@ It honestly cannot detect:
 11. copies that left by the side: this is integrity, not secrecy;
 12. whether a database had to be made again at all: who takes it away, or empties a part of it, where the topic no longer
     reaches back, leaves a lawful rebuild that lacks (`LEDGER_CUT`) what no record says any more. It is told, exit code 6, for
-    ever, and a backup or another database that holds it meets the same seals. A cut that is only written into the database is
+    ever, unless the verifier's policy names it, and a backup or another database that holds it meets the same seals. A cut that is only written into the database is
     signed by no sealer: it signs those that its consumer decided and kept beside `seal_state_file`, as long as nobody
     writes that file, too.
 """

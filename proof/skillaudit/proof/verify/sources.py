@@ -45,7 +45,7 @@ def check_sources(
     for source_id, start, high, due, tail in engine.rows(FILE, "gaps"):
         low = max(start, min(cuts.numbers.get(source_id, 0), high + 1))
         if low > start:
-            findings.add(before_cut(source_id, start, low - 1))
+            findings.add_all(before_cut(cuts, source_id, start, low - 1))
         late = max(min(high, due) - low + 1, 0)
         totals.never_arrived += late
         _gap(findings, source_id, low, min(high, due), listed, tail=tail)
@@ -56,7 +56,11 @@ def check_sources(
     for source_id, started, host in engine.rows(FILE, "silent"):
         says = f"of host {host or '(unknown)'} fell silent without a last word: its runs after number {started} are unknown"
         findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
-    for source_id, host in engine.rows(FILE, "unknown"):
+    for source_id, host, ended in engine.rows(FILE, "unknown"):
+        if ended and source_id in cuts.numbers and source_id in cuts.known.sources:
+            says = "its opening lies before what this database was made again from; its last word is here"
+            findings.add(Finding(Kind.LEDGER_CUT_KNOWN, says, {"source_id": source_id}))
+            continue
         says = f"of host {host or '(unknown)'} is not known: its opening never arrived, and with it others of its words may be gone"
         findings.add(Finding(Kind.SOURCE_TAIL_UNKNOWN, says, {"source_id": source_id}))
     hosts = {row[0] for row in engine.rows(FILE, "hosts")}

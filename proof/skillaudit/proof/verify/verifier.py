@@ -81,7 +81,7 @@ class Verifier:
             with engine.part(findings, "the journal"):
                 journal = check_journal(engine, request, findings, now_us)
             with engine.part(findings, "where the ledger begins"):
-                cuts = find_cuts(engine, findings, journal.vouched(request))
+                cuts = find_cuts(engine, findings, journal.vouched(request), request.policy.cuts)
             with engine.part(findings, "the ledger"):
                 report.sealed_to = max(check_ledger(engine, request, findings, cuts), request.sealed_from)
                 self._sealed(request, journal, findings, report)
@@ -139,7 +139,7 @@ class Verifier:
             return finding.kind in _OF_THE_LEDGER
 
         whole = Findings(wanted=ours)
-        cuts = find_cuts(self._engine, whole, journal.vouched(request))
+        cuts = find_cuts(self._engine, whole, journal.vouched(request), request.policy.cuts)
         check_ledger(self._engine, request, whole, cuts)
         findings.add_all(whole.kept())
 
