@@ -24,9 +24,10 @@ it was told is safe, after the call returned: one hash over all it gave ([notes.
 attributes, parent and time; an event's type and payload; a finish's status, texts and sums), and its own clock before and after the
 call. After the fault, recovery and drain, everything in those files has to be in DuckDB exactly once, in order, byte for byte, with
 times between those two readings; every run that was not finished has to be named as such; and no conflict, dead letter, orphan
-or incident may be there that the fault does not explain. Where agents are killed, one event more than the account tells may be
-stored at its end, as the account's own last line was cut off. A case passes only if all of that holds, and only cases that passed are
-counted as injected: in those, zero events were lost, zero duplicated, zero out of order. Cases that failed are listed
+or incident may be there that the fault does not explain. Of each recording thread that is killed one call more
+than its account tells may be stored, a start, an event or a finish, as its line was cut off: one in all its runs, and of no more threads
+than died. A fault that does not come about fails its case or is no injection. A case passes only if all of that holds, and only cases
+that passed are counted as injected: in those, zero events were lost, zero duplicated, zero out of order. Cases that failed are listed
 below, apart.
 
 Lines of results name the judge (`judge`) since it compares all of that. The lines before are of an earlier one, that compared of each event the
@@ -45,8 +46,9 @@ Some rows have a judge of their own, since something has to be missing or refuse
 column "judged by" says what is compared then; where it is empty, it is the common judge. Records that a row composes itself are
 counted apart from events that agents were told are safe.
 
-A test that cannot fail is none. So each row is also run with each mechanism that it tests switched off, and has to fail then: what it
-says stands under [How each row fails without what it tests](#how-each-row-fails-without-what-it-tests).
+A test that cannot fail is none. So each row is also run with each mechanism that it tests switched off, and has to fail then, in the
+words of a judge; a process that does not end or a fault that does not come about shows nothing. What the judges said stands under
+[How each row fails without what it tests](#how-each-row-fails-without-what-it-tests).
 
     python -m tests.faults --list                       the rows
     python -m tests.faults ROW --count N --seed S       one of them; goes on where the results end

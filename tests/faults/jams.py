@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
+from tests.faults.oracle import must
 from tests.faults.stage_kafka import NeverRebuilt
 
 from skillaudit.contract.settings import Settings
@@ -64,7 +65,7 @@ def assert_in_order(records: Sequence[tuple[bytes, bytes]]) -> None:
         first.setdefault(key, []).append(value)
     for key, values in first.items():
         numbers = [int(v.split(b'"seq":', 1)[1].split(b",", 1)[0]) for v in values if b'"type":"run.' in v]
-        assert numbers == sorted(numbers), f"{key.decode()} arrived as {numbers}"
+        must(numbers == sorted(numbers), f"{key.decode()} arrived as {numbers}")
 
 
 def runs_out_of_order(sent: dict[int, list[tuple[bytes, bytes]]]) -> int:

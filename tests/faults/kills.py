@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.agent import Plan
-from tests.faults.oracle import Account, judge
+from tests.faults.oracle import Account, judge, must
 from tests.faults.rows import Case
 from tests.faults.stage import Agents, consuming, database
 from tests.pipeline.support import Process
@@ -117,13 +117,13 @@ def check_deaths(
         )
         kinds = [row[0] for row in cursor.execute("SELECT kind FROM main.incidents").fetchall()]
         stored = dict(cursor.execute("SELECT id, liveness FROM main.runs").fetchall())
-    assert verdict, str(verdict)
+    must(verdict, str(verdict))
     torn = [kind for kind in kinds if kind in ("outbox-unfinished", "outbox-hole", "outbox-altered")]
-    assert torn_allowed or not kinds, f"incidents without a reason: {kinds}"
-    assert kinds == torn, f"other incidents than torn lines: {kinds}"
-    assert len(torn) <= deaths, f"{len(torn)} torn lines of {deaths} deaths: {kinds}"
+    must(torn_allowed or not kinds, f"incidents without a reason: {kinds}")
+    must(kinds == torn, f"other incidents than torn lines: {kinds}")
+    must(len(torn) <= deaths, f"{len(torn)} torn lines of {deaths} deaths: {kinds}")
     open_still = [run_id for run_id, reads in stored.items() if reads == "open" and not alive(run_id)]
-    assert not open_still, f"{len(open_still)} runs of dead processes read open: {open_still[:3]}"
+    must(not open_still, f"{len(open_still)} runs of dead processes read open: {open_still[:3]}")
     case.events += verdict.events
     case.note(runs=verdict.runs, torn_lines=len(torn), unnoted_calls=len(verdict.cut_off))
 

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 from tests.consumer.test_migration import OLD_ROWS, OLD_VIEWS
 from tests.faults.fuse import Fuse, FusedCursor, open_fused
+from tests.faults.oracle import must
 
 from skillaudit.consumer.statements import migrations, sql_text
 
@@ -135,13 +136,13 @@ class OldFiles:
         """
         with contextlib.closing(duckdb.connect(str(path), read_only=True)) as cursor:
             found = cursor.execute("SELECT value FROM store.meta ORDER BY name").fetchall()
-            assert found[0] == ("ab",), found
+            must(found[0] == ("ab",), found)
             version = int(found[-1][0])
-            assert version == NEWEST if newest else since <= version <= NEWEST, version
+            must(version == NEWEST if newest else since <= version <= NEWEST, version)
             _assert_made(cursor, version)
             shape = cursor.execute(_SHAPE).fetchall()
             other = _differing(shape, self._shapes[version])
-            assert not other, f"schema {version}, and otherwise than one: {other[:3]}"
+            must(not other, f"schema {version}, and otherwise than one: {other[:3]}")
             _assert_rows(cursor, self._paths[since])
         return version
 
@@ -160,15 +161,15 @@ def _assert_made(cursor: duckdb.DuckDBPyConnection, version: int) -> None:
     names = {row[0] for row in cursor.execute(_NAMES).fetchall()}
     for step, made in MAKES.items():
         lacking, early = made - names, made & names
-        assert step > version or not lacking, f"schema {version} lacks of step {step}: {sorted(lacking)}"
-        assert step <= version or not early, f"schema {version} has of step {step}: {sorted(early)}"
+        must(step > version or not lacking, f"schema {version} lacks of step {step}: {sorted(lacking)}")
+        must(step <= version or not early, f"schema {version} has of step {step}: {sorted(early)}")
         if step <= version and step in _BACKFILLED:
-            assert cursor.execute(_BACKFILLED[step]).fetchone() == (0,), (
-                f"step {step} did not fill in its rows"
+            must(
+                cursor.execute(_BACKFILLED[step]).fetchone() == (0,), f"step {step} did not fill in its rows"
             )
     if version >= 2:
         rows = cursor.execute("SELECT partition, record_offset FROM store.ledger_from").fetchall()
-        assert rows == [("old/0", 42)], rows
+        must(rows == [("old/0", 42)], rows)
 
 
 def _assert_rows(cursor: duckdb.DuckDBPyConnection, old: Path) -> None:
@@ -183,9 +184,15 @@ def _assert_rows(cursor: duckdb.DuckDBPyConnection, old: Path) -> None:
         for one, other, how in ((ours, theirs, "new"), (theirs, ours, "lost")):
             query = f"SELECT COLUMNS(*)::VARCHAR FROM (({one}) EXCEPT ALL ({other})) LIMIT 3"
             rows = cursor.execute(query).fetchall()
-            assert not rows, f"rows of {table} that are {how}: {rows}"
-    assert cursor.execute("SELECT count(*) FROM main.runs").fetchone() == (OLD_RUNS,)
-    assert cursor.execute("SELECT count(*) FROM main.events").fetchone() == (OLD_RUNS - 1,)
+            must(not rows, f"rows of {table} that are {how}: {rows}")
+    must(
+        cursor.execute("SELECT count(*) FROM main.runs").fetchone() == (OLD_RUNS,),
+        "the view of runs has other rows",
+    )
+    must(
+        cursor.execute("SELECT count(*) FROM main.events").fetchone() == (OLD_RUNS - 1,),
+        "the view of events has other rows",
+    )
 
 
 def statements_by_step(path: Path) -> dict[int, list[int]]:

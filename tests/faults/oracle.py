@@ -29,6 +29,16 @@ ROUNDING_US = 2_000
 """Clocks are read one after the other, and rounded."""
 
 
+class BrokenError(AssertionError):
+    """The contract is not kept: what a judge says, and nobody else. Where a mechanism is switched off nothing less counts."""
+
+
+def must(kept: object, told: object) -> None:
+    """A judge's assertion."""
+    if not kept:
+        raise BrokenError(told)
+
+
 @dataclass(slots=True)
 class Account:
     """What one agent noted of one run."""
@@ -362,7 +372,7 @@ def _reads_wrong(account: Account, completeness: str, liveness: str, *, cut: boo
 def assert_kept(
     cursor: duckdb.DuckDBPyConnection, accounts: Mapping[str, Account], **options: Any
 ) -> Verdict:
-    """As `judge`; an AssertionError that tells what was not kept."""
+    """As `judge`; a BrokenError that tells what was not kept."""
     verdict = judge(cursor, accounts, **options)
-    assert verdict, str(verdict)
+    must(verdict, str(verdict))
     return verdict

@@ -1,7 +1,7 @@
 """What Python processes do to an agent: children of all kinds, exits of all kinds, calls in the midst of calls.
 
-`python -m tests.faults.python_lives LIFE DIRECTORY SEED [OFF]`, settings from the environment. Accounts lie in the directory,
-one a process.
+`python -m tests.faults.python_lives LIFE DIRECTORY SEED [OFF [HANG_S]]`, settings from the environment. Accounts lie in the
+directory, one a process. HANG_S: after how long a process that is still there hangs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from skillaudit.producer._state import State
 from skillaudit.producer.outbox import OutboxLog
 
 HANG_S_MAX = 300
-HANG_OFF_S_MAX = 15
 HANGS = 70
 """Exit code of a process that was ended because it hung."""
 
@@ -406,7 +405,7 @@ def main(words: Sequence[str]) -> None:
     """See the module's docstring."""
     life_name, directory, seed, *rest = words
     off = rest[0] if rest else ""
-    watch(HANG_OFF_S_MAX if off == "reentrancy" else HANG_S_MAX)
+    watch(float(rest[1]) if rest[1:] else HANG_S_MAX)
     Path(directory).mkdir(exist_ok=True)
     life = Life(directory, int(seed), off)
     kind, _, way = life_name.partition(":")

@@ -58,7 +58,9 @@ class Result:
 
 @cache
 def versions() -> dict[str, str]:
-    """What took part, as far as it can be asked here: of the project the commit, with `+` where files differ from it."""
+    """What took part, as far as it can be asked here: of the project the commit, with `+` where files differ from it. A
+    process asks once, at its beginning: later commits are not what it has loaded.
+    """
     names = ("skillaudit", "aiokafka", "duckdb", "orjson")
     found = {"python": platform.python_version(), "linux": platform.release().partition("-")[0]}
     return found | {name: version(name) for name in names} | {"commit": _commit(), "judge": JUDGE}

@@ -14,7 +14,7 @@ from typing import Any
 from zlib import error as zlib_error
 
 from tests.faults.damage import Touched, read_lines
-from tests.faults.oracle import read_accounts
+from tests.faults.oracle import BrokenError, must, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.rows_damage import Deaf, judge_damage, make_service, record_source
 from tests.faults.stage import (
@@ -106,7 +106,7 @@ async def acknowledgement_damaged(case: Case) -> None:
     check(case, settings, read_accounts([account]))
     for source in unreadable:
         kinds = {incident["kind"] for incident in read_incidents(source)}
-        assert "acknowledgement" in kinds, f"a damaged acknowledgement of {source.name} is named {kinds}"
+        must("acknowledgement" in kinds, f"a damaged acknowledgement of {source.name} is named {kinds}")
     case.injections = len(begun)
 
 
@@ -205,16 +205,17 @@ async def _rebuild(case: Case, settings: Settings) -> None:
             _remove_named(str(exc))
         case.note(stopped_and_named=1)
         _assert_told(settings)
-    raise AssertionError("it stops again and again")
+    raise BrokenError("it stops again and again")
 
 
 def _remove_named(text: str) -> None:
     named = _NAMED_FILE.search(text)
-    assert named, f"it does not name the file: {text}"
+    if named is None:
+        raise BrokenError(f"it does not name the file: {text}")
     Path(named[1]).unlink()
 
 
 def _assert_told(settings: Settings) -> None:
     with database(settings) as cursor:
         told = cursor.execute("SELECT count(*) FROM main.incidents WHERE kind = 'OutboxCorrupt'").fetchall()
-    assert told[0][0], "no incident keeps why the consumer stopped"
+    must(told[0][0], "no incident keeps why the consumer stopped")

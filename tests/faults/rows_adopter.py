@@ -17,7 +17,7 @@ from tests.faults.kills import (
     forward_to_the_end,
     read_to_the_end,
 )
-from tests.faults.oracle import Account
+from tests.faults.oracle import Account, must
 from tests.faults.rows import Case, row
 from tests.faults.rows_forwarder import LOAD, HostForwarder
 from tests.faults.stage import (
@@ -74,7 +74,7 @@ async def dies_beside_an_adopter(case: Case) -> None:
         await until(lambda: len(list_source_dirs(settings.outbox_dir)) <= left, PATIENT_S)
     accounts = victims.noted() | adopter.noted()
     if left:
-        assert is_drained(settings), "the adopter ended with something pending"
+        must(is_drained(settings), "the adopter ended with something pending")
         await forward_to_the_end(settings)  # its own source is the next one's to remove
     await _check(case, settings, accounts, deaths=KILLED)
 
@@ -151,8 +151,8 @@ async def _stop_for(case: Case, settings: Settings, pid: int, seconds: float) ->
         await until(lambda: not any(path.exists() for path in own), PATIENT_S)
     await asyncio.sleep(seconds)  # the fault's length
     if not case.switched_off:
-        assert own, "the stopped agent's source is gone"
-        assert all(path.exists() for path in own), "the source of an agent that was stopped was taken away"
+        must(own, "the stopped agent's source is gone")
+        must(all(path.exists() for path in own), "the source of an agent that was stopped was taken away")
     wake_process(pid)
 
 
@@ -168,7 +168,7 @@ async def _beside_a_standby(case: Case, settings: Settings) -> None:
                 if number == 1:
                     stop_process(forwarder.pid)
                     await asyncio.sleep(chance.choice(STOPPED_S))  # the fault's length
-                    assert lock_holder(lock) == forwarder.pid, "a stopped forwarder lost its directory"
+                    must(lock_holder(lock) == forwarder.pid, "a stopped forwarder lost its directory")
                 await forwarder.kill()
                 await until(lambda: lock_holder(lock) == os.getpid(), 10)
                 assert refused, "the second one was never refused"

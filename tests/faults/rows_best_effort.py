@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults.full_agent import Fullness
 from tests.faults.kills import PATIENT_CASE_S, PATIENT_S, Workers, forward_to_the_end, read_to_the_end
-from tests.faults.oracle import judge
+from tests.faults.oracle import judge, must
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
     consume_all,
@@ -101,16 +101,17 @@ def _check(case: Case, settings: Settings, agents: Workers, account: Path) -> No
     with database(settings) as cursor:
         verdict = judge(cursor, agents.noted())
         stored = cursor.execute("SELECT id, lost, completeness FROM main.runs").fetchall()
-    assert verdict, str(verdict)
+    must(verdict, str(verdict))
     assert told, "the outbox was never full"
-    assert reported == sum(map(len, told.values())), (
-        f"{reported} reported, {sum(map(len, told.values()))} dropped"
+    must(
+        reported == sum(map(len, told.values())),
+        f"{reported} reported, {sum(map(len, told.values()))} dropped",
     )
     for run_id, ranges, completeness in stored:
-        assert _numbers(ranges) == told.get(run_id, []), (
-            f"{run_id} declares {ranges!r}, told {told.get(run_id)}"
+        must(
+            _numbers(ranges) == told.get(run_id, []), f"{run_id} declares {ranges!r}, told {told.get(run_id)}"
         )
-        assert completeness == ("declared-loss" if run_id in told else "complete"), (run_id, completeness)
+        must(completeness == ("declared-loss" if run_id in told else "complete"), (run_id, completeness))
     case.events += verdict.events
     case.note(runs=verdict.runs, dropped=reported)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from tests.faults.oracle import read_positions
+from tests.faults.oracle import must, read_positions
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_with, consuming, own_broker, through_kafka
 from tests.faults.stage_kafka import CASE_S_MAX, PATIENCE_S, flush_s, forwarding, publisher_of, through_mock
@@ -108,7 +108,7 @@ async def _broker_away(case: Case, seconds: float) -> None:
         positions = read_positions(agents.account_files)
         waiting = asyncio.ensure_future(consumer.wait_for(positions, RECOVERY_S_MAX + seconds))
         await asyncio.wait((waiting, running), return_when=asyncio.FIRST_COMPLETED)
-        assert not running.done(), f"the consumer ended: {running}"
+        must(not running.done(), f"the consumer ended: {running}")
         await waiting
     check(case, settings, agents.noted())
 

@@ -14,7 +14,7 @@ import duckdb
 from tests.conformance.compositions import settings_at
 from tests.faults.agent import Notebook, Plan, record
 from tests.faults.damage import AT_REST, FINISH, WHILE_RUNNING, Number, Touched, inject, seal_with_checksums
-from tests.faults.oracle import LOGS_SQL, Account, altered, read_accounts
+from tests.faults.oracle import LOGS_SQL, Account, altered, must, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.stage import DRAIN_S, consume_with, consuming, database, has_everything
 from tests.support.waiting import until
@@ -129,7 +129,7 @@ def judge_damage(
     touched: Sequence[Touched],
     incidents: Incidents = stored_incidents,
 ) -> None:
-    """Everything that is wrong, in one AssertionError."""
+    """Everything that is wrong, in one BrokenError."""
     with database(settings) as cursor:
         wrong, lost = _judge_runs(case, cursor, accounts, set().union(*(one.numbers for one in touched)))
         wrong += altered(cursor, accounts)
@@ -141,7 +141,7 @@ def judge_damage(
                 for row in cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM main.{name}").fetchall()
             ]
     case.note(touched=sum(len(one.numbers) for one in touched), lost_and_named=len(lost))
-    assert not wrong, f"{len(wrong)} wrong: " + "; ".join(wrong[:6])
+    must(not wrong, f"{len(wrong)} wrong: " + "; ".join(wrong[:6]))
 
 
 _RUNS = """

@@ -17,7 +17,7 @@ from tests.faults.damage import (
     Touched,
     inject_by,
 )
-from tests.faults.oracle import read_accounts
+from tests.faults.oracle import must, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.rows_damage import (
     Deaf,
@@ -83,7 +83,7 @@ def _compare_incidents(touched: Sequence[Touched], expected: Sequence[Sequence[D
         more = {what for what in told - wanted if what != ("copied", None)}
         if wanted - told or more:
             wrong.append(f"{one.kind}: found {sorted(wanted)}, told {sorted(told, key=str)}")
-    assert not wrong, "; ".join(wrong)
+    must(not wrong, "; ".join(wrong))
 
 
 async def _consume(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from tests.conformance.compositions import settings_at
+from tests.faults.oracle import BrokenError, must
 from tests.faults.rows import Case, row
 from tests.faults.stage import DRAIN_S, Agents, check, consume_all, consuming, database, is_drained
 from tests.support.small_fs import MIB, SmallFs, small_fs
@@ -82,7 +83,7 @@ async def disk_full_outbox_plain(case: Case) -> None:
     plan = _plan(runs=6, payload_bytes=8_000) | {"logs_min": 10, "logs_max": 30}
     agents = await _outbox_full(case, case.switched_off or "plain", plan, 4 * MIB)
     short, completed, undone = (len(_entries(agents, name)) for name in ("short", "completed", "undone"))
-    assert short == completed + undone, f"{short} lines in part, {completed} completed, {undone} undone"
+    must(short == completed + undone, f"{short} lines in part, {completed} completed, {undone} undone")
     case.injections = min(short, 1)  # where the disk was full between lines only, nothing was injected
     case.note(in_part_and_completed=completed, in_part_and_undone=undone)
 
@@ -113,7 +114,7 @@ async def _outbox_full(
         async with agents, beside:
             await _rounds(disk, agents, chance)
             codes = await agents.ended()
-        assert codes == [0, 0], f"agents ended with {codes} ({-signal.SIGBUS} is SIGBUS): {_said(agents)}"
+        must(codes == [0, 0], f"agents ended with {codes} ({-signal.SIGBUS} is SIGBUS): {_said(agents)}")
         disk.free()
         await consume_all(settings)
         case.note(refusals=_refusals(agents))
@@ -151,7 +152,8 @@ def _entries(agents: Agents, name: str) -> list[object]:
 
 def _refusals(agents: Agents) -> int:
     broken = _entries(agents, "broken")
-    assert not broken, broken[0]
+    if broken:
+        raise BrokenError(broken[0])
     return len(_entries(agents, "full"))
 
 
@@ -159,7 +161,7 @@ def _no_number_taken(settings: Settings) -> None:
     """Refused starts left no gap in the source's numbers either."""
     with database(settings) as cursor:
         gaps = cursor.execute("SELECT * FROM main.source_gaps").fetchall()
-    assert not gaps, f"numbers of runs that never began: {gaps}"
+    must(not gaps, f"numbers of runs that never began: {gaps}")
 
 
 class CountingService(ConsumerService):
@@ -245,7 +247,7 @@ async def _full_once(disk: SmallFs, service: ConsumerService, agents: Agents, ch
     await until(lambda: service.status.state is not ServiceState.RUNNING or at_rest(), DRAIN_S)
     told = service.status.last_error
     full = service.status.state is not ServiceState.RUNNING
-    assert not full or "disk is full" in told, f"{service.status.state.value}: {told}"
+    must(not full or "disk is full" in told, f"{service.status.state.value}: {told}")
     await asyncio.sleep(chance.uniform(0, 0.3))
     disk.free(chance.randrange(8_192))
     await asyncio.sleep(chance.uniform(0, 0.1))

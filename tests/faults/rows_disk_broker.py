@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from tests.conformance.compositions import with_topics
+from tests.faults.oracle import BrokenError
 from tests.faults.rows import Case, row
 from tests.faults.rows_broker import RESEND, FireAndForget
 from tests.faults.stage import Agents, check, consume_all, drain, through_kafka
@@ -256,10 +257,11 @@ async def _until_sent(case: Case, cramped: Cramped, left: _Left) -> None:
         if await sent():
             break
         if cramped.runs() and await _takes_records(left.settings):
-            assert await sent(), (
-                f"the broker takes another client's records, and not the agents': {cramped.state()}; "
-                f"they stand at: {await _stacks(agents)}"
-            )
+            if not await sent():
+                raise BrokenError(
+                    f"the broker takes another client's records, and not the agents': {cramped.state()}; "
+                    f"they stand at: {await _stacks(agents)}"
+                )
             break
         if cramped.runs() and (leaderless := await _leaderless(left.settings)):
             case.note(leaders_elected_by_hand=leaderless)

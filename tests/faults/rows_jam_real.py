@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 from tests.faults.jams import Mortal, MortalForever, MortalPatient, assert_in_order, send_overtaking
+from tests.faults.oracle import must
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_with, own_broker, shared_broker, through_kafka
 from tests.faults.stage_kafka import (
@@ -150,7 +151,7 @@ async def sender_dead(case: Case) -> None:
         before = agents.noted_lines()
         await agents.join(PATIENCE_S)
         case.note(recorded_behind_the_death=agents.noted_lines() - before, silently=int(silently))
-    assert case.switched_off or publisher.opened > 1, "nobody noticed that the sender was dead"
+    must(case.switched_off or publisher.opened > 1, "nobody noticed that the sender was dead")
     await consume_with(settings)
     check(case, settings, agents.noted())
 

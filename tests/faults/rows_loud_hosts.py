@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 from tests.conformance.compositions import settings_at
 from tests.faults.loud_agent import tell, told_file
+from tests.faults.oracle import must
 from tests.faults.rows import Case, row
 from tests.faults.rows_loud import Figures, figures_of, hearing, line_of, said, shows
 from tests.faults.rows_refused import _refused
@@ -170,19 +171,17 @@ async def losses_by_host(case: Case) -> None:
             await agents.join(PATIENCE_S)
         await shows(hosted.url, "the end", lambda now: _of(now, TROUBLED, "sources") == 0)
         figures = await figures_of(hosted.url)
-        assert [_of(figures, QUIET, name) for name in GAUGES] == [0] * len(GAUGES), figures
+        must([_of(figures, QUIET, name) for name in GAUGES] == [0] * len(GAUGES), figures)
         told = line_of(hosted)
-        assert f"{case.facts['refused']:,} refused, {case.facts['dropped']:,} lost" in told, told
-        assert "the oldest not forwarded" not in told, told
+        must(f"{case.facts['refused']:,} refused, {case.facts['dropped']:,} lost" in told, told)
+        must("the oldest not forwarded" not in told, told)
     _judge_logs(case, lines, hosts[TROUBLED])
     await forward_all(troubled)
     await forward_all(quiet)
     await consume_all(served)
     accounts = {**hosts[TROUBLED].noted(), **hosts[QUIET].noted()}
     kept = _refused(troubled, accounts).total()
-    assert kept == case.facts["refused"], (
-        f"{kept} records are in refused/, of {case.facts['refused']} refused"
-    )
+    must(kept == case.facts["refused"], f"{kept} records are in refused/, of {case.facts['refused']} refused")
     check(case, served, accounts)
 
 
@@ -190,19 +189,17 @@ def _judge_logs(case: Case, lines: Sequence[str], agents: Agents) -> None:
     """Of the consumer, and of the forwarders, all in this process; and what the agent's process said of itself."""
     refused, dropped = case.facts["refused"], case.facts["dropped"]
     told = [line for line in lines if "as heartbeats tell" in line]
-    assert all(f"(host {TROUBLED})" in line for line in told), told
-    assert said(told, "refused for good") == refused, (
-        f"{refused} refused, and the consumer's log tells {told}"
-    )
-    assert said(told, "dropped by agents") == dropped, f"{dropped} lost, and the consumer's log tells {told}"
+    must(all(f"(host {TROUBLED})" in line for line in told), told)
+    must(said(told, "refused for good") == refused, f"{refused} refused, and the consumer's log tells {told}")
+    must(said(told, "dropped by agents") == dropped, f"{dropped} lost, and the consumer's log tells {told}")
     kept = [line for line in lines if "kept in refused/" in line]
-    assert said(kept, "kept in refused/") == refused, (
-        f"{refused} refused, and the forwarder's log tells {kept}"
+    must(
+        said(kept, "kept in refused/") == refused, f"{refused} refused, and the forwarder's log tells {kept}"
     )
     words = "outbox_on_full is `count`: "
     own = agents.processes[0].said().splitlines()
     lost = said([line.partition(words)[2] for line in own if words in line], "declared as lost")
-    assert lost == dropped, f"{dropped} lost, and the agent's log tells {lost}"
+    must(lost == dropped, f"{dropped} lost, and the agent's log tells {lost}")
 
 
 async def _backlog_shows(
@@ -222,8 +219,9 @@ async def _backlog_shows(
     watch = BacklogWatch(settings.outbox_dir)
     watch.look()
     now_s = time.time()
-    assert now_s - recorded_s < watch.age_s + 1 < now_s - shut_s + AGE_S_MAX + 1, (
-        f"held back {now_s - shut_s} s ago, recorded {now_s - recorded_s} s ago, and the forwarder says {watch.age_s} s"
+    must(
+        now_s - recorded_s < watch.age_s + 1 < now_s - shut_s + AGE_S_MAX + 1,
+        f"held back {now_s - shut_s} s ago, recorded {now_s - recorded_s} s ago, and the forwarder says {watch.age_s} s",
     )
     valve.let_go(settled_us)
     await until(lambda: not valve._may_pass.is_set(), PATIENCE_S)
@@ -232,11 +230,12 @@ async def _backlog_shows(
     await shows(url, f"{wanted} records wait", lambda now: _of(now, TROUBLED, "backlog_records") == wanted)
     figures, age_s = await figures_of(url), time.time() - valve.first_at_us / 1e6
     told_s = _of(figures, TROUBLED, "oldest_unforwarded_seconds")
-    assert abs(told_s - age_s) < AGE_S_MAX, f"the oldest waits {told_s} s, as told, and {age_s} s in truth"
+    must(abs(told_s - age_s) < AGE_S_MAX, f"the oldest waits {told_s} s, as told, and {age_s} s in truth")
     told = re.search(r"the oldest not forwarded waits for ([\d,]+) s", line_of(hosted))
-    assert told, line_of(hosted)
-    assert abs(int(told[1]) - age_s) < AGE_S_MAX + 1, (
-        f"the oldest waits {told[0]}, as the line tells, and {age_s} s in truth"
+    must(told, line_of(hosted))
+    must(
+        abs(int(told[1]) - age_s) < AGE_S_MAX + 1,
+        f"the oldest waits {told[0]}, as the line tells, and {age_s} s in truth",
     )
     size_bytes = _of(figures, TROUBLED, "backlog_bytes")
     assert events * 200 < size_bytes < events * 2_000, f"{events} events have {size_bytes} bytes"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 from tests.faults.agent import Notebook, Plan, record
-from tests.faults.oracle import Account, read_accounts
+from tests.faults.oracle import Account, BrokenError, must, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.rows_damage import make_service
 from tests.faults.stage import (
@@ -123,8 +123,8 @@ def _check_times(settings: Settings) -> None:
             "SELECT id, runtime_us FROM main.runs WHERE runtime_us NOT BETWEEN 0 AND ?",
             [RUN_S_MAX * 1_000_000],
         ).fetchall()
-    assert not backwards, f"{len(backwards)} times go backwards: {backwards[:3]}"
-    assert not long, f"{len(long)} runs took a time they did not take: {long[:3]}"
+    must(not backwards, f"{len(backwards)} times go backwards: {backwards[:3]}")
+    must(not long, f"{len(long)} runs took a time they did not take: {long[:3]}")
 
 
 class TakesSilenceForDeath(OutboxSource):
@@ -232,8 +232,8 @@ def _judge_twins(
 ) -> tuple[Account, int]:
     """The account of the run as it must be stored, and how many of its events are the other's, behind its finish."""
     found = cursor.execute("SELECT source_id, caller_id FROM main.runs").fetchall()
-    assert len(found) == 1, f"{len(found)} runs under one id"
-    assert found[0][0] == found[0][1], "the run is not its start's source's"
+    must(len(found) == 1, f"{len(found)} runs under one id")
+    must(found[0][0] == found[0][1], "the run is not its start's source's")
     winner = accounts[found[0][0]]
     (loser,) = (account for source, account in accounts.items() if source != found[0][0])
     assert winner.end is not None
@@ -244,10 +244,10 @@ def _judge_twins(
         "SELECT count(*), count(DISTINCT (partition, record_offset)) FROM main.conflicts"
     ).fetchall()[0]
     wanted = len(loser.logs) + 2
-    assert kept == places, "a conflict is kept twice"
-    assert kept + len(behind) >= wanted, f"{kept} of the other's {wanted} records are kept as conflicts"
+    must(kept == places, "a conflict is kept twice")
+    must(kept + len(behind) >= wanted, f"{kept} of the other's {wanted} records are kept as conflicts")
     told = cursor.execute("SELECT count(*) FROM main.incidents WHERE kind LIKE 'conflict%'").fetchall()
-    assert told[0][0], "no incident says that two processes used one run id"
+    must(told[0][0], "no incident says that two processes used one run id")
     case.note(conflicts=kept)
     logs = winner.logs | behind
     return dataclasses.replace(winner, logs=logs, end=len(logs)), len(behind)
@@ -274,13 +274,13 @@ async def same_host_and_process(case: Case) -> None:
     async with agents:
         codes = await agents.ended()
     refused = [p.said().strip()[-300:] for p, code in zip(agents.processes, codes, strict=True) if code]
-    assert not refused, f"{len(refused)} of {len(codes)} agents could not record beside the other: {refused}"
+    must(not refused, f"{len(refused)} of {len(codes)} agents could not record beside the other: {refused}")
     await consume_all(settings)
     check(case, settings, agents.noted())
     with database(settings) as cursor:
         names = cursor.execute("SELECT host, pid, count(*) FROM main.sources GROUP BY ALL").fetchall()
     # Two that are one source are one to the consumer, too: whose run is whose, and who still lives, nobody can tell.
-    assert names == [(f"twin-{case.number}", 1, 2)], f"host, process and sources of the two agents: {names}"
+    must(names == [(f"twin-{case.number}", 1, 2)], f"host, process and sources of the two agents: {names}")
 
 
 @row(
@@ -309,11 +309,11 @@ async def no_locks(case: Case) -> None:
         code = await process.join(60)
         said = process.said()
     who = ("an agent", "a consumer", "a forwarder")[case.number % 3]
-    assert code != 0, f"{who} started on a file system without working locks, and nothing was said"
-    assert "has no working locks" in said, f"exit code {code}: {said[-400:]}"
-    assert "put the directory on a local one" in said
-    assert not account.exists() or not account.read_bytes(), "something was recorded"
-    assert not list(settings.outbox_dir.glob("*/*.seg")), "a segment was made"
+    must(code != 0, f"{who} started on a file system without working locks, and nothing was said")
+    must("has no working locks" in said, f"exit code {code}: {said[-400:]}")
+    must("put the directory on a local one" in said, f"no remedy is named: {said[-400:]}")
+    must(not account.exists() or not account.read_bytes(), "something was recorded")
+    must(not list(settings.outbox_dir.glob("*/*.seg")), "a segment was made")
 
 
 @row(
@@ -343,11 +343,11 @@ async def machine_cloned(case: Case) -> None:
     other = dataclasses.replace(clone, db_file=case.directory / "other.duckdb")
     with contextlib.suppress(OutboxMismatchError):
         await consume_all(other)
-        raise AssertionError("another database takes what is left of an outbox that is not its own")
+        raise BrokenError("another database takes what is left of an outbox that is not its own")
     await consume_all(clone)
     with database(clone) as cursor:
         kinds = {kind for (kind,) in cursor.execute("SELECT DISTINCT kind FROM main.incidents").fetchall()}
-    assert kinds == {"outbox-copied"}, kinds
+    must(kinds == {"outbox-copied"}, kinds)
     check(case, clone, before, expected=("incidents",))
     await consume_all(settings)
     check(case, settings, read_accounts([account]))
@@ -383,11 +383,11 @@ async def machine_cloned_kafka(case: Case) -> None:
         record(sink, plan, notes, 0)
         source_id = sink.log.source_id if sink.log else ""
         kinds = {incident["kind"] for incident in read_incidents(clone.outbox_dir / source_id)}
-        assert "copied" in kinds, f"the copy is named {kinds}"
+        must("copied" in kinds, f"the copy is named {kinds}")
         sink.close(0)
     await forward_all(settings)
     await consume_with(settings, consumer)
     check(case, settings, read_accounts([account]))
     with database(settings) as cursor:
         ended = cursor.execute("SELECT closed_by FROM main.sources").fetchall()
-    assert ended == [("process",)], f"the source was ended by {ended}"
+    must(ended == [("process",)], f"the source was ended by {ended}")

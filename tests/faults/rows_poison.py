@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 from tests.faults import fuzz, stream
 from tests.faults.fuse import FusedCursor, open_fused
+from tests.faults.oracle import BrokenError, must
 from tests.faults.rows import Case, row
 from tests.faults.switches import cursor_kind
 
@@ -98,7 +99,8 @@ def _judge(sent: Sent, offset: int, value: bytes | None) -> None:
     except InvalidRecordError:
         sent.refused[offset] = value
     else:
-        assert fuzz.is_sound(value), f"the strict parser takes what is no sound record: {value!r:.300}"
+        if not fuzz.is_sound(value):
+            raise BrokenError(f"the strict parser takes what is no sound record: {value!r:.300}")
 
 
 def _batches(case: Case, records: Sequence[SourceRecord]) -> Iterator[Sequence[SourceRecord]]:
@@ -146,9 +148,9 @@ def _fuzzed(case: Case) -> None:
     cursor = database.cursor()
     assert_buried(cursor, sent)
     assert_good(cursor, sent)
-    assert sum(outcomes.values()) == len(sent.records), f"{outcomes} of {len(sent.records)} records"
+    must(sum(outcomes.values()) == len(sent.records), f"{outcomes} of {len(sent.records)} records")
     assert_accepted(cursor, sent)
-    assert cpu_us < CPU_US_PER_RECORD_MAX, f"{cpu_us:.0f} us a record"
+    must(cpu_us < CPU_US_PER_RECORD_MAX, f"{cpu_us:.0f} us a record")
     database.close()
     case.injections = FUZZED_IN_CASE
     case.events += len(sent.records)
@@ -159,7 +161,7 @@ def _applied(materializer: Materializer, batch: Sequence[SourceRecord]) -> Count
     try:
         return materializer.apply(batch).outcomes
     except Exception as exc:
-        raise AssertionError(f"a batch of {len(batch)} ended the consumer: {exc!r:.300}") from exc
+        raise BrokenError(f"a batch of {len(batch)} ended the consumer: {exc!r:.300}") from exc
 
 
 def assert_buried(
@@ -170,17 +172,23 @@ def assert_buried(
         "SELECT partition, record_offset, record, error, key FROM store.dead_letters"
     ).fetchall()
     found = {offset: value for _, offset, value, *_ in rows}
-    assert len(found) == len(rows), "a record is buried twice"
+    must(len(found) == len(rows), "a record is buried twice")
     missing, more = sent.refused.keys() - found.keys(), found.keys() - sent.refused.keys()
-    assert not missing, f"{len(missing)} taken that are no events: {sent.refused[min(missing)]!r:.300}"
-    assert not more, f"{len(more)} buried that are events: {found[min(more)]!r:.300}"
+    if missing:
+        raise BrokenError(f"{len(missing)} taken that are no events: {sent.refused[min(missing)]!r:.300}")
+    if more:
+        raise BrokenError(f"{len(more)} buried that are events: {found[min(more)]!r:.300}")
     altered = [offset for offset, value in sent.refused.items() if found[offset] != value]
-    assert not altered, (
-        f"{len(altered)} altered: {found[altered[0]]!r:.200} instead of {sent.refused[altered[0]]!r:.200}"
+    if altered:
+        raise BrokenError(
+            f"{len(altered)} altered: {found[altered[0]]!r:.200} instead of {sent.refused[altered[0]]!r:.200}"
+        )
+    must(
+        all(partition == expected_partition and error for partition, _, _, error, _ in rows),
+        "a dead letter has another partition, or says no cause",
     )
-    assert all(partition == expected_partition and error for partition, _, _, error, _ in rows)
     rekeyed = [offset for _, offset, _, _, key in rows if key != sent.records[offset].key]
-    assert not rekeyed, f"{len(rekeyed)} dead letters have other keys than were sent"
+    must(not rekeyed, f"{len(rekeyed)} dead letters have other keys than were sent")
 
 
 _GOOD = """
@@ -199,7 +207,8 @@ def assert_good(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
         for run in range(sent.good_runs)
     ]  # fmt: skip
     wrong = [(row, wanted) for row, wanted in zip(rows, expected, strict=True) if row != wanted]
-    assert not wrong, f"{len(wrong)} good runs are not what was sent: {wrong[0]!r:.400}"
+    if wrong:
+        raise BrokenError(f"{len(wrong)} good runs are not what was sent: {wrong[0]!r:.400}")
 
 
 _STORED = """
@@ -221,12 +230,13 @@ def assert_accepted(cursor: duckdb.DuckDBPyConnection, sent: Sent) -> None:
     for offset, event in sent.accepted.items():
         if not isinstance(event, RunEvent):
             continue
-        if isinstance(event, RunStarted):
-            assert event.run_id in known, f"the start at {offset} has no run"
+        if isinstance(event, RunStarted) and event.run_id not in known:
+            raise BrokenError(f"the start at {offset} has no run")
         same = _same(event)
         if isinstance(event, RunLog) and not same & before and offset not in aside:
             row = (event.run_id, event.seq, event.payload_json)
-            assert row in stored, f"the log at {offset} is nowhere: {event!r:.300}"
+            if row not in stored:
+                raise BrokenError(f"the log at {offset} is nowhere: {event!r:.300}")
         before |= same
 
 

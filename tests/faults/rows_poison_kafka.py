@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from tests.faults.oracle import must
 from tests.faults.releases import parse_newer, record_by
 from tests.faults.rows import Case, row
 from tests.faults.rows_poison import assert_accepted, assert_buried, assert_good, mix
@@ -56,7 +57,7 @@ async def _produce(settings: Settings, records: Sequence[SourceRecord]) -> None:
         offsets = [told.offset for told in await asyncio.gather(*sending)]
     finally:
         await producer.stop()
-    assert offsets == [record.offset for record in records], "the topic holds them in another order"
+    must(offsets == [record.offset for record in records], "the topic holds them in another order")
 
 
 @row(
@@ -150,16 +151,16 @@ async def _bad_deployment(case: Case, *, mixed: bool) -> None:
         letters = cursor.execute("SELECT count(*) FROM main.dead_letters").fetchone()[0]
         incidents = cursor.execute("SELECT kind, detail FROM main.incidents").fetchall()
         consumed = cursor.execute(CONSUMED).fetchone()[0]
-    assert [kind for kind, _ in incidents] == ["PoisonLimit"], f"incidents: {incidents}"
-    assert "malformed" in incidents[0][1]
-    assert letters < POISON_WINDOW * 5 // 100, f"{letters} records drained into the dead letters"
+    must([kind for kind, _ in incidents] == ["PoisonLimit"], f"incidents: {incidents}")
+    must("malformed" in incidents[0][1], f"the incident does not say why: {incidents[0]}")
+    must(letters < POISON_WINDOW * 5 // 100, f"{letters} records drained into the dead letters")
     await consume_through(replace(settings, **WITHOUT_LIMIT))
     await asyncio.to_thread(_repair, settings)
     check(case, settings, accounts, expected=("dead_letters", "incidents"))
     with database(settings) as cursor:
         left = cursor.execute("SELECT count(*) FROM main.dead_letters WHERE state = 'waiting'").fetchone()
-        assert consumed < cursor.execute(CONSUMED).fetchone()[0], "the position was past what was not taken"
-        assert left == (0,), f"{left[0]} records of the bad deployment could not be replayed"
+        must(consumed < cursor.execute(CONSUMED).fetchone()[0], "the position was past what was not taken")
+        must(left == (0,), f"{left[0]} records of the bad deployment could not be replayed")
     case.note(letters_before_the_stop=letters)
 
 
@@ -169,10 +170,12 @@ async def _assert_stops(settings: Settings) -> None:
         await consume_through(settings)
     except PoisonLimitError as exc:
         stopped = str(exc)
-    assert stopped, "the consumer took a deployment that sends nothing but poison"
-    assert "Mend the sender" in stopped, stopped
+    must(stopped, "the consumer took a deployment that sends nothing but poison")
+    must("Mend the sender" in stopped, stopped)
 
 
 def _repair(settings: Settings) -> None:
     with open_database(settings.database) as opened:
-        assert replay_all(opened, Materializer(opened, parse=parse_newer)) > 0
+        must(
+            replay_all(opened, Materializer(opened, parse=parse_newer)) > 0, "nothing of it could be replayed"
+        )

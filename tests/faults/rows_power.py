@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 from tests.conformance.compositions import settings_at
-from tests.faults.oracle import LOGS_SQL, Account, altered, read_accounts
+from tests.faults.oracle import LOGS_SQL, Account, BrokenError, altered, must, read_accounts
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, consume_all, database
 from tests.pipeline.support import Process
@@ -82,10 +82,10 @@ async def _judge(
             try:
                 await consume_all(after)
             except StopError as exc:
-                raise AssertionError(f"no consumer starts on what is left: {exc}") from exc
+                raise BrokenError(f"no consumer starts on what is left: {exc}") from exc
             with database(after) as cursor:
                 wrong = judge_cut(cursor, loss.promised, accounts)
-        assert not wrong, f"{len(wrong)} wrong: " + "; ".join(wrong[:5])
+        must(not wrong, f"{len(wrong)} wrong: " + "; ".join(wrong[:5]))
         loss.image.unlink()
         case.events += sum(1 + len(a.logs) + (a.end is not None) for a in loss.promised.values())
     case.injections = len(losses)

@@ -23,9 +23,9 @@ from tests.faults.kills import (
     read_to_the_end,
 )
 from tests.faults.notes import LOG_DIGEST_SQL
-from tests.faults.oracle import Account, altered, read_accounts, take
+from tests.faults.oracle import Account, altered, must, read_accounts, take
 from tests.faults.prefork import DIRECTORY, OFF
-from tests.faults.python_lives import ROOM
+from tests.faults.python_lives import HANGS, ROOM
 from tests.faults.rows import Case, row
 from tests.faults.rows_damage import make_service
 from tests.faults.stage import QUIET_SMALL, consuming, database, embedded
@@ -52,8 +52,9 @@ _LIVES = "tests.faults.python_lives"
 _WITHOUT = {
     "fork-handlers": "os.register_at_fork = lambda **_: None",
     "reentrancy": (
-        "import skillaudit.producer._reentrancy as r; "
-        "r.BUSY = type('Deaf', (dict,), {'__contains__': lambda *_: False})()"
+        "import sys; from skillaudit.producer import Sink, _reentrancy; told = _reentrancy.BUSY; "
+        "deaf = type('Deaf', (dict,), {'__contains__': lambda *_: False})(); "
+        "[setattr(m, 'BUSY', deaf) for m in list(sys.modules.values()) if getattr(m, 'BUSY', None) is told]"
     ),
 }
 
@@ -109,7 +110,7 @@ async def drain_and_check(case: Case, settings: Settings, *, deaths: int = 0, th
                 lambda: running.done() or not list_source_dirs(settings.outbox_dir) or _damage(settings),
                 PATIENT_S,
             )
-        assert not _damage(settings), f"the forwarder tells of damage: {_damage(settings)[:3]}"
+        must(not _damage(settings), f"the forwarder tells of damage: {_damage(settings)[:3]}")
     await read_to_the_end(settings)
     accounts = read_accounts(account_files(case.directory))
     shared = {str(entry["shared"]) for entry in entries(case) if "shared" in entry}
@@ -134,10 +135,13 @@ async def live(
     """One process of `python_lives.py`, then everything it left behind. `judge`: of what the common one does not know.
     `meanwhile`: while it lives; `then`: when it has ended, before anything is drained.
 
-    Where a mechanism is switched off it may end as it likes: what is missing then is for the judges to say, before that.
+    Where a mechanism is switched off it may end as it likes: what is missing then is for the judges to say, before that. Where its
+    want shows by waiting in vain, a process that has hung longer than all of it took before is what they say.
     """
     settings = settings or embedded(case, **QUIET_SMALL)
-    words = [life, str(case.directory), str(case.seed), *([case.switched_off] if case.switched_off else [])]
+    words = [life, str(case.directory), str(case.seed)]
+    if case.switched_off:
+        words += [case.switched_off, *([f"{case.with_it_s}"] if case.with_it_s else [])]
     first = _WITHOUT.get(case.switched_off)
     run = f"import os, runpy; {first}; runpy.run_module('{_LIVES}', run_name='__main__', alter_sys=True)"
     start = ["-c", run] if first else ["-m", _LIVES]
@@ -150,6 +154,7 @@ async def live(
     await then()
     await drain_and_check(case, settings, deaths=deaths)
     judge(settings)
+    must(code != HANGS or not case.with_it_s, told)
     assert not told, told
 
 
@@ -401,6 +406,7 @@ async def asyncio_cancelled(case: Case) -> None:
     full=20,
     share=1,
     off=QUEUED,
+    off_by_waiting=("reentrancy",),
     test=1,
     case_s_max=PATIENT_CASE_S,
 )
@@ -415,6 +421,7 @@ async def called_from_a_signal_handler(case: Case) -> None:
     full=20,
     share=1,
     off=QUEUED,
+    off_by_waiting=("reentrancy",),
     test=1,
     off_in_tests=False,
     case_s_max=PATIENT_CASE_S,
@@ -458,7 +465,7 @@ def _judge_shared(case: Case, settings: Settings) -> None:
         places = [place[sha] for sha in hashes if sha in place]
         moved = sum(after < before for before, after in itertools.pairwise(places))
         wrong += [f"{moved} of {stream} out of order"] if moved else []
-    assert not wrong, f"of {len(told)} events of the run that two write: {', '.join(wrong)}"
+    must(not wrong, f"of {len(told)} events of the run that two write: {', '.join(wrong)}")
     case.events += len(told)
 
 

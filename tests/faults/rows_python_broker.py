@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from tests.faults.kills import PATIENT_CASE_S, PATIENT_S
+from tests.faults.oracle import must
 from tests.faults.python_lives import HOLD
 from tests.faults.rows import Case, row
 from tests.faults.rows_python import (
@@ -149,7 +150,7 @@ async def interpreter_exit(case: Case) -> None:
         )
     if not case.switched_off:
         told, sent = _told(entries(case)), await _at_the_broker(settings)
-        assert told["acknowledged"] + told["pending"] == sent, f"{told} of {sent} records that it took"
+        must(told["acknowledged"] + told["pending"] == sent, f"{told} of {sent} records that it took")
         case.note(told_pending=told["pending"], told_acknowledged=told["acknowledged"])
 
 
@@ -174,8 +175,8 @@ def _told(noted: list[dict[str, Any]]) -> dict[str, Any]:
 def _judge_told(noted: list[dict[str, Any]], left: int, at_the_broker: int, *, away: bool) -> None:
     told = _told(noted)
     events = sum("begin" in entry or "sha256" in entry or "end" in entry for entry in noted)
-    assert events <= told["acknowledged"] + told["pending"], f"{told} of {events} events that were safe"
-    assert told["acknowledged"] <= at_the_broker, f"{told}, and {at_the_broker} records are at the broker"
-    assert left <= told["pending"], f"{told}, and {left} records are left"
-    assert told["pending"] or not away, f"{told}, without a broker"
-    assert told["took_s"] <= EXIT_S_MAX, f"the exit took {told['took_s']} s"
+    must(events <= told["acknowledged"] + told["pending"], f"{told} of {events} events that were safe")
+    must(told["acknowledged"] <= at_the_broker, f"{told}, and {at_the_broker} records are at the broker")
+    must(left <= told["pending"], f"{told}, and {left} records are left")
+    must(told["pending"] or not away, f"{told}, without a broker")
+    must(told["took_s"] <= EXIT_S_MAX, f"the exit took {told['took_s']} s")

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from tests.conformance.compositions import settings_at
 from tests.faults.notes import finish_digest, log_digest, start_digest
-from tests.faults.oracle import Account
+from tests.faults.oracle import Account, must
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_all, shared_broker
 from tests.faults.stage_kafka import CASE_S_MAX, PATIENCE_S, Topics, flush_s, forwarding, publisher_of
@@ -75,19 +75,19 @@ def _refused(settings: Settings, accounts: dict[str, Account]) -> Counter[str]:
 def _take_out(account: Account, members: dict[str, Any], path: str) -> None:
     if members["type"] == "run.log":
         digest = log_digest(members["event_type"], orjson.dumps(members["payload"]))
-        assert account.logs.pop(members["seq"]) == digest, f"{path} holds other bytes"
+        must(account.logs.pop(members["seq"]) == digest, f"{path} holds other bytes")
         account.lost += 1
     elif members["type"] == "run.started":
-        assert account.begun, f"{path} holds a start that is no account's, or is there twice"
+        must(account.begun, f"{path} holds a start that is no account's, or is there twice")
         given = [members[name] for name in ("skill_id", "caller_id", "channel_id", "parent_run_id")]
         given += [orjson.dumps(members[name]).decode() for name in ("inputs", "attributes")]
-        assert start_digest(*given, members["at_us"]) == account.start, f"{path} holds another start"
+        must(start_digest(*given, members["at_us"]) == account.start, f"{path} holds another start")
         account.begun = False
     elif members["type"] == "run.finished":
         ends = (members["seq"], members["events"], finish_digest(*(members[name] for name in FINISH_MEMBERS)))
-        assert account.end is not None, f"{path} holds a finish that is no account's, or is there twice"
+        must(account.end is not None, f"{path} holds a finish that is no account's, or is there twice")
         wanted = (account.end + 1, account.end + 2, account.finish)
-        assert ends == wanted, f"{path} holds another finish: {ends}"
+        must(ends == wanted, f"{path} holds another finish: {ends}")
         account.end = None
 
 
@@ -136,7 +136,7 @@ async def too_large(case: Case) -> None:
     if not case.switched_off:
         assert refused, "nothing was too large: the row tests nothing"
         for code, process in zip(codes, agents.processes, strict=True):
-            assert (code == PENDING) == ("MessageSizeTooLarge" in process.said()), process.said()
+            must((code == PENDING) == ("MessageSizeTooLarge" in process.said()), process.said())
     await consume_all(settings, PATIENCE_S)
     case.note(refused=refused.total())
     check(case, settings, accounts)
@@ -197,11 +197,11 @@ async def clock_fast(case: Case) -> None:
         (code,) = await agents.ended(PATIENCE_S)
     accounts = agents.noted()
     if by_producer and not case.switched_off:
-        assert code == PENDING, "the flush did not say that everything was refused"
-        assert "InvalidTimestamp" in agents.processes[0].said(), agents.processes[0].said()
+        must(code == PENDING, "the flush did not say that everything was refused")
+        must("InvalidTimestamp" in agents.processes[0].said(), agents.processes[0].said())
         everything = _noted(accounts)
-        assert _refused(settings, accounts) == everything, "something was refused and not kept"
-        assert not accounts, f"of {len(accounts)} runs something is left that was neither refused nor kept"
+        must(_refused(settings, accounts) == everything, "something was refused and not kept")
+        must(not accounts, f"of {len(accounts)} runs something is left that was neither refused nor kept")
         case.note(refused=everything.total())
     async with Agents(case, settings, plans) as later, forwarding(settings):  # the clock is mended
         await later.join(PATIENCE_S)
@@ -313,8 +313,8 @@ async def permission_taken(case: Case) -> None:
         stop.touch()
         codes = await agents.ended(PATIENCE_S)
     accounts = agents.noted()
-    assert not _refused(settings, accounts), "a missing permission was taken for a refusal"
-    assert codes == [0, 0], [process.said() for process in agents.processes]
+    must(not _refused(settings, accounts), "a missing permission was taken for a refusal")
+    must(codes == [0, 0], [process.said() for process in agents.processes])
     reading = _as_user(case, broker, settings, CONSUMER, tls=tls)
     await consume_all(reading, PATIENCE_S)
     check(case, reading, accounts)

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.faults import stream
 from tests.faults.fuse import open_fused
+from tests.faults.oracle import must
 from tests.faults.rows import Case, row
 from tests.faults.rows_consumer import SERVICE, broker_and_zygote
 from tests.faults.service_worker import CommitOnPoll
@@ -76,7 +77,7 @@ def _names(pid: int) -> Generator[None]:
         yield
     except LockedError as exc:
         told = str(exc)
-    assert f"process {pid}" in told, f"beside process {pid} a second one was told {told}"
+    must(f"process {pid}" in told, f"beside process {pid} a second one was told {told}")
 
 
 @row(
@@ -110,7 +111,7 @@ async def refused(case: Case) -> None:
         await service.start()
         took_s = time.monotonic() - died_s
         await service.close()
-        assert took_s < TAKEN_OVER_S_MAX, f"taken over only after {took_s:.1f} s"
+        must(took_s < TAKEN_OVER_S_MAX, f"taken over only after {took_s:.1f} s")
         await agents.join()
     await consume_through(settings)
     case.note(taken_over_s=round(took_s, 2))
@@ -152,12 +153,15 @@ def _two(case: Case) -> None:
             else:
                 first.apply(batch)
                 fenced = _fenced(second, batch)
-            assert fenced == 1, f"{fenced} of two were fenced"
+            must(fenced == 1, f"{fenced} of two were fenced")
             for loser in (first, second):
                 loser.close()
             with contextlib.closing(opened.cursor()) as cursor:
                 position = stream.assert_holds(cursor)
-            assert position == batch[-1].next_offset
+            must(
+                position == batch[-1].next_offset,
+                f"a batch up to {batch[-1].next_offset} was taken, and the position is {position}",
+            )
             first, second = Materializer(opened), Materializer(opened)
         case.events += position
         first.close()
@@ -186,7 +190,7 @@ def _at_once(materializers: list[Materializer], batch: Any) -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(lost) == len(materializers), "one ended with another error than FencedError"
+    must(len(lost) == len(materializers), "one ended with another error than FencedError")
     return sum(lost)
 
 
@@ -234,7 +238,7 @@ async def _restored(case: Case, settings: Settings, wrap: Any = as_it_is) -> Non
     check(case, settings, first.noted() | second.noted() | new)
     with database(settings) as cursor:
         again = [run for run in content(cursor) if run[0] not in new]
-    assert again == before, "the restored file holds something else than the lost one"
+    must(again == before, "the restored file holds something else than the lost one")
 
 
 @row(
@@ -309,4 +313,4 @@ async def two_files(case: Case) -> None:
         check(case, own, agents.noted())
         with database(own) as cursor:
             found.append(content(cursor))
-    assert found[0] == found[1], "the two files hold different runs or events"
+    must(found[0] == found[1], "the two files hold different runs or events")

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from tests.faults.notes import LOG_DIGEST_SQL
-from tests.faults.oracle import Account
+from tests.faults.oracle import Account, BrokenError, must
 from tests.faults.rows import Case, row
 from tests.faults.stage import (
     Agents,
@@ -68,10 +68,10 @@ async def refused_by_name(settings: Settings, make: Any = ConsumerService) -> No
     """The consumer does not go on: it names the partition, and how to go on."""
     with pytest.raises(HistoryLostError) as lost:
         async with consuming(settings, make):
-            raise AssertionError("the consumer went on over lost history without a word")
+            raise BrokenError("the consumer went on over lost history without a word")
     name = lost.value.partition
-    assert name.startswith(f"{settings.kafka_topic}/"), lost.value
-    assert f"--accept-history-loss {name}" in str(lost.value), lost.value
+    must(name.startswith(f"{settings.kafka_topic}/"), lost.value)
+    must(f"--accept-history-loss {name}" in str(lost.value), lost.value)
 
 
 def _incidents(settings: Settings) -> list[tuple[str, str]]:
@@ -84,9 +84,9 @@ async def accepted_once(settings: Settings) -> None:
     option = {"accept_history_loss": (f"{settings.kafka_topic}/*",)}
     await consume_with(settings, **option)
     before = _incidents(settings)
-    assert any(kind == "history-loss-accepted" for kind, _ in before), before
+    must(any(kind == "history-loss-accepted" for kind, _ in before), before)
     await consume_with(settings, **option)
-    assert _incidents(settings) == before
+    must(_incidents(settings) == before, "history that was accepted is told of again")
 
 
 class _NeverLooksBack(KafkaSource):
@@ -150,8 +150,8 @@ async def _recreated_live(settings: Settings) -> None:
             assert "has no topic" in service.status.last_error, service.status
             await topics.create(settings.kafka_topic, 6)
         await asyncio.wait((running,), timeout=NOTICED_S_MAX)
-        assert running.done(), f"a topic made anew was not noticed: {service.status}"
-        assert isinstance(running.exception(), HistoryLostError), running
+        must(running.done(), f"a topic made anew was not noticed: {service.status}")
+        must(isinstance(running.exception(), HistoryLostError), running)
 
 
 class _SkipsSilently(KafkaSource):
@@ -192,7 +192,7 @@ async def retention_past_the_consumer(case: Case) -> None:
     async with Topics(settings.kafka_bootstrap_servers) as topics:
         await topics.delete_records(settings.kafka_topic, everything)
         await consume_with(settings)
-        assert _incidents(settings) == [], "what was consumed was deleted, and that is no incident"
+        must(_incidents(settings) == [], "what was consumed was deleted, and that is no incident")
         lost = await record_through(case, replace(settings, data=case.directory / "data-lost"), runs=10)
         await topics.delete_records(settings.kafka_topic, everything)
     accounts |= await record_through(case, replace(settings, data=case.directory / "data-later"), runs=10)
@@ -203,7 +203,7 @@ async def retention_past_the_consumer(case: Case) -> None:
             r[0]
             for r in cursor.execute("SELECT id FROM main.runs WHERE completeness = 'complete'").fetchall()
         }
-    assert not whole & lost.keys(), "runs of which records were lost read complete"
+    must(not whole & lost.keys(), "runs of which records were lost read complete")
     case.note(lost_and_named=sum(len(account.logs) + 1 for account in lost.values()))
     check(case, settings, accounts, expected=("incidents", "orphans"), foreign_allowed=True)
 
@@ -250,14 +250,14 @@ async def partitions_added(case: Case) -> None:
         stored = await read_batches(settings, settings.kafka_topic)
         filled = {f"{settings.kafka_topic}/{number}" for number, records in stored.items() if records}
         await until(lambda: running.done() or filled <= service.status.lag.keys())
-        assert not running.done(), running
+        must(not running.done(), running)
     accounts = agents.noted() | later.noted()
     places: dict[bytes, set[int]] = {}
     for partition, records in stored.items():
         for key, _ in records:
             places.setdefault(key, set()).add(partition)
     split = {key: where for key, where in places.items() if len(where) > 1}
-    assert not split, f"{len(split)} runs are in several partitions: {split}"
+    must(not split, f"{len(split)} runs are in several partitions: {split}")
     await drain(settings, PATIENCE_S)
     check(case, settings, accounts)
 
@@ -310,7 +310,7 @@ async def two_topics(case: Case) -> None:
         *_wrong_of_topic(both, copy, accounts, half=True),
         *_wrong_of_topic(both, settings.kafka_topic, accounts, half=False),
     ]
-    assert not wrong, f"{len(wrong)} of {2 * len(accounts)} runs are wrong: {'; '.join(wrong[:3])}"
+    must(not wrong, f"{len(wrong)} of {2 * len(accounts)} runs are wrong: {'; '.join(wrong[:3])}")
     case.events += sum(len(account.logs) + 2 for account in accounts.values())
 
 
@@ -410,7 +410,7 @@ async def go_on_beside(
             try:
                 other, _ = await stack.enter_async_context(consuming(second, make, begin_s=20.0))
             except TimeoutError as exc:
-                raise AssertionError(f"a consumer can't begin beside it: {exc}") from exc
+                raise BrokenError(f"a consumer can't begin beside it: {exc}") from exc
             slowest = {"first": 0.0, "second": 0.0}
             seconds = 25.0 if case.switched_off else LEADERLESS_S
             for _ in range(int(seconds / 5)):
@@ -419,11 +419,11 @@ async def go_on_beside(
                 for name, now, then in zip(slowest, (first, other), before, strict=True):
                     stood_still = now.status.records == then
                     slowest[name] = slowest[name] + 5 if stood_still else 0.0
-                assert max(slowest.values()) <= 15, f"consumers stand still beside it: {slowest}"
+                must(max(slowest.values()) <= 15, f"consumers stand still beside it: {slowest}")
         stop.touch()
         await agents.join(PATIENCE_S)
         await later.join(PATIENCE_S)
-        assert not running.done(), running
+        must(not running.done(), running)
     await consume_with(settings)
     await consume_with(second)
     accounts = agents.noted() | later.noted()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.compositions import settings_at
+from tests.faults.oracle import must
 from tests.faults.rows import Case, row
 from tests.faults.rows_cluster import cluster_of_three
 from tests.faults.rows_topics import (
@@ -126,8 +127,8 @@ async def topic_cut(case: Case) -> None:
         accounts |= await record_through(case, other, runs=60)
         if live:
             await asyncio.wait((running,), timeout=PATIENCE_S)
-            assert running.done(), f"a topic cut below the position was not noticed: {service.status}"
-            assert isinstance(running.exception(), HistoryLostError), running
+            must(running.done(), f"a topic cut below the position was not noticed: {service.status}")
+            must(isinstance(running.exception(), HistoryLostError), running)
     case.note(bytes_cut=cut, live=int(live))
     if case.switched_off:
         await consume_with(settings, make)

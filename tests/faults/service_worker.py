@@ -82,6 +82,8 @@ class CommitOnPoll:
         self._source = source
         self._offsets = offsets
         self._kept: dict[str, int] = {}
+        self.has_all = False
+        """Whether everything there is was handed out."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -102,6 +104,7 @@ class CommitOnPoll:
             fresh = self._offsets.with_suffix(".new")
             fresh.write_text(json.dumps(self._kept))
             fresh.replace(self._offsets)
+        self.has_all = all(self._kept.get(name, 0) >= end for name, end in batch.ends.items())
         return batch
 
 

@@ -16,12 +16,13 @@ from typing import Any, Self
 import duckdb
 from tests.conformance.compositions import kafka_settings, settings_at
 from tests.faults.agent import Plan
-from tests.faults.oracle import Account, Verdict, assert_kept, read_accounts
+from tests.faults.oracle import Account, Verdict, assert_kept, must, read_accounts
 from tests.faults.rows import Case
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
 from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.contract.errors import SkillauditError
 from skillaudit.contract.outbox.directory import list_sources
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_host import run_host_forwarder
@@ -194,7 +195,9 @@ async def consuming(
         stop.set()
         await asyncio.wait((running,))
         error = None if running.cancelled() else running.exception()
-    assert may_stop or error is None, f"the consumer has stopped: {error!r}"
+    told = f"the consumer has stopped: {error!r}"
+    must(may_stop or not isinstance(error, SkillauditError), told)
+    assert may_stop or error is None, told
 
 
 async def consume_with(

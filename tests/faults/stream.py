@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 import orjson
+from tests.faults.oracle import BrokenError, must
 
 from skillaudit.contract import events
 from skillaudit.contract.events import FinishIdentity, SourceCounts, StartIdentity
@@ -152,20 +153,23 @@ def assert_holds(cursor: duckdb.DuckDBPyConnection, *, purged_least: int = 0, pu
     """
     position = position_of(cursor)
     if position == 0:
-        assert cursor.execute("SELECT count(*) FROM main.runs").fetchone() == (0,)
+        must(
+            cursor.execute("SELECT count(*) FROM main.runs").fetchone() == (0,),
+            "there are runs, and no position",
+        )
         return 0
     found = cursor.execute(_COUNTS, {"logs": LOGS}).fetchone()
     assert found is not None
     blocks, rest = divmod(position, BLOCK_RECORDS)
-    assert rest == 0, f"the position {position} lies inside a block"
+    must(rest == 0, f"the position {position} lies inside a block")
     tombstones = int(found[4])
-    assert purged_least <= tombstones <= purged_most, f"{tombstones} of {purged_least} runs are purged"
+    must(purged_least <= tombstones <= purged_most, f"{tombstones} of {purged_least} runs are purged")
     runs = blocks * RUNS_IN_BLOCK - tombstones
     letters = blocks * POISON_IN_BLOCK
     expected = (position, runs, runs, runs * LOGS, tombstones, letters, letters, 0, blocks)
     names = ("position", "runs", "whole", "events", "purged", "dead letters", "each once", "troubles", "beat")
     wrong = {n: (f, e) for n, f, e in zip(names, found, expected, strict=True) if f != e}
-    assert not wrong, f"found and expected at {position}: {wrong}"
+    must(not wrong, f"found and expected at {position}: {wrong}")
     _assert_events(cursor, range(tombstones, blocks * RUNS_IN_BLOCK))
     return position
 
@@ -177,4 +181,5 @@ def _assert_events(cursor: duckdb.DuckDBPyConnection, runs: Sequence[int]) -> No
         (f"run-{run:09d}", seq, payload(run, seq).decode()) for run in runs for seq in range(1, LOGS + 1)
     )
     for row, wanted in zip(stored, expected, strict=True):
-        assert row == wanted, f"stored {row}, sent {wanted}"
+        if row != wanted:
+            raise BrokenError(f"stored {row}, sent {wanted}")

@@ -146,11 +146,11 @@ def main(plan: Plan, trouble: Trouble) -> int:
         deadline_s = time.monotonic() + HITS_S_MAX
         while True:
             record(sink, plan, notes, hits.left)
-            if hits.left <= 0 or trouble.off or time.monotonic() > deadline_s:
+            if hits.left <= 0 or (trouble.off and hits.made) or time.monotonic() > deadline_s:
                 break
             sink.flush(0.5)
         stop.set()
-        report = sink.flush(2 if trouble.off else 60)
+        report = sink.flush(plan.flush_s)
     notes.note(hits=len(hits.made), kinds=hits.made)
     print(report, hits.made, file=sys.stderr)
     return 0 if report.complete else 3
