@@ -205,6 +205,8 @@ def test_the_request_is_plain_json(world):
         "seed",
         "sealed_from",
         "content_from",
+        "database",
+        "unsettled",
         "policy",
         "anchors",
         "control",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from skillaudit.contract.errors import RetryableError
-from skillaudit.proof.verify import Report, Verifier, VerifyRequest
+from skillaudit.proof.verify import Memory, Report, Verifier, VerifyRequest
 from skillaudit.query.execution import CursorFactory
 
 CHECKS_MAX: Final = 1
@@ -44,7 +44,8 @@ class Checks:
     def __init__(self, cursor_factory: CursorFactory, *, checks_max: int = CHECKS_MAX) -> None:
         """`cursor_factory` makes a cursor of the open database; it is called in worker threads."""
         self._factory = cursor_factory
-        self._free = checks_max
+        self._free = [Memory() for _ in range(checks_max)]
+        """Of those that may begin, what each may use of what earlier ones read."""
 
     async def run(
         self, request: VerifyRequest, now_us: Callable[[], int] = lambda: time.time_ns() // 1000
@@ -52,17 +53,17 @@ class Checks:
         """Progress now and then, the report last. Leaving the generator stops the check. Raises what the check raises,
         and `BusyError` where too many run.
         """
-        if self._free == 0:
+        if not self._free:
             raise BusyError("another check runs; ask again when it is done")
-        self._free -= 1
-        check = _Check(self._factory, request, now_us)
+        memory = self._free.pop()
+        check = _Check(self._factory, request, now_us, memory)
         try:
             async for progress in check.watched():
                 yield progress
             yield check.done.result()
         finally:
             await check.stop()
-            self._free += 1
+            self._free.append(memory)
 
 
 def _retrieved(future: asyncio.Future[Report]) -> None:
@@ -73,9 +74,12 @@ def _retrieved(future: asyncio.Future[Report]) -> None:
 class _Check:
     """One check in its thread."""
 
-    def __init__(self, factory: CursorFactory, request: VerifyRequest, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, factory: CursorFactory, request: VerifyRequest, now_us: Callable[[], int], memory: Memory
+    ) -> None:
         self._factory = factory
         self._request = request
+        self._memory = memory
         self._now_us = now_us
         self._verifier: Verifier | None = None
         self._guard = threading.Lock()
@@ -116,7 +120,7 @@ class _Check:
         cursor = self._factory()
         try:
             with self._guard:
-                self._verifier = verifier = Verifier(cursor, self._tell)
+                self._verifier = verifier = Verifier(cursor, self._tell, self._memory)
                 if self._stopped:
                     verifier.stop()
             return verifier.check(self._request, self._now_us())

@@ -43,13 +43,18 @@ class Watched:
     def __init__(self, cursor):
         self._cursor = cursor
         self.spans: list[int] = []
+        self.statements = 0
 
     def __getattr__(self, name):
         return getattr(self._cursor, name)
 
     def execute(self, statement, parameters=None):
         if parameters and {"partition", "first", "end"} <= parameters.keys():
-            self.spans.append(parameters["end"] - parameters["first"])
+            blocks = parameters.get("blocks")
+            self.spans.append(
+                BLOCK_LEAVES * len(blocks) if blocks else parameters["end"] - parameters["first"]
+            )
+        self.statements += 1
         return self._cursor.execute(statement, parameters)
 
 
@@ -98,15 +103,21 @@ def test_a_run_is_proven_by_its_block(opened):
     for number in (0, 200, RUNS - 1):
         report = opened.verify(run_id=opened.run_id(number))
         assert (report.exit_code, report.run["integrity"]) == (0, "verified")
-        assert opened.spans
-        assert max(opened.spans) <= BLOCK_LEAVES
+        assert 0 < sum(opened.spans) <= 2 * BLOCK_LEAVES
+
+
+def test_a_long_run_is_proven_by_the_blocks_of_its_ends(opened):
+    """What lies between them is not read."""
+    assert opened.sql("SELECT max(idx) - min(idx) > 900 FROM ledger WHERE run_id = ?", opened.run_id(0))[0][0]
+    assert opened.verify(run_id=opened.run_id(0)).exit_code == 0
+    assert opened.spans == [2 * BLOCK_LEAVES]
 
 
 def test_a_run_at_the_edge_of_a_block_is_proven_by_both(opened):
     """Its start is the last row of one block, its finish the first of the next."""
     edge = "SELECT run_id FROM ledger WHERE idx IN (63, 64) GROUP BY run_id HAVING count(*) = 2"
     report = opened.verify(run_id=opened.sql(edge)[0][0])
-    assert (report.exit_code, opened.spans) == (0, [BLOCK_LEAVES, BLOCK_LEAVES])
+    assert (report.exit_code, opened.spans) == (0, [2 * BLOCK_LEAVES])
 
 
 @pytest.mark.parametrize(
@@ -184,3 +195,68 @@ def test_a_kept_verifier_sees_what_is_signed_later(original, tmp_path):
         for _ in range(2):
             report = verifier.check(request, time.time_ns() // 1000)
             assert (report.exit_code, report.grade) == (0, "signed")
+
+
+@pytest.fixture
+def kept(opened):
+    """A verifier that has checked a run of the same seal; `kept(number)` checks another: its report, and how many statements that took."""
+    cursor = Watched(opened.connection.cursor())
+    verifier = Verifier(cursor)
+
+    def check(number):
+        before = cursor.statements
+        report = verifier.check(VerifyRequest(run_id=opened.run_id(number)), time.time_ns() // 1000)
+        return report, cursor.statements - before
+
+    first, _ = check(7)
+    assert first.exit_code == 0
+    yield check
+    cursor.close()
+
+
+def test_a_kept_verifier_reads_no_seal_twice(kept):
+    """Its row, its events, where the ledger has it and its blocks; begin, the journal's size and end."""
+    for number in (0, 3, 200, RUNS - 1):
+        report, statements = kept(number)
+        assert (report.exit_code, report.run["integrity"]) == (0, "verified")
+        assert [it["kind"] for it in report.run["sealed"]] == ["start", "finish"]
+        assert statements == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE store.ledger SET received_us = received_us + 1 WHERE idx = 40",
+        "UPDATE store.ledger SET head = sha256('x')::BLOB WHERE idx = 41",
+        "DELETE FROM store.ledger WHERE idx = 40",
+        "INSERT INTO store.ledger SELECT * FROM store.ledger WHERE idx = 40",
+    ],
+)
+def test_a_kept_verifier_names_what_was_altered_since(opened, kept, change):
+    """Only seals are remembered, and the hashes under them: rows never are."""
+    number = opened.sql("SELECT run_key FROM runs WHERE id = (SELECT run_id FROM ledger WHERE idx = 39)")[0][
+        0
+    ]
+    place = opened.sql("SELECT count(*) FROM runs WHERE run_key < ?", number)[0][0]
+    assert kept(place)[0].exit_code == 0
+    opened.sql(change)
+    report, _ = kept(place)
+    assert (report.exit_code, set(report.counts) & {"LEDGER_ALTERED"}) == (5, {"LEDGER_ALTERED"})
+
+
+def test_a_kept_verifier_takes_no_other_runs_rows(opened, kept):
+    """Ids whose hashes begin alike: a row counts for the run that it names."""
+    mine, other = opened.run_id(3), opened.run_id(9)
+    opened.sql(
+        "UPDATE store.ledger SET run_hash = (SELECT any_value(run_hash) FROM store.ledger WHERE run_id = ?) WHERE run_id = ?",
+        mine,
+        other,
+    )
+    for number in (3, 9):
+        assert kept(number)[0].exit_code == 0
+
+
+def test_a_kept_verifier_finds_a_row_filed_elsewhere(opened, kept):
+    """As one that knows nothing yet."""
+    opened.sql(OTHER_HASH, opened.run_id(3), "finish")
+    assert kept(3)[0].exit_code == 0

@@ -1,5 +1,6 @@
 -- One run, read row by row: it is checked in the interpreter, which takes less time than planning the set-wise check. Few
--- rows are sorted there, too.
+-- rows are sorted there, too. What is asked of every run is asked of the tables that the views show: binding a view takes as
+-- long as reading it. That they show these, and nothing else, is what the check of the catalog is for.
 
 -- fragment: run_columns
 run_key, run_hash, id, topic, by_storage, skill_id, caller_id, channel_id, inputs, attributes, parent_run_id, source_id,
@@ -10,14 +11,14 @@ epoch_us(received_at) AS received_us, lower(hex(salt)) AS salt, start_tag, finis
 partition, record_offset
 
 -- name: run_of_key
-SELECT {run_columns} FROM runs WHERE run_key = $run_key
+SELECT {run_columns} FROM store.runs WHERE run_key = $run_key
 
 -- name: runs_of_hash
-SELECT {run_columns} FROM runs WHERE run_hash = $run_hash AND id = $run_id
+SELECT {run_columns} FROM store.runs WHERE run_hash = $run_hash AND id = $run_id
 
 -- name: runs_of_id
 -- The slow way, for a row whose hash is not that of its id.
-SELECT {run_columns} FROM runs WHERE id = $run_id
+SELECT {run_columns} FROM store.runs WHERE id = $run_id
 
 -- name: tombstones_of_hash
 SELECT t.run_key, t.id, t.topic, t.source_id, t.source_seq, t.purge_id,
@@ -35,41 +36,53 @@ SELECT run_key, id, topic, completeness, missing FROM orphans WHERE run_hash = $
 -- name: events_of_run
 SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM events WHERE run_key = $run_key ORDER BY sequence
 
+-- fragment: event_columns
+'event' AS what, sequence AS seq, event_type AS name, epoch_us(created_at) AS at_us, tag, payload AS content, NULL AS act_id
+
 -- fragment: content
-SELECT 'event' AS what, sequence AS seq, event_type AS name, epoch_us(created_at) AS at_us, tag, payload AS content, NULL AS act_id
-FROM events WHERE run_key = $run_key
+SELECT {event_columns} FROM store.events_sealed WHERE run_key = $run_key
 UNION ALL
-SELECT 'conflicts', count(*), NULL, NULL, NULL, NULL, NULL FROM conflicts WHERE run_key = $run_key
+SELECT {event_columns} FROM store.events_hot_a WHERE run_key = $run_key
 UNION ALL
-SELECT 'redaction', seq, field, NULL, NULL, hex(digest), act_id FROM redactions WHERE run_key = $run_key
+SELECT {event_columns} FROM store.events_hot_b WHERE run_key = $run_key
+UNION ALL
+SELECT 'conflicts', 1, NULL, NULL, NULL, NULL, NULL FROM store.conflicts WHERE run_key = $run_key
+UNION ALL
+SELECT 'redaction', seq, field, NULL, NULL, hex(digest), act_id FROM store.redactions WHERE run_key = $run_key
 
 -- name: content_of_short_run
 -- Its events and `rest_of_run` in one statement, since what takes the time is that there is one. Unsorted.
 {content}
 UNION ALL
-SELECT 'salt', seq, field, NULL, NULL, salt, NULL FROM run_salts WHERE run_key = $run_key
+SELECT 'salt', seq, field, NULL, NULL, salt, NULL FROM store.run_salts WHERE run_key = $run_key
 UNION ALL
-SELECT 'kept', NULL, NULL, NULL, NULL, NULL, NULL FROM kept WHERE run_key = $run_key
+SELECT 'kept', NULL, NULL, NULL, NULL, NULL, NULL FROM store.kept WHERE run_key = $run_key
 
 -- name: content_of_whole_run
 -- The same where the run has its own salt and all its events: single salts, and what is kept aside, say nothing then.
 {content}
 
--- name: rows_between
-SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
-FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
+-- fragment: leaf_columns
+idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
 
--- name: block_of_seal
--- Rows of one block of a seal; and numbered -1, as its head, the roots of all its blocks, where these are kept.
-SELECT idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
-FROM ledger WHERE partition = $partition AND idx >= $first AND idx < $end
-UNION ALL
-SELECT -1, NULL, NULL, NULL, NULL, NULL, hashes, NULL, NULL
-FROM ledger_nodes WHERE partition = $partition AND first_row = $seal_first
+-- name: rows_between
+SELECT {leaf_columns} FROM store.ledger WHERE partition = $partition AND idx >= $first AND idx < $end
+
+-- name: rows_of_blocks
+-- Of some blocks of a seal, from the first of them to the last.
+SELECT {leaf_columns} FROM store.ledger
+WHERE partition = $partition AND idx >= $first AND idx < $end AND list_contains($blocks, (idx - $seal_first) // $leaves)
+
+-- name: roots_of_blocks
+SELECT hashes FROM store.ledger_nodes WHERE partition = $partition AND first_row = $first
 
 -- name: marks_of_hash
 SELECT kind, partition, idx, source_id, source_seq, events, head, received_us, record_offset
-FROM ledger WHERE run_hash = $run_hash AND run_id = $run_id
+FROM store.ledger WHERE run_hash = $run_hash AND run_id = $run_id
+
+-- name: places_of_hash
+-- What their blocks tell need not be read twice: ids and heads take most of the time.
+SELECT partition, idx FROM store.ledger WHERE run_hash = $run_hash
 
 -- name: marks_of_run
 -- The slow way, by what the hash is of.

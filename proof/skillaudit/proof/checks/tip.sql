@@ -2,7 +2,7 @@
 
 -- name: size
 -- The journal's size, twice.
-SELECT max(idx) + 1, count(*) FROM journal
+SELECT max(idx) + 1, count(*) FROM store.journal
 
 -- name: checkpoints_from
 SELECT size, note FROM checkpoints WHERE size >= $size

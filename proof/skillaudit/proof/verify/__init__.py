@@ -12,15 +12,15 @@ from skillaudit.proof.verify.report import Report, parse_report, sentence
 from skillaudit.proof.verify.request import Depth, VerifyRequest
 
 if TYPE_CHECKING:
-    from skillaudit.proof.verify.verifier import Verifier
+    from skillaudit.proof.verify.verifier import Memory, Verifier
 
-__all__ = ["Depth", "Report", "Verifier", "VerifyRequest", "parse_report", "sentence"]
+__all__ = ["Depth", "Memory", "Report", "Verifier", "VerifyRequest", "parse_report", "sentence"]
 
 
 def __getattr__(name: str) -> object:
-    """`Verifier` when it is asked for: it loads the engine, and a command's help needs only the words."""
-    if name == "Verifier":
-        from skillaudit.proof.verify.verifier import Verifier
+    """`Verifier` and its `Memory` when they are asked for: they load the engine, and a command's help needs only the words."""
+    if name in {"Memory", "Verifier"}:
+        from skillaudit.proof.verify import verifier
 
-        return Verifier
+        return getattr(verifier, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

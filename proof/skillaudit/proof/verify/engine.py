@@ -105,9 +105,11 @@ class Engine:
             with engine_errors("check the record"):
                 self._check()
                 self._cursor.execute(self._parsed(file, name), parameters)
-                while chunk := self._cursor.fetchmany(CHUNK_ROWS):
+                chunk = self._cursor.fetchmany(CHUNK_ROWS)
+                while chunk:
                     self._check()
                     yield chunk
+                    chunk = self._cursor.fetchmany(CHUNK_ROWS) if len(chunk) == CHUNK_ROWS else []
         finally:
             self._check()
 

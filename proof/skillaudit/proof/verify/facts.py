@@ -188,6 +188,8 @@ class _Salts:
         self._left = {(seq, name): salt for seq, name, salt in left}
         self.digests = {(it.seq, it.field): it.digest.hex() for it in redactions}
         self.acts = {(it.seq, it.field): it.act_id for it in redactions}
+        self._plain = "" if left or redactions else run_salt or ""
+        """The run's own salt where nothing else stands for any event's."""
 
     def of(self, seq: int, name: str | None = None) -> bytes | None:
         left = self._left.get((seq, name)) if self._left else None
@@ -213,6 +215,8 @@ class _Salts:
         return content != (REDACTED_TEXT if plain else redacted_json(act_id))
 
     def digest(self, seq: int, header: bytes, body: bytes | None) -> str:
+        if self._plain and body is not None:  # mostly
+            return event_digest(self._of_event(self._plain, seq), header, body)
         stood = self.digests.get((seq, None)) if self.digests else None
         if stood is not None:
             return stood
@@ -244,10 +248,12 @@ class _Line(NamedTuple):
     refilled: bool = False
 
 
-def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
-    """All facts of the run of this row of `runs`, in the engine's snapshot."""
+def read_facts(engine: Engine, row: Mapping[str, Any], sealed: Sequence[Mark] = ()) -> RunFacts:
+    """All facts of the run of this row of `runs`, in the engine's snapshot. `sealed`: the ledger's rows of runs of this id, where
+    they are known; they are read unless they give both ends of the run.
+    """
     key = {"run_key": row["run_key"]}
-    marks = _marks(engine, row)
+    marks = sealed if _has_ends(sealed, row) else _marks(engine, row)
     rest, events = _content(engine, row)
     refused = engine.rows("one.sql", "refused_of_run", **key) if "kept" in rest else []
     facts = RunFacts(
@@ -258,7 +264,7 @@ def read_facts(engine: Engine, row: Mapping[str, Any]) -> RunFacts:
             for seq, name, digest, act_id in rest.get("redaction", ())
         ],
         refused=ranges.of(seq for (seq,) in refused),
-        stored_conflicts=rest["conflicts"][0][0],
+        stored_conflicts=sum(number for number, *_ in rest.get("conflicts", ())),
     )
     facts.before_ledger = _before_ledger(engine, facts)
     facts.ahead = _ahead(engine, facts)
@@ -402,8 +408,9 @@ def _lines(
         if finish is not None and seq > finish.seq:
             yield finish
             finish = None
-        header, refilled = log_header(seq, at_us, event_type), salts.refilled(seq, None, payload)
-        yield _Line(seq, header, payload.encode(), tag, at_us, event_type, refilled=refilled)
+        refilled = bool(salts.acts) and salts.refilled(seq, None, payload)
+        header = log_header(seq, at_us, event_type)
+        yield _Line(seq, header, payload.encode(), tag, at_us, event_type, True, refilled)
     if finish is not None:
         yield finish
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from skillaudit.contract.digests import run_hash
-from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
-from skillaudit.proof.leaves import LedgerRow, SealedRange, encode_ledger_rows, parse_seal
-from skillaudit.proof.merkle import BLOCK_LEAVES, HASH_BYTES, leaf_hash, root_of
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
 from skillaudit.proof.verify.cuts import ORPHAN_BEFORE, find_cuts, orphans_before
-from skillaudit.proof.verify.engine import Engine, Row
+from skillaudit.proof.verify.engine import Engine
 from skillaudit.proof.verify.facts import Mark, RunFacts, marks_of_run, read_facts
 from skillaudit.proof.verify.journal import JournalState
 from skillaudit.proof.verify.judging import judge_run
 from skillaudit.proof.verify.request import VerifyRequest
 from skillaudit.proof.verify.runs import RunTotals, rows_of_run
+from skillaudit.proof.verify.seals import KnownSeals, Seal, SealedMarks, known_marks, seals_over
 from skillaudit.proof.verify.sources import only_listed
-
-SEAL_LAG_US: Final = 600_000_000
-"""A row is usually sealed within this time after it was received; beyond it the whole journal is searched."""
-CLOCKS_APART_US: Final = 120_000_000
-_EVER: Final = (-(1 << 63), (1 << 63) - 1)
 
 
 class CheckedRun(NamedTuple):
@@ -44,19 +36,22 @@ def check_run(
     totals: RunTotals,
     journal: JournalState,
     run_id: str,
+    known: KnownSeals,
 ) -> CheckedRun | None:
     """Check it in the engine's snapshot; None where nothing of it is or was stored."""
     rows = rows_of_run(engine, run_id)
     if not rows:
         return _absent(engine, request, findings, journal, run_id)
-    facts = [read_facts(engine, row) for row in rows]
+    sealed = known_marks(engine, run_id, journal, request.policy.grade, known)
+    facts = [read_facts(engine, row, sealed.marks if sealed else ()) for row in rows]
     found = [finding for fact in facts for finding in judge_run(fact)]
     if len(rows) > len({row["topic"] for row in rows}):  # each topic is a namespace of its own
         found.append(Finding(Kind.RUN_EQUIVOCATES, f"is stored {len(rows)} times", {"run_id": run_id}))
     acts = {it.act_id for fact in facts for it in fact.redactions}
     if acts:
         found += _lawful(engine, request, journal, run_id, acts).kept()
-    seals = [seal for fact in facts for seal in _seals(engine, fact, request, journal, found)]
+    look = partial(_seals, engine, request=request, journal=journal, found=found, known=known, sealed=sealed)
+    seals = [seal for fact in facts for seal in look(fact)]
     findings.add_all(found)
     violated = any(it.severity is Severity.VIOLATION for it in found)
     totals.runs += 1
@@ -178,11 +173,21 @@ def _purged(
 
 
 def _seals(
-    engine: Engine, facts: RunFacts, request: VerifyRequest, journal: JournalState, found: list[Finding]
-) -> Iterator[tuple[Mark, _Seal | None]]:
+    engine: Engine,
+    facts: RunFacts,
+    *,
+    request: VerifyRequest,
+    journal: JournalState,
+    found: list[Finding],
+    known: KnownSeals,
+    sealed: SealedMarks | None,
+) -> Iterator[tuple[Mark, Seal | None]]:
     """The run's own start and finish with the seals over them; what is wrong with these, or missing, goes to `found`."""
     marks = _ends(facts.marks, str(facts.row["source_id"]))
-    seals = _seals_of(engine, facts, journal, marks, request.policy.grade)
+    if sealed is not None and all(mark in sealed.marks for mark in marks):
+        seals = sealed.seals
+    else:
+        seals = seals_over(engine, facts, journal, marks, request.policy.grade, known)
     for mark in marks:
         where = {"run_id": facts.run_id, "partition": mark.partition, "idx": mark.idx}
         seal = next((it for it in seals if it.covers(mark)), None)
@@ -204,105 +209,3 @@ def _ends(marks: Sequence[Mark], source_id: str) -> list[Mark]:
     starts = [mark for mark in own if mark.kind == "start"][:1]
     finishes = [mark for mark in own if mark.kind == "finish"][:1]
     return [*starts, *(finishes or [mark for mark in own if mark.kind != "start"][-1:])]
-
-
-class _Seal(NamedTuple):
-    """One sealed range, compared with the ledger's rows."""
-
-    journal_idx: int
-    partition: str
-    first: int
-    end: int
-    right: bool
-
-    def covers(self, mark: Mark) -> bool:
-        """Whether the row is in it."""
-        return self.partition == mark.partition and self.first <= mark.idx < self.end
-
-
-def _seals_of(
-    engine: Engine, facts: RunFacts, journal: JournalState, marks: Sequence[Mark], grade: Grade
-) -> list[_Seal]:
-    """The seals over these rows: looked for near the time of the rows, then everywhere unless those found are proven."""
-    if not marks:
-        return []
-    times = [mark.received_us or facts.row["started_us"] for mark in marks]
-    near = (min(times) - CLOCKS_APART_US, max(times) + SEAL_LAG_US)
-    found: list[_Covering] = []
-    for low, high in (near, _EVER):
-        found = sorted(_covering(engine, marks, low, high), key=itemgetter(0))
-        proven = [it.range for it in found if it.journal_idx < journal.proven(grade)]
-        if all(any(_covers(it, mark) for it in proven) for mark in marks):
-            break
-    return [
-        _compared(engine, journal, it, [mark.idx for mark in marks if _covers(it.range, mark)])
-        for it in found
-    ]
-
-
-class _Covering(NamedTuple):
-    """A sealed range as its leaf names it."""
-
-    journal_idx: int
-    leaf: bytes
-    range: SealedRange
-
-
-def _covering(engine: Engine, marks: Sequence[Mark], from_us: int, to_us: int) -> Iterator[_Covering]:
-    names = {b"\nledger %b " % mark.partition.encode() for mark in marks}
-    for chunk in engine.chunks("ledger.sql", "seals_between", from_us=from_us, to_us=to_us):
-        for journal_idx, leaf in chunk:
-            if not any(name in leaf for name in names):
-                continue
-            with contextlib.suppress(InvalidRecordError):  # the check of the journal names it
-                for found in parse_seal(bytes(leaf)).ranges:
-                    if any(_covers(found, mark) for mark in marks):
-                        yield _Covering(journal_idx, bytes(leaf), found)
-
-
-def _covers(found: SealedRange, mark: Mark) -> bool:
-    return found.partition == mark.partition and found.first <= mark.idx < found.end
-
-
-def _compared(engine: Engine, journal: JournalState, it: _Covering, indexes: Iterable[int]) -> _Seal:
-    found = it.range
-    right = _blocks_hold(engine, found, indexes) or _holds(engine, found)
-    if journal.holds is not None:
-        right = right and journal.holds(it.journal_idx, it.leaf)
-    return _Seal(it.journal_idx, found.partition, found.first, found.end, right)
-
-
-def _holds(engine: Engine, seal: SealedRange) -> bool:
-    """Whether the rows are those that were sealed."""
-    place = {"partition": seal.partition, "first": seal.first, "end": seal.end}
-    return _root(engine.rows("one.sql", "rows_between", **place), seal.first, seal.count) == seal.root
-
-
-def _blocks_hold(engine: Engine, seal: SealedRange, indexes: Iterable[int]) -> bool:
-    """Whether the blocks of these rows are among those whose roots are kept and give the seal's."""
-    if seal.count <= BLOCK_LEAVES:
-        return False
-    for block in sorted({(index - seal.first) // BLOCK_LEAVES for index in indexes}):
-        first = seal.first + block * BLOCK_LEAVES
-        count = min(BLOCK_LEAVES, seal.end - first)
-        place = {"partition": seal.partition, "first": first, "end": first + count, "seal_first": seal.first}
-        rows = engine.rows("one.sql", "block_of_seal", **place)
-        kept = [bytes(row[6]) for row in rows if row[0] < 0]
-        if len(kept) != 1 or len(kept[0]) != -(-seal.count // BLOCK_LEAVES) * HASH_BYTES:
-            return False
-        root = _root([row for row in rows if row[0] >= 0], first, count)
-        if root != kept[0][block * HASH_BYTES :][:HASH_BYTES] or root_of(kept[0]) != seal.root:
-            return False
-    return True
-
-
-def _root(rows: Sequence[Row], first: int, count: int) -> bytes | None:
-    """The root over these rows of the ledger; None where they are not so many from `first` on, or one has no leaf."""
-    rows = sorted(rows, key=itemgetter(0))
-    if [row[0] for row in rows] != list(range(first, first + count)):
-        return None
-    leaves: Sequence[LedgerRow] = [row[1:] for row in rows]
-    try:
-        return root_of(b"".join(map(leaf_hash, encode_ledger_rows(leaves))))
-    except InvalidRecordError:
-        return None

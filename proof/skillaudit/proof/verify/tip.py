@@ -65,6 +65,7 @@ class JournalTip:
     def _read(self, engine: Engine, size: int) -> _Tip:
         if self._tip is None or self._tip.size != size:
             self._tip, self._notes = _Tip(engine, size), []
+        self._tip.engine = engine
         if not self._notes:
             self._notes = engine.rows(FILE, "checkpoints_from", size=size)
         return self._tip
@@ -84,7 +85,8 @@ class _Tip:
     """Roots of the journal, and leaves proven against them."""
 
     def __init__(self, engine: Engine, size: int) -> None:
-        self._engine = engine
+        self.engine = engine
+        """Of the check that is made now."""
         self.size = size
         self._tiles: dict[tuple[int, int], bytes] = {}
         self._trees: dict[int, tuple[bytes, Subtrees]] = {}
@@ -123,7 +125,7 @@ class _Tip:
             if tile.complete:
                 found = self._stored(tile.level, tile.index, tile.index + 1)[0]
             elif tile.level == 0:
-                rows = self._engine.rows(FILE, "leaves", first=first, end=end)
+                rows = self.engine.rows(FILE, "leaves", first=first, end=end)
                 found = b"".join(map(leaf_hash, _in_order(rows, first, min(end, self.size))))
             else:
                 found = b"".join(map(tile_root, self._stored(tile.level - 1, first, first + tile.width)))
@@ -131,7 +133,7 @@ class _Tip:
         return found[: tile.width * merkle.HASH_BYTES]
 
     def _stored(self, level: int, first: int, end: int) -> list[bytes]:
-        found = _in_order(self._engine.rows(FILE, "tiles", level=level, first=first, end=end), first, end)
+        found = _in_order(self.engine.rows(FILE, "tiles", level=level, first=first, end=end), first, end)
         if any(len(hashes) != TILE_BYTES for hashes in found):
             raise _MissingError
         return found

@@ -21,6 +21,7 @@ from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
 from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.runs import RunsCheck, RunTotals, unsettled_runs
+from skillaudit.proof.verify.seals import KnownSeals
 from skillaudit.proof.verify.single import CheckedRun, check_run
 from skillaudit.proof.verify.sources import check_sources
 from skillaudit.proof.verify.tip import JournalTip
@@ -30,13 +31,29 @@ _OF_THE_LEDGER: Final = frozenset({Kind.LEDGER_ALTERED, Kind.LEDGER_ENTRY_MISSIN
 JournalLook = Callable[[Engine, VerifyRequest, Findings, int], JournalState | None]
 
 
+class Memory:
+    """What checks of one open database leave to those after them, one at a time: that its views are ours, the hashes of its
+    journal, the seals that were compared.
+    """
+
+    def __init__(self) -> None:
+        self.catalog: tuple[Finding, ...] | None = None
+        self.tip = JournalTip()
+        self.seals = KnownSeals()
+
+
 class Verifier:
     """Checks one database. The cursor is the caller's, and so is the time; `stop` may be called by another thread."""
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        progress: Progress | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        """`memory`: of earlier checks of the same open database, none of which runs now."""
         self._engine = Engine(cursor, progress)
-        self._catalog: tuple[Finding, ...] | None = None
-        self._tip = JournalTip()
+        self._memory = memory or Memory()
 
     def stop(self) -> None:
         """End a check: it raises `VerifyStoppedError`. Repeat until it has."""
@@ -44,8 +61,8 @@ class Verifier:
 
     def check(self, request: VerifyRequest, now_us: int) -> Report:
         """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`."""
-        if self._catalog is None:
-            self._catalog = self._check_schema()
+        if self._memory.catalog is None:
+            self._memory.catalog = self._check_schema()
         if request.run_id is None:
             return self._check_all(request, now_us)
         return self._check_run(request, request.run_id, now_us)
@@ -71,7 +88,7 @@ class Verifier:
         engine, findings = self._engine, Findings()
         report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
         unsettled: tuple[int, ...] | None = None
-        findings.add_all(self._catalog or ())
+        findings.add_all(self._memory.catalog or ())
         journal, cuts = JournalState(), NO_CUTS
         with told_where_not(findings, "the record in one state"), engine.snapshot():
             with engine.part(findings, "which database it is"):
@@ -123,7 +140,7 @@ class Verifier:
     def _check_run(self, request: VerifyRequest, run_id: str, now_us: int) -> Report:
         """The quick look where that says yes, else the thorough one, in one snapshot."""
         with self._engine.snapshot():
-            report = self._look(request, run_id, now_us, self._tip.prove) or self._look(
+            report = self._look(request, run_id, now_us, self._memory.tip.prove) or self._look(
                 request, run_id, now_us, check_journal
             )
         if report is None:
@@ -152,8 +169,8 @@ class Verifier:
         journal = look(engine, request, findings, now_us)
         if journal is None or (journal.holds and not leaves_agree(engine, request.anchors)):
             return None
-        findings.add_all(self._catalog or ())
-        checked = check_run(engine, request, findings, totals, journal, run_id)
+        findings.add_all(self._memory.catalog or ())
+        checked = check_run(engine, request, findings, totals, journal, run_id, self._memory.seals)
         unlisted = Kind.RUN_UNPROVEN in findings.counts
         if journal.holds and (checked is None or unlisted or checked.words.get("redactions") != 0):
             return None
