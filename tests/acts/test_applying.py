@@ -360,6 +360,34 @@ def test_an_erased_run_keeps_its_head_and_nothing_else_that_was_said(
     assert len({*head_of(database, "r")}) == 1
 
 
+def test_what_is_no_event_and_comes_after_the_erasure_loses_its_bytes(
+    database: Database, writer: Materializer, control: Control
+) -> None:
+    """By its key, by the run's id in it, or where it can't be read; of other runs it stays, for the repair."""
+    apply(writer, [*Run("r").whole({"a": SECRET}), *Run("other", number=2).whole()])
+    control.add(ActKind.ERASE, runs=["r"], positions=ALL)
+    take(writer, control)
+    writer.settle_acts({"t/0": 1_000})
+    late = [
+        (b"r", b'{"v":99,"payload":"%s"}' % SECRET.encode()),
+        (None, b'{"v":99,"run_id":"r","payload":"%s"}' % SECRET.encode()),
+        (b"other", b'{"v":99,"run_id":"other","payload":"of r"}'),
+        (None, b"[1]"),
+    ]
+    found = [
+        SourceRecord("t/0", 1_000 + n, 1_001 + n, BASE_US, key, value) for n, (key, value) in enumerate(late)
+    ]
+    writer.apply(found)
+    states = rows(database, "SELECT state FROM dead_letters ORDER BY record_offset")
+    assert states == [("erased",), ("erased",), ("waiting",), ("waiting",)]
+    assert hits(database, SECRET) == []
+    torn = SourceRecord(
+        "t/0", 1_010, 1_011, BASE_US, None, b'{"v":99,"run_id":"r","payload":"' + SECRET.encode()
+    )
+    writer.apply([torn])
+    assert hits(database, SECRET) == []
+
+
 def test_a_missing_event_that_comes_after_the_erasure_is_erased(
     database: Database, writer: Materializer, control: Control
 ) -> None:

@@ -25,7 +25,7 @@ import duckdb
 import orjson
 
 from skillaudit.consumer import purging
-from skillaudit.consumer.redaction import Moment, Redactor, find_runs, find_runs_by_key
+from skillaudit.consumer.redaction import Moment, Redactor, find_runs, find_runs_by_key, holds_any
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.errors import InvalidRecordError
 from skillaudit.contract.sources import SourceRecord
@@ -160,6 +160,21 @@ class Acting:
             rows += redactor.rows
         cursor.unregister("reach")
         return rows
+
+    def after_dead_letters(
+        self, cursor: duckdb.DuckDBPyConnection, letters: Sequence[SourceRecord], moment: Moment
+    ) -> None:
+        """What a batch brought that is no event, and that may hold something of an erased run, loses its bytes, too."""
+        if not letters or not any(self._watched.values()):
+            return
+        which = {"partitions": sorted({letter.partition for letter in letters})}
+        erased: dict[str, set[str]] = {}
+        for partition, run_id in cursor.execute(_REDACTION["erased_ids"], which).fetchall():
+            erased.setdefault(partition, set()).add(run_id)
+        for letter in letters:
+            if holds_any(letter.key, letter.value or b"", erased.get(letter.partition, ())):
+                place = {"partition": letter.partition, "record_offset": letter.offset}
+                cursor.execute(_REDACTION["erase_letter_at"], {**place, "now_us": moment.now_us})
 
     def _cuts(self) -> dict[str, list[int]]:
         cuts: dict[str, set[int]] = {}

@@ -311,6 +311,7 @@ class Materializer:
             moved = self._move(parts, ends)
             changes.write_rest(cursor, self.remembered.gone)
             rows += self.acting.after_batch(cursor, changes.run_keys(), self.moment())
+            self.acting.after_dead_letters(cursor, [fresh[at] for at in tally.malformed], self.moment())
             settled = self._settle_within(cursor, beyond)
             write_positions(cursor, moved)
         confirm(moved)

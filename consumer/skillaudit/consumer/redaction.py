@@ -11,7 +11,7 @@ claims the same place with (`conflicts`) and what was no event (`dead_letters`) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -324,7 +324,20 @@ def _may_hold(key: bytes | None, record: bytes, run_id: str, seq: int | None) ->
         return seq is None or not isinstance(number, int) or number == seq
     if isinstance(own, str) and key != run_id.encode():
         return False
-    return key == run_id.encode() or run_id.encode() in record or orjson.dumps(run_id)[1:-1] in record
+    return key == run_id.encode() or _names(record, run_id)
+
+
+def holds_any(key: bytes | None, record: bytes, run_ids: Collection[str]) -> bool:
+    """Whether a dead letter may hold something of one of these runs: as `_may_hold` of each, and parsed once."""
+    own = _members(record).get("run_id")
+    if key is not None and key.decode(errors="replace") in run_ids:
+        return True
+    return own in run_ids if isinstance(own, str) else any(_names(record, run_id) for run_id in run_ids)
+
+
+def _names(record: bytes, run_id: str) -> bool:
+    """Whether the id stands somewhere in it, as it is or as JSON writes it."""
+    return run_id.encode() in record or orjson.dumps(run_id)[1:-1] in record
 
 
 def _members(record: bytes) -> dict[str, Any]:

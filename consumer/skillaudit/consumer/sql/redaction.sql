@@ -111,5 +111,15 @@ WHERE d.record IS NOT NULL AND (
     OR contains(TRY(decode(d.record)), '\\')
 )
 
+-- name: erased_ids
+-- Erased runs of these partitions, by their ids.
+SELECT r.partition, r.id
+FROM store.runs AS r JOIN store.redacted_runs AS x ON r.run_key = x.run_key
+WHERE x.erased_by <> '' AND r.partition IN (SELECT unnest($partitions::VARCHAR[]))
+
+-- name: erase_letter_at
+UPDATE store.dead_letters SET record = NULL, state = 'erased', changed_at = make_timestamptz($now_us::BIGINT)
+WHERE partition = $partition AND record_offset = $record_offset AND record IS NOT NULL
+
 -- name: erase_dead_letter
 UPDATE store.dead_letters SET record = NULL, state = 'erased', changed_at = make_timestamptz($now_us::BIGINT) WHERE id = $id

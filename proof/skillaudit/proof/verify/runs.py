@@ -153,8 +153,9 @@ class RunsCheck:
     def _orphans(self) -> None:
         """They have no start, and so no time: they are told whatever the scope is."""
         cut = sorted(orphans_before(self._engine, self._cuts))
-        known = [run_id for run_id in cut if run_id in frozenset(self._cuts.known.runs)]
-        others = [run_id for run_id in cut if run_id not in frozenset(known)]
+        named = frozenset(self._cuts.known.runs)
+        known = [run_id for run_id in cut if run_id in named]
+        others = [run_id for run_id in cut if run_id not in named]
         self._plain(Kind.LEDGER_CUT_KNOWN, ORPHAN_BEFORE, len(known), known[:EXAMPLES])
         self._plain(Kind.LEDGER_CUT, ORPHAN_BEFORE, len(others), others[:EXAMPLES])
         missing, some, bare, some_bare = self._engine.rows(FILE, "orphans", examples=EXAMPLES, cut=cut)[0]
