@@ -39,6 +39,8 @@ PER_RUN = 125
 BLOCK_RUNS = 4_000
 RUN_US = 6_250
 """Between two starts: 20,000 events a second."""
+BETWEEN = (PER_RUN - 1) * 1_000 // RUN_US
+"""Other runs that start before a run's finish."""
 SEAL_ROWS = 60_000_000 // RUN_US * 2
 """What comes in a minute."""
 RUNS_CHECKED = 200
@@ -125,14 +127,14 @@ SELECT run_key, ('0x' || left(sha256(id), 16))::UBIGINT AS run_hash, id, 'bench'
     {last} - 1 AS events_stored, 'complete' AS completeness, 'finished' AS liveness, '' AS missing, '' AS lost, 0 AS conflicts,
     make_timestamptz(at_us + {last} * 1000) AS last_event_at, make_timestamptz(at_us) AS received_at, false AS by_storage,
     'boottime' AS clock, unhex(salt) AS salt, start_tag, {last} AS finish_seq, finish_tag, head, 0 AS known, false AS refused,
-    'bench/0' AS partition, 2 * run_key AS record_offset
+    'bench/0' AS partition, run_key + greatest(run_key - {between}, 0) AS record_offset
 FROM heads ORDER BY run_key
 """
 _LEDGER = """
 INSERT INTO store.ledger BY NAME
-SELECT 'bench/0' AS partition, 2 * run_key + part AS idx, CASE part WHEN 0 THEN 'start' ELSE 'finish' END AS kind, id AS run_id, source_id, source_seq,
+SELECT 'bench/0' AS partition, {place} AS idx, CASE part WHEN 0 THEN 'start' ELSE 'finish' END AS kind, id AS run_id, source_id, source_seq,
     CASE part WHEN 0 THEN 1 ELSE {last} + 1 END AS events, CASE part WHEN 0 THEN start_head ELSE head END AS head,
-    at_us + part * {last} * 1000 AS received_us, 2 * run_key + part AS record_offset, ('0x' || left(sha256(id), 16))::UBIGINT AS run_hash
+    at_us + part * {last} * 1000 AS received_us, {place} AS record_offset, ('0x' || left(sha256(id), 16))::UBIGINT AS run_hash
 FROM heads CROSS JOIN range(2) AS p(part) ORDER BY 2
 """
 
@@ -140,6 +142,11 @@ FROM heads CROSS JOIN range(2) AS p(part) ORDER BY 2
 def make(path: Path, events: int) -> Database:
     """A database of so many events."""
     database, runs, last = open_database(path), events // PER_RUN, PER_RUN - 1
+    # In the order of time: before each start the finishes that came before it, and the other way round.
+    place = (
+        f"CASE part WHEN 0 THEN run_key + greatest(run_key - {BETWEEN}, 0)"
+        f" ELSE run_key + least(run_key + {BETWEEN} + 1, {runs}) END"
+    )
     with contextlib.closing(database.cursor()) as cursor:
         cursor.execute("SET TimeZone = 'UTC'")
         for first in range(0, runs, BLOCK_RUNS):
@@ -149,6 +156,8 @@ def make(path: Path, events: int) -> Database:
                 "last": last,
                 "start_us": START_US,
                 "run_us": RUN_US,
+                "between": BETWEEN,
+                "place": place,
             }
             for statement in (_BLOCK, _EVENTS, _HEADS, _RUNS, _LEDGER):
                 cursor.execute(statement.format(**numbers))
