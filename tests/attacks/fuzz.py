@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ LONG: dict[str, tuple[str, ...]] = {
 """What only a longer record has: its journal has a complete tile, its first seal has more than one block."""
 LONG_ONE_IN = 20
 """Flips of the longer record."""
+PORTION_FLIPS = 100
+"""Done one after the other by one worker; then it is told how far it is."""
 ASKED_WHOLE_ONE_IN = 20
 """Flips after which the whole `verify --all` is asked, too, besides its stages."""
 ELSEWHERE: dict[str, str] = {
@@ -341,6 +343,18 @@ def run(record: Record, seed: int, flips: int, limit_s: float | None = None) -> 
     return outcome
 
 
+def portions(flips: int, record: Record, longer: Record, seed: int) -> Iterator[tuple[Record, int, int]]:
+    """(record, seed, flips): so many in all, one in `LONG_ONE_IN` of them in the longer record."""
+    of_longer = -(-flips // LONG_ONE_IN)
+    for start, of, number in ((0, record, flips - of_longer), (500, longer, of_longer)):
+        for place, first in enumerate(range(0, number, PORTION_FLIPS)):
+            yield of, seed * 1_000 + start + place, min(PORTION_FLIPS, number - first)
+
+
+def _run(portion: tuple[Record, int, int]) -> Outcome:
+    return run(*portion)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks.fuzz")
     parser.add_argument("--flips", type=int, default=5_000)
@@ -351,12 +365,13 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="skillaudit-fuzz-"))
     try:
         record, longer = make_record(directory / "record"), make_long_record(directory / "long")
-        share = -(-arguments.flips // arguments.workers)
-        of_longer = -(-share // LONG_ONE_IN)
-        jobs = [(record, arguments.seed * 1_000 + n, share - of_longer) for n in range(arguments.workers)]
-        jobs += [(longer, arguments.seed * 1_000 + n, of_longer) for n in range(arguments.workers)]
+        jobs = list(portions(arguments.flips, record, longer, arguments.seed))
+        outcomes: list[Outcome] = []
         with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-            outcomes = pool.starmap(run, jobs, chunksize=1)
+            for outcome in pool.imap_unordered(_run, jobs):
+                outcomes.append(outcome)
+                done = sum(it.flips for it in outcomes)
+                print(f"{done} of {arguments.flips} flips, {time.monotonic() - began:.0f} s", file=sys.stderr)
     finally:
         shutil.rmtree(directory)
     columns = sum((outcome.by_column for outcome in outcomes), Counter())
