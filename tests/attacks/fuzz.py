@@ -36,7 +36,7 @@ from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.tiles import TILE_WIDTH
 from skillaudit.proof.verify import Verifier, VerifyRequest
 from skillaudit.proof.verify.acts import check_acts
-from skillaudit.proof.verify.engine import Engine
+from skillaudit.proof.verify.engine import Engine, told_where_not
 from skillaudit.proof.verify.journal import check_journal
 from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.runs import RunsCheck, RunTotals
@@ -221,7 +221,8 @@ class Bench:
         order = sorted(range(len(STAGES)), key=lambda n: (n != (4 if first is None else first), n))
         for stage in order:
             findings = Findings()
-            STAGES[stage](engine, self.request, findings)
+            with told_where_not(findings, "a stage"):  # as verify does
+                STAGES[stage](engine, self.request, findings)
             if findings.exit_code():
                 return True
         return False

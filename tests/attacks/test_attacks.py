@@ -498,7 +498,13 @@ def test_a_moved_source_number_is_named(attacked):
 
 
 @pytest.mark.parametrize(
-    "change", ["runs_started = runs_started - 1, claimed = claimed - 1, due = due - 1", "state = 'live'"]
+    "change",
+    [
+        "runs_started = runs_started - 1, claimed = claimed - 1, due = due - 1",
+        "state = 'live'",
+        "claimed = NULL",
+        "due = NULL",
+    ],
 )
 def test_a_sources_own_row_is_held_against_its_last_word(attacked, change):
     """29: the counts that make a missing tail show."""

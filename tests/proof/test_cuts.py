@@ -394,6 +394,10 @@ def test_a_cut_that_the_policy_names_is_a_note(again, world, part):
     assert report.counts["LEDGER_CUT_KNOWN"] >= before.counts["LEDGER_CUT"]
     assert names(report) <= {"LEDGER_CUT_KNOWN", "RUN_ABANDONED"}, told(report)
     assert report.exit_code == 0
+    for run_id in known.runs:
+        one = it.verify(policy=policy, run_id=run_id)
+        assert (one.exit_code, names(one)) == (0, {"LEDGER_CUT_KNOWN"}), told(one)
+        assert it.verify(policy=replace(policy, cuts=KnownCuts()), run_id=run_id).exit_code == 6
     for other in (
         replace(known, rows={part: first.end - 1}),
         replace(known, sources={}) if known.sources else KnownCuts(),

@@ -57,7 +57,8 @@ FROM (
 ) AS l
 FULL JOIN sources AS s ON l.source_id = s.source_id
 WHERE s.source_id IS NULL
-   OR coalesce(s.claimed, 0) < coalesce(l.final, 0)
+   OR s.claimed IS NULL OR s.due IS NULL
+   OR s.claimed < coalesce(l.final, 0)
    OR s.due > s.claimed
    OR s.runs_started > s.claimed
    -- An embedded source that died is closed by whoever read it to its end: no record says so, and no row.

@@ -115,7 +115,9 @@ def _absent(
         return _purged(engine, request, findings, journal, run_id, {row[-1] for row in tombstones})
     orphans = engine.rows("one.sql", "orphans_of_hash", **key)
     if _is_cut(engine, run_id, marks, waits=bool(orphans), vouched=journal.vouched(request)):
-        findings.add(Finding(Kind.LEDGER_CUT, ORPHAN_BEFORE, {"run_id": run_id}))
+        known = run_id in request.policy.cuts.runs
+        kind = Kind.LEDGER_CUT_KNOWN if known else Kind.LEDGER_CUT
+        findings.add(Finding(kind, ORPHAN_BEFORE, {"run_id": run_id}))
         completeness = orphans[0][3] if orphans else "incomplete"
         return CheckedRun({"run_id": run_id, "completeness": completeness, "integrity": "unchecked"}, ())
     received = {mark.kind for mark in marks} & {"start", "finish"}

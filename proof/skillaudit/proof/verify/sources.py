@@ -114,6 +114,9 @@ def _altered(engine: Engine) -> Iterator[Finding]:
         where = {"source_id": source_id}
         if missing:
             yield Finding(Kind.SOURCE_ALTERED, "the ledger lists its runs, and its own row is gone", where)
+        elif claimed is None:
+            says = f"its row does not say how many runs it told of; {counted(started, 'run')} were started"
+            yield Finding(Kind.SOURCE_ALTERED, says, where)
         elif final is not None and (claimed < final or (closed_by and started != final)):
             says = f"its last word counts {counted(final, 'run')} in the ledger, {started} in its row"
             yield Finding(Kind.SOURCE_ALTERED, says, where)
