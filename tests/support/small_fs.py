@@ -71,6 +71,13 @@ class SmallFs:
             self._filler.unlink()
 
 
+    def grow(self, size_bytes: int) -> None:
+        """More space than it was made with, as who looks after a disk would give it; of a tmpfs alone."""
+        assert self.image is None, "only a tmpfs grows while it is mounted"
+        stat = os.statvfs(self.path)
+        _run("mount", "-o", f"remount,size={stat.f_blocks * stat.f_frsize + size_bytes}", str(self.path))
+
+
 @contextlib.contextmanager
 def small_fs(
     directory: Path,
