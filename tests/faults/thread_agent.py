@@ -102,7 +102,12 @@ class PublisherThatBreaksItsForwarder:
 
     def _count_call(self) -> None:
         self._calls -= 1
-        if self._calls == 0 and (kind := self._hits.take(PUBLISHERS_RAISE)) is not None:
+        if self._calls > 0:
+            return
+        self._calls = self._hits.chance.randrange(
+            1, 6
+        )  # not every hit makes the forwarder open another publisher
+        if (kind := self._hits.take(PUBLISHERS_RAISE)) is not None:
             raise kind("a fault")
 
 
