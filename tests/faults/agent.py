@@ -74,6 +74,8 @@ def record(sink: Sink, plan: Plan, notes: Notebook, thread: int) -> None:
             if plan.begun_file and started == 1:
                 Path(plan.begun_file).touch()
             continue
+        if not alive:  # told to stop when all it had begun was finished
+            break
         run, left, finishes = alive.pop(chance.randrange(len(alive)))
         if left == 0:
             if finishes:

@@ -26,6 +26,8 @@ PARTITIONS = 6
 RECORD_BYTES_MAX = 16 * 1024 * 1024
 READY_S_MAX = 150.0
 STOP_S_MAX = 30
+PAUSE_ATTEMPTS_MAX = 5
+_PAUSE_AGAIN_S = 0.5
 _LOG_LINES_SHOWN = 30
 _ASK_AGAIN_S = 0.2
 _ASK_MS_MAX = 3_000
@@ -232,8 +234,16 @@ class KafkaContainer(DockerContainer):
             self.wait_until_ready(timeout_s=timeout_s)
 
     def pause(self) -> None:
-        """Freeze its processes: connections stay open and nothing answers."""
-        self.get_wrapped_container().pause()
+        """Freeze its processes: connections stay open and nothing answers. On a busy host the engine may be unable to, at first."""
+        for attempts_left in reversed(range(PAUSE_ATTEMPTS_MAX)):
+            try:
+                self.get_wrapped_container().pause()
+            except docker.errors.APIError as exc:
+                if not exc.is_server_error() or not attempts_left:
+                    raise
+                time.sleep(_PAUSE_AGAIN_S)
+            else:
+                return
 
     def unpause(self) -> None:
         """Let frozen processes go on."""
