@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import TopicPartition
-from tests.faults.jams import Mortal, MortalForever, MortalPatient, assert_in_order, send_overtaking
+from tests.faults.jams import (
+    Mortal,
+    MortalForever,
+    MortalPatient,
+    assert_in_order,
+    runs_out_of_order,
+    send_overtaking,
+)
 from tests.faults.oracle import must
 from tests.faults.rows import Case, row
 from tests.faults.stage import Agents, check, consume_with, own_broker, shared_broker, through_kafka
@@ -192,7 +199,10 @@ async def batches_overtake(case: Case) -> None:
     other = replace(settings, kafka_topic=f"{settings.kafka_topic}-overtaken")
     async with Topics(broker.bootstrap) as topics:
         await topics.create(other.kafka_topic, len(sent))
-    case.note(overtaken=await send_overtaking(broker.bootstrap, other.kafka_topic, sent, chance))
+    moved = await send_overtaking(broker.bootstrap, other.kafka_topic, sent, chance)
+    overtook = runs_out_of_order(await read_batches(other, other.kafka_topic))
+    assert overtook, f"{moved} batches were moved, and no run's records overtook each other"
+    case.note(overtaken=moved, runs_out_of_order=overtook)
     await consume_with(other, WithHighWaterMark if case.switched_off else ConsumerService)
     check(case, other, agents.noted())
 
