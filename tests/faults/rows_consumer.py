@@ -25,12 +25,14 @@ from tests.faults.stage import (
     DRAIN_S,
     QUIET_SMALL,
     Agents,
+    acknowledged,
     check,
     consume_with,
     consuming,
     database,
     drain,
     embedded,
+    is_drained,
     shared_broker,
     through_kafka,
 )
@@ -321,8 +323,12 @@ def _goes_on(path: Path) -> None:
 
 SERVICE = "tests.faults.service_worker"
 SERVICE_KILLS = 5
-OFF_POLLED_S_MAX = 10.0
-"""Within which a consumer is handed out something, where it must die of that; later ones may find nothing any more."""
+AT_WORK = 3
+"""Which of them is killed at a random moment from its first stored batch on."""
+POINT_S_MAX = 60.0
+"""Within which a consumer comes to a point while there is load: it is handed out something, and stores it; a seal is due every
+second.
+"""
 POLLED_POSITIONS = {
     "positions-in-database": "positions are kept when records are handed out, as automatic commits do it"
 }
@@ -336,30 +342,74 @@ async def broker_and_zygote() -> AsyncGenerator[tuple[str, Zygote]]:
 
 
 async def _kill_under_load(case: Case, settings: Settings, forking: Zygote) -> None:
-    """Five consumers one after the other, each killed at an exact point or at a random moment, while two agents record."""
-    chance, told = case.random, case.directory / "places"
-    plan = {"runs": 120, "open_at_once": 12, "events_per_s": 260, "payload_bytes": 400}
-    async with Agents(case, settings, [plan, plan]) as agents:
+    """Five consumers one after the other, each killed at an exact point or at a random moment, while two agents record to the
+    last kill.
+    """
+    stop = case.directory / "stop"
+    plan = {"runs": 100_000, "open_at_once": 12, "events_per_s": 100, "payload_bytes": 400}
+    async with Agents(case, settings, [plan | {"stop_file": str(stop)}] * 2) as agents:
         await agents.until_noted(20)
-        for number in range(SERVICE_KILLS):
-            worker = await forking.fork(
-                SERVICE,
-                environment=environment(settings),
-                point=POLLED if case.switched_off else chance.choice(POINTS) if number % 3 else "",
-                at=1 if case.switched_off else chance.randint(1, 6),
-                told=str(told),
-                switched_off=case.switched_off,
-                offsets=str(case.directory / "offsets.json"),
-            )
-            await _killed(worker, OFF_POLLED_S_MAX if case.switched_off else chance.uniform(0.3, 2.0))
+        await _kill_each(case, settings, forking, agents)
+        stop.touch()
         await agents.join()
-    case.injections, places = SERVICE_KILLS, places_of_death(told)
-    case.note(**places, at_random=SERVICE_KILLS - places.total())
     if not case.switched_off:
         await drain(settings)
     else:
         await _take_the_rest(settings, case.directory / "offsets.json")
     check(case, settings, agents.noted())
+
+
+async def _kill_each(case: Case, settings: Settings, forking: Zygote, agents: Agents) -> None:
+    """Three at points, which come as long as there is load; the others at random, one from its start on, one at its work."""
+    chance, told, notes = case.random, case.directory / "places", case.directory / "stored.jsonl"
+    case.injections = points = had_stored = 0
+    for number in range(SERVICE_KILLS):
+        before = _stored(notes)
+        point = POLLED if case.switched_off else chance.choice(POINTS) if number % 3 else ""
+        worker = await forking.fork(
+            SERVICE,
+            environment=environment(settings),
+            point=point,
+            at=1 if case.switched_off else chance.randint(1, 3),
+            told=str(told),
+            stored=str(notes),
+            switched_off=case.switched_off,
+            offsets=str(case.directory / "offsets.json"),
+        )
+        if number == AT_WORK and not point:
+            await until(lambda before=before: _stored(notes) != before, POINT_S_MAX)
+        await _killed(worker, POINT_S_MAX if point else chance.uniform(0.3, 2.0))
+        had_stored += _assert_met_work(agents, settings, before, _stored(notes))
+        points += bool(point)
+        case.injections += 1
+    places = places_of_death(told)
+    case.note(**places, at_random=SERVICE_KILLS - places.total(), killed_after_storing=had_stored)
+    assert places.total() == points, f"{points} were to die at points, and did at {dict(places)}"
+
+
+def _stored(notes: Path) -> dict[str, int]:
+    """The positions that were noted last: none of them is ahead of what is stored."""
+    lines = notes.read_bytes().splitlines() if notes.exists() else []
+    return json.loads(lines[-1])["positions"] if lines else {}
+
+
+def _assert_met_work(
+    agents: Agents, settings: Settings, before: dict[str, int], after: dict[str, int]
+) -> bool:
+    """The consumer that was killed had something to do. Whether it has stored something since its start."""
+    ended = [process.name for process in agents.processes if not process.running]
+    assert not ended, f"{ended} ended before the last kill"
+    moved = after != before
+    assert moved or _is_behind(settings, after), "the consumer was killed when it had nothing to do"
+    return moved
+
+
+def _is_behind(settings: Settings, stored: dict[str, int]) -> bool:
+    """Whether there are records that are not stored; through a broker, such that it has surely."""
+    if not settings.uses_kafka:
+        return not is_drained(settings)
+    own = (offset for name, offset in stored.items() if name.rpartition("/")[0] in settings.kafka_topics)
+    return acknowledged(settings) > sum(own)
 
 
 async def _take_the_rest(settings: Settings, offsets: Path) -> None:
@@ -390,7 +440,7 @@ async def _killed(worker: Worker, after_s: float) -> None:
 
 @row(
     "consumer-killed-embedded",
-    about="SIGKILL of a consumer that reads the outbox of two recording agents: a batch polled, stored and not acknowledged, acknowledged, or at random; five in a case",
+    about="SIGKILL of a consumer that reads the outbox of two agents which record to the last kill: a batch polled, stored and not acknowledged, acknowledged (three of five), at random from its start on, and from its first stored batch on",
     full=100,
     share=5,
     case_s_max=900,
@@ -428,8 +478,6 @@ VERIFIED = (0, 6)
 """Nothing altered and nothing missing; whether that is proven is the verifier's policy, and here is none."""
 
 
-POINT_S_MAX = 60.0
-"""Within which a point of sealing comes; a seal is due every second."""
 SEALING_OFF = {
     "committed-before-signed": "a leaf is signed, and that is kept in the state file, before it is committed",
     "state-replaced-whole": "the state file is written over what is in it, not beside it and renamed",

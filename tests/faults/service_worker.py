@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.dying_notary import DyingNotary, Points
+from tests.faults.notes import Notebook
 
 from skillaudit.consumer.notary import WriterAccess
 from skillaudit.consumer.service import ConsumerService, make_source
@@ -33,17 +34,20 @@ class Service:
     """Seals, signs and anchors beside."""
     told: str = ""
     """File to which it says at which point it dies."""
+    stored: str = ""
+    """Account file in which it notes its positions once they are stored; empty: in none."""
     switched_off: str = ""
     offsets: str = ""
     """Where a service keeps its positions that does not keep them in the database."""
 
 
 class DyingSource:
-    """A source of the product; its process dies at a batch: polled, stored and not acknowledged, acknowledged."""
+    """A source of the product; its process dies at a batch: polled, stored and not acknowledged, acknowledged. Notes what is stored."""
 
-    def __init__(self, source: RecordSource, points: Points) -> None:
+    def __init__(self, source: RecordSource, points: Points, notes: Notebook | None = None) -> None:
         self._source = source
         self._points = points
+        self._notes = notes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -57,6 +61,8 @@ class DyingSource:
 
     async def commit(self, positions: Mapping[str, int]) -> None:
         """As the source's."""
+        if self._notes is not None:
+            self._notes.note(positions=dict(positions))
         self._points.passes(COMMITTING)
         await self._source.commit(positions)
         self._points.passes(COMMITTED)
@@ -117,12 +123,13 @@ def main(plan: dict[str, Any]) -> int:
 async def _run(life: Service) -> None:
     settings = Settings.load(environ=life.environment)
     make, points = make_source(settings), Points(life.point, life.at, life.told)
+    notes = Notebook(life.stored) if life.stored else None
 
     def source(database: Any) -> Any:
         made: Any = make(database)
         if life.switched_off == "positions-in-database":
             made = CommitOnPoll(made, Path(life.offsets))
-        return DyingSource(made, points)
+        return DyingSource(made, points, notes)
 
     service = PointedService(settings, source=source, seal=life.seal)
     service.points, service.off = points, life.switched_off

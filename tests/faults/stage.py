@@ -168,6 +168,11 @@ def is_drained(settings: Settings) -> bool:
     return not any(source.backlog_records for source in list_sources(settings.outbox_dir))
 
 
+def acknowledged(settings: Settings) -> int:
+    """Records that are acknowledged, of the sources that are in the outbox: of all agents as long as they live."""
+    return sum(source.acknowledgement.records for source in list_sources(settings.outbox_dir))
+
+
 @contextlib.asynccontextmanager
 async def consuming(
     settings: Settings,
