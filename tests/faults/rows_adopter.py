@@ -19,10 +19,11 @@ from tests.faults.kills import (
 )
 from tests.faults.oracle import Account, must
 from tests.faults.rows import Case, row
-from tests.faults.rows_forwarder import LOAD, HostForwarder
+from tests.faults.rows_forwarder import LASTING, LOAD, HostForwarder, assert_met_work, until_at_work
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
+    acknowledged,
     is_drained,
     shared_broker,
     stop_process,
@@ -50,7 +51,7 @@ STOPPED_S = (0.3, 1.5, 4.0)
     "forwarder-dies-beside-an-adopter",
     about="agents with a forwarder each: two are killed at random moments, one is stopped for up to four seconds and woken, in one the forwarder's "
     "thread dies while it records; beside them lives a host's forwarder or another agent's thread that takes over; in every third case a second "
-    "host's forwarder that waits for the first one's death",
+    "host's forwarder that waits for the first one's death, three times, while three agents record to the last one",
     full=60,
     share=8,
     test=0,
@@ -158,26 +159,34 @@ async def _stop_for(case: Case, settings: Settings, pid: int, seconds: float) ->
 
 async def _beside_a_standby(case: Case, settings: Settings) -> None:
     """The second one has the directory within seconds of the first one's death, and not before."""
-    chance = case.random
+    chance, stop = case.random, case.directory / "stop"
     lock = settings.outbox_dir / HOST_LOCK_NAME
-    case.injections = 3
-    async with Agents(case, settings, [LOAD] * 3) as agents:
+    case.injections, sent = 3, 0
+    async with Agents(case, settings, [LASTING | {"stop_file": str(stop)}] * 3) as agents:
+        await agents.until_noted(1, PATIENT_S)
         for number in range(case.injections):
+            before = acknowledged(settings)
             async with HostForwarder(case, settings, Trip()) as forwarder, _standby(settings) as refused:
+                if number:  # the first one may only have begun
+                    await until_at_work(forwarder, settings, before)
                 await asyncio.sleep(chance.random())  # a random moment, not a wait for something
                 if number == 1:
                     stop_process(forwarder.pid)
                     await asyncio.sleep(chance.choice(STOPPED_S))  # the fault's length
                     must(lock_holder(lock) == forwarder.pid, "a stopped forwarder lost its directory")
+                # Asked just before: a moment later the second one sends.
+                sent += assert_met_work(agents, settings, before)
                 await forwarder.kill()
                 await until(lambda: lock_holder(lock) == os.getpid(), 10)
                 assert refused, "the second one was never refused"
                 if number < case.injections - 1:
                     await asyncio.sleep(chance.random() / 2)  # a random moment again
                     continue
+                stop.touch()
                 for code in await agents.ended(PATIENT_S):
                     assert code in (0, 3), f"an agent ended with {code}"
                 await until(lambda: not list_source_dirs(settings.outbox_dir), PATIENT_S)
+    case.note(killed_after_acknowledging=sent)
     await _check(case, settings, agents.noted(), deaths=0)
 
 

@@ -23,6 +23,7 @@ from tests.faults.rows import Case, row
 from tests.faults.stage import (
     QUIET_SMALL,
     Agents,
+    acknowledged,
     is_drained,
     shared_broker,
     stop_process,
@@ -36,7 +37,7 @@ from tests.pipeline.support import Process
 from tests.support.waiting import until
 
 from skillaudit.contract.errors import LockedError
-from skillaudit.contract.outbox.directory import list_source_dirs, list_sources
+from skillaudit.contract.outbox.directory import list_source_dirs
 from skillaudit.contract.outbox.locks import lock_holder
 from skillaudit.contract.settings import Settings
 from skillaudit.producer.forwarder_files import read_incidents
@@ -92,22 +93,17 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     check_deaths(case, settings, agents.noted(), deaths=deaths)
 
 
-def _acknowledged(settings: Settings) -> int:
-    """Records, of the sources of agents that live."""
-    return sum(source.acknowledgement.records for source in list_sources(settings.outbox_dir))
-
-
-async def _at_work(forwarder: HostForwarder, settings: Settings, before: int) -> None:
+async def until_at_work(forwarder: HostForwarder, settings: Settings, before: int) -> None:
     """Wait until more than that is acknowledged."""
-    await until(lambda: _acknowledged(settings) > before or not forwarder.running, PATIENT_S)
+    await until(lambda: acknowledged(settings) > before or not forwarder.running, PATIENT_S)
     assert forwarder.running, forwarder.said()
 
 
-def _assert_met_work(agents: Agents, settings: Settings, before: int) -> bool:
+def assert_met_work(agents: Agents, settings: Settings, before: int) -> bool:
     """What was done to a forwarder was done to one that had something to do. Whether it has sent since."""
     ended = [process.name for process in agents.processes if not process.running]
     assert not ended, f"{ended} ended before the last fault"
-    sent = _acknowledged(settings) - before
+    sent = acknowledged(settings) - before
     assert sent or not is_drained(settings), "the forwarder was hit when it had nothing to do"
     return sent > 0
 
@@ -139,13 +135,13 @@ async def killed_under_load(case: Case) -> None:
     async with Agents(case, settings, [LASTING | {"stop_file": str(stop)}] * 3) as agents:
         await agents.until_noted(1, PATIENT_S)
         for number in range(KILLS):
-            before = _acknowledged(settings)
+            before = acknowledged(settings)
             async with HostForwarder(case, settings, Trip(off=case.switched_off)) as forwarder:
                 if number % 2:
-                    await _at_work(forwarder, settings, before)
+                    await until_at_work(forwarder, settings, before)
                 await asyncio.sleep(chance.random() * 1.5)  # a random moment, not a wait for something
                 assert forwarder.running, forwarder.said()
-            at_work += _assert_met_work(agents, settings, before)
+            at_work += assert_met_work(agents, settings, before)
         stop.touch()
         case.note(killed_after_acknowledging=at_work)
         await _drain_and_check(case, settings, agents)
@@ -258,18 +254,18 @@ async def stopped_and_woken(case: Case) -> None:
     async with Agents(case, settings, [LASTING | {"stop_file": str(stop)}] * 3) as agents:
         async with HostForwarder(case, settings, Trip()) as forwarder:
             for number in range(STOPS):
-                before = _acknowledged(settings)
-                await _at_work(forwarder, settings, before)  # the first time it only starts
+                before = acknowledged(settings)
+                await until_at_work(forwarder, settings, before)  # the first time it only starts
                 await asyncio.sleep(chance.random() * 0.7)  # a random moment, not a wait for something
                 stop_process(forwarder.pid)
                 if case.switched_off == "locks":
                     (settings.outbox_dir / HOST_LOCK_NAME).unlink()
                 await _is_refused(settings, forwarder.pid)
                 await asyncio.sleep(chance.choice((0.0, 0.3, 4.0 if number == 1 else 1.0)))
-                _assert_met_work(agents, settings, before)
+                assert_met_work(agents, settings, before)
                 if number < STOPS - 1 or not case.number % 2:
                     wake_process(forwarder.pid)
-                    await _at_work(forwarder, settings, _acknowledged(settings))
+                    await until_at_work(forwarder, settings, acknowledged(settings))
         stop.touch()
         await _drain_and_check(case, settings, agents)
 
