@@ -128,9 +128,12 @@ def check_deaths(
     case.note(runs=verdict.runs, torn_lines=len(torn), unnoted_calls=len(verdict.cut_off))
 
 
-async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> None:
+async def read_to_the_end(
+    settings: Settings, timeout_s: float = PATIENT_S, *, sources_end: bool = True
+) -> None:
     """A consumer takes everything, until all sources are closed and gone from the outbox: what their runs read is
-    judged only when every partition was read beyond that. Then it ends.
+    judged only when every partition was read beyond that. Then it ends. Not `sources_end`: a source's own last word may
+    be among what is lost.
     """
     async with consuming(settings) as (service, running):
         with contextlib.closing(service.cursor()) as cursor:
@@ -141,7 +144,10 @@ async def read_to_the_end(settings: Settings, timeout_s: float = PATIENT_S) -> N
                     settings.outbox_dir
                 )
 
-            await until(lambda: running.done() or (service.caught_up.is_set() and all_closed()), timeout_s)
+            def done() -> bool:
+                return service.caught_up.is_set() and (not sources_end or all_closed())
+
+            await until(lambda: running.done() or done(), timeout_s)
 
 
 async def forward_to_the_end(

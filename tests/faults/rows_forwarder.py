@@ -89,7 +89,7 @@ async def _drain_and_check(case: Case, settings: Settings, agents: Agents, death
     if case.switched_off == "duplicates-dropped":
         await consume_without_looking(settings)
     else:
-        await read_to_the_end(settings)
+        await read_to_the_end(settings, sources_end=not case.switched_off)
     check_deaths(case, settings, agents.noted(), deaths=deaths)
 
 
