@@ -365,6 +365,7 @@ async def _kill_each(case: Case, settings: Settings, forking: Zygote, agents: Ag
     case.injections = points = had_stored = 0
     for number in range(SERVICE_KILLS):
         before = _stored(notes)
+        await until(lambda before=before: _is_behind(settings, before), POINT_S_MAX)
         point = POLLED if case.switched_off else chance.choice(POINTS) if number % 3 else ""
         worker = await forking.fork(
             SERVICE,
