@@ -70,7 +70,6 @@ class SmallFs:
         else:
             self._filler.unlink()
 
-
     def grow(self, size_bytes: int) -> None:
         """More space than it was made with, as who looks after a disk would give it; of a tmpfs alone."""
         assert self.image is None, "only a tmpfs grows while it is mounted"

@@ -314,7 +314,11 @@ def _sealed(engine: Engine, row: Mapping[str, Any]) -> _Rows | None:
     key = {"run_key": row["run_key"]}
     if engine.rows("one.sql", "beside_sealed", **key):
         return None
-    events: list[tuple[Any, ...]] = next(engine.chunks("one.sql", "sealed_of_run", **key), [])
+    events: list[tuple[Any, ...]] = []
+    for chunk in engine.chunks("one.sql", "sealed_of_run", **key):
+        events += chunk
+        if len(events) > row["events_stored"]:
+            return None
     return sorted(events, key=itemgetter(0)) if len(events) == row["events_stored"] else None
 
 
