@@ -96,7 +96,7 @@ class FusedCursor:
 
     def execute(self, query: str, *parameters: Any) -> Any:
         """As the engine's; a text of several statements is run one by one."""
-        if query.count(";") > 1:
+        if query.count(";") > 1 and not parameters:  # comments have some, too
             for statement in duckdb.extract_statements(query):
                 self._execute(statement.query)
             return self._cursor

@@ -58,13 +58,18 @@ class Zygote:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._last: Worker | None = None
 
     async def fork(self, module: str, **plan: Any) -> Worker:
-        """Start a worker."""
+        """Start a worker. One that a failed case left behind ends before: its end is not the next one's."""
         assert self._process.stdin is not None
+        if self._last is not None and self._last.code is None:
+            self._last.kill()
+            await self._last.ended()
         self._process.stdin.write(json.dumps({"module": module, "plan": plan}).encode() + b"\n")
         await self._process.stdin.drain()
-        return Worker(self, await self.read("pid"))
+        self._last = Worker(self, await self.read("pid"))
+        return self._last
 
     async def read(self, word: str) -> int:
         """The next line, which has to begin with this word."""
