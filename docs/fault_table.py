@@ -52,7 +52,7 @@ words of a judge; a process that does not end or a fault that does not come abou
 
     python -m tests.faults --list                       the rows
     python -m tests.faults ROW --count N --seed S       one of them; goes on where the results end
-    make faults                                         a share of all, within ten minutes
+    make faults                                         a share, within ten minutes; it names the long rows that it leaves out
     make faults FULL=1                                  the counts wanted
 
 """

@@ -65,7 +65,7 @@ class Row:
     full: int
     """Injections of the full run."""
     share: int
-    """Injections of `make faults`, all rows of which end within ten minutes."""
+    """Injections of `make faults`, which ends within ten minutes; 0: the row is too long for that."""
     test: int = 1
     """Injections inside `make test`."""
     not_in_tests: str = ""

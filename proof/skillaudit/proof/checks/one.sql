@@ -62,9 +62,6 @@ SELECT 'kept', NULL, NULL, NULL, NULL, NULL, NULL FROM store.kept WHERE run_key 
 -- The same where the run has its own salt and all its events: single salts, and what is kept aside, say nothing then.
 {content}
 
--- fragment: leaf_columns
-idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
-
 -- name: beside_sealed
 -- A row for whatever there is of it but sealed events.
 SELECT 1 FROM store.events_hot_a WHERE run_key = $run_key
@@ -77,6 +74,9 @@ SELECT 1 FROM store.redactions WHERE run_key = $run_key
 
 -- name: sealed_of_run
 SELECT sequence, event_type, epoch_us(created_at), tag, payload FROM store.events_sealed WHERE run_key = $run_key
+
+-- fragment: leaf_columns
+idx, kind, run_id, source_id, source_seq, events, head, record_offset, received_us
 
 -- name: rows_between
 SELECT {leaf_columns} FROM store.ledger WHERE partition = $partition AND idx >= $first AND idx < $end
