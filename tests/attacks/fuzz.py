@@ -5,7 +5,8 @@
 The record is copied into memory; a flip is one UPDATE of one column of one row, undone afterwards by another. Every column
 of every table of the proof is either fuzzed or named in `UNCOVERED` with the reason; a test holds the two lists against
 the schema. What is checked is `verify --all` stage by stage (its findings are the union of its stages', so the first
-stage that finds something is enough), and `verify RUN` for a run whose own rows were changed.
+stage that finds something is enough), and `verify RUN` for a run whose own rows were changed, or the ledger's of it: by
+a verifier that knows nothing yet, and by one that is kept, as a server's is, from the first flip to the last.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from skillaudit.proof.findings import Findings
 from skillaudit.proof.merkle import BLOCK_LEAVES
 from skillaudit.proof.policy import Grade, Policy
 from skillaudit.proof.tiles import TILE_WIDTH
-from skillaudit.proof.verify import Verifier, VerifyRequest
+from skillaudit.proof.verify import Memory, Verifier, VerifyRequest
 from skillaudit.proof.verify.acts import check_acts
 from skillaudit.proof.verify.engine import Engine, told_where_not
 from skillaudit.proof.verify.journal import check_journal
@@ -188,6 +189,10 @@ def make_long_record(directory: Path) -> Record:
     return Record(directory / "audit.duckdb", Policy(grade=Grade.SIGNED, keys=(SIGNER.verifier.text,)), LONG)
 
 
+UNASKED = frozenset({"id", "run_key", "ledger.run_id", "ledger.run_hash"})
+"""Columns in which a change makes a row that of another run."""
+
+
 class Bench:
     """The record in memory, and one flip at a time."""
 
@@ -209,6 +214,7 @@ class Bench:
                 "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE schema_name = 'store'"
             ).fetchall()
         }
+        self.memory = Memory()
         self.connection.execute("CREATE SCHEMA original")
         for table in REWRITTEN:
             self.connection.execute(f"CREATE TABLE original.{table} AS SELECT * FROM store.{table}")
@@ -227,11 +233,16 @@ class Bench:
                 return True
         return False
 
-    def ask(self, run_id: str | None = None) -> int:
+    def ask(self, run_id: str | None = None, memory: Memory | None = None) -> int:
         """The exit code of `verify RUN`, or of `verify --all`."""
         with contextlib.closing(self.connection.cursor()) as cursor:
             request = replace(self.request, run_id=run_id)
-            return Verifier(cursor).check(request, time.time_ns() // 1000).exit_code
+            return Verifier(cursor, memory=memory).check(request, time.time_ns() // 1000).exit_code
+
+    def ask_of_run(self, run_id: str, name: str, outcome: Outcome) -> None:
+        for memory, who in ((None, "RUN"), (self.memory, "kept: RUN")):
+            if self.ask(run_id, memory) == 0:
+                outcome.passed.append(f"{who} {run_id}: {name}")
 
     def flip(self, outcome: Outcome) -> None:
         """One flip, checked and undone."""
@@ -248,6 +259,8 @@ class Bench:
             outcome.skipped += 1
             return
         run_id = self._run_of(table, rowid)
+        if run_id is not None:
+            self.ask(run_id, self.memory)
         self._set(table, column, kind, rowid, after)
         try:
             outcome.flips += 1
@@ -255,8 +268,8 @@ class Bench:
             name = f"{table}.{column} row {rowid}: {before!r} -> {after!r}"
             if not self.verify(table) or (self.random.randrange(ASKED_WHOLE_ONE_IN) == 0 and self.ask() == 0):
                 outcome.passed.append(name)
-            if run_id is not None and column not in {"id", "run_key"} and self.ask(run_id) == 0:
-                outcome.passed.append(f"RUN {run_id}: {name}")
+            if run_id is not None and not UNASKED & {column, f"{table}.{column}"}:
+                self.ask_of_run(run_id, name, outcome)
         finally:
             self._undo(table, column, kind, rowid, before)
 
@@ -268,9 +281,14 @@ class Bench:
         return bool(found[0])
 
     def _run_of(self, table: str, rowid: int) -> str | None:
-        """The run whose own rows are changed."""
+        """The run whose own rows are changed, or the ledger's of it."""
         if table == "runs":
             return self.connection.execute(f"SELECT id FROM store.runs WHERE rowid = {rowid}").fetchone()[0]
+        if table == "ledger":
+            found = self.connection.execute(
+                f"SELECT id FROM store.runs WHERE id = (SELECT run_id FROM store.ledger WHERE rowid = {rowid})"
+            ).fetchone()
+            return None if found is None else found[0]
         if not table.startswith("events"):
             return None
         found = self.connection.execute(

@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from skillaudit.proof.findings import SEVERITIES, Kind, Severity
 from skillaudit.proof.policy import AnchorPolicy, Grade, Policy
 from skillaudit.proof.publishing import Publisher
 from skillaudit.proof.sealer import Sealer, Signing
-from skillaudit.proof.verify import Depth, Report, Verifier, VerifyRequest, sentence
+from skillaudit.proof.verify import Depth, Memory, Report, Verifier, VerifyRequest, sentence
 from skillaudit.proof.verify.witness import read_anchors
 
 TOPIC = "skillaudit.events"
@@ -252,8 +252,37 @@ class Tampered:
             anchors=(AnchorPolicy(f"file:{self.anchor}"),),
         )
         request = VerifyRequest(policy=policy, anchors=read_anchors(policy), **options)
+        report = self._checked(request, Memory())
+        if request.run_id is not None:
+            kept = self._checked(request, self._memory(request))
+            assert (kept.exit_code, names(kept)) == (report.exit_code, names(report)), (
+                "a kept verifier says else"
+            )
+        return report
+
+    def _checked(self, request: VerifyRequest, memory: Memory) -> Report:
         with contextlib.closing(self.connection.cursor()) as cursor:
-            return Verifier(cursor).check(request, time.time_ns() // 1000)
+            return Verifier(cursor, memory=memory).check(request, time.time_ns() // 1000)
+
+    def _memory(self, request: VerifyRequest) -> Memory:
+        """What a server's verifier knew before the attack: it checked some runs, that of the request among them."""
+        memory = Memory()
+        untouched = self.path != self.world.path
+        with contextlib.closing(
+            duckdb.connect(str(self.world.path), read_only=True) if untouched else self.connection.cursor()
+        ) as before:
+            before.execute("SET TimeZone = 'UTC'")
+            ids = [
+                row[0]
+                for row in before.execute(
+                    "SELECT id FROM runs ORDER BY id <> ?, run_key LIMIT 5", [request.run_id]
+                ).fetchall()
+            ]
+            verifier = Verifier(before, memory=memory)
+            for run_id in ids:
+                verifier.check(replace(request, run_id=run_id), time.time_ns() // 1000)
+        memory.catalog = None  # views are what is altered here, which a server's own process would have to do
+        return memory
 
     def close(self) -> None:
         self.connection.close()

@@ -14,7 +14,8 @@ partition, record_offset
 SELECT {run_columns} FROM store.runs WHERE run_key = $run_key
 
 -- name: runs_of_hash
-SELECT {run_columns} FROM store.runs WHERE run_hash = $run_hash AND id = $run_id
+-- Whether one is of this id is looked at outside: a second filter takes a tenth of the time.
+SELECT {run_columns} FROM store.runs WHERE run_hash = $run_hash
 
 -- name: runs_of_id
 -- The slow way, for a row whose hash is not that of its id.

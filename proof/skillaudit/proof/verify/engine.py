@@ -52,11 +52,31 @@ class Engine:
         self._cursor = cursor
         self._progress = progress
         self._stopped = threading.Event()
+        self._guard = threading.Lock()
+        self._beside: duckdb.DuckDBPyConnection | None = None
 
     def stop(self) -> None:
         """End the check from another thread: whatever runs is interrupted. Repeat until it has ended."""
         self._stopped.set()
         self._cursor.interrupt()
+        with self._guard:  # a closed cursor must not be interrupted
+            if self._beside is not None:
+                self._beside.interrupt()
+
+    @contextlib.contextmanager
+    def beside(self) -> Generator[Engine]:
+        """Another cursor of the same database, which another thread may use meanwhile; one at a time. Stopped with this."""
+        with engine_errors("check the record"):
+            cursor = self._cursor.cursor()
+        other = Engine(cursor)
+        other._stopped = self._stopped
+        self._beside = cursor
+        try:
+            yield other
+        finally:
+            with self._guard:
+                self._beside = None
+                cursor.close()
 
     @contextlib.contextmanager
     def snapshot(self) -> Generator[None]:

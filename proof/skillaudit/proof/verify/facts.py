@@ -4,7 +4,7 @@ says. Read in chunks and computed as it comes, so that a run of any length fits;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain
@@ -248,13 +248,16 @@ class _Line(NamedTuple):
     refilled: bool = False
 
 
-def read_facts(engine: Engine, row: Mapping[str, Any], sealed: Sequence[Mark] = ()) -> RunFacts:
-    """All facts of the run of this row of `runs`, in the engine's snapshot. `sealed`: the ledger's rows of runs of this id, where
-    they are known; they are read unless they give both ends of the run.
+def read_facts(
+    engine: Engine, row: Mapping[str, Any], sealed: Callable[[], Sequence[Mark]] = tuple[Mark, ...]
+) -> RunFacts:
+    """All facts of the run of this row of `runs`, in the engine's snapshot. `sealed`: asked for the ledger's rows of runs of this
+    id, as late as possible; they are read here unless it gives both ends of the run.
     """
     key = {"run_key": row["run_key"]}
-    marks = sealed if _has_ends(sealed, row) else _marks(engine, row)
     rest, events = _content(engine, row)
+    found = sealed()
+    marks = found if _has_ends(found, row) else _marks(engine, row)
     refused = engine.rows("one.sql", "refused_of_run", **key) if "kept" in rest else []
     facts = RunFacts(
         row=row,

@@ -325,6 +325,8 @@ def unsettled_runs(engine: Engine) -> tuple[int, ...] | None:
 
 def rows_of_run(engine: Engine, run_id: str) -> list[dict[str, Any]]:
     """The run's rows in `runs`: one, where nobody forged another; none where it isn't stored."""
-    found = engine.records("one.sql", "runs_of_hash", run_hash=run_hash(run_id), run_id=run_id)
-    found = found or engine.records("one.sql", "runs_of_id", run_id=run_id)
+    found = engine.records("one.sql", "runs_of_hash", run_hash=run_hash(run_id))
+    found = [row for row in found if row["id"] == run_id] or engine.records(
+        "one.sql", "runs_of_id", run_id=run_id
+    )
     return sorted(found, key=lambda row: row["run_key"])

@@ -17,7 +17,7 @@ from skillaudit.proof.verify.journal import JournalState
 from skillaudit.proof.verify.judging import judge_run
 from skillaudit.proof.verify.request import VerifyRequest
 from skillaudit.proof.verify.runs import RunTotals, rows_of_run
-from skillaudit.proof.verify.seals import KnownSeals, Seal, SealedMarks, known_marks, seals_over
+from skillaudit.proof.verify.seals import KnownSeals, Seal, SealedMarks, seals_over
 from skillaudit.proof.verify.sources import only_listed
 
 
@@ -42,8 +42,22 @@ def check_run(
     rows = rows_of_run(engine, run_id)
     if not rows:
         return _absent(engine, request, findings, journal, run_id)
-    sealed = known_marks(engine, run_id, journal, request.policy.grade, known)
-    facts = [read_facts(engine, row, sealed.marks if sealed else ()) for row in rows]
+    facts = [read_facts(engine, row) for row in rows]
+    return check_stored(engine, request, findings, totals, journal, facts, known)
+
+
+def check_stored(
+    engine: Engine,
+    request: VerifyRequest,
+    findings: Findings,
+    totals: RunTotals,
+    journal: JournalState,
+    facts: Sequence[RunFacts],
+    known: KnownSeals,
+    sealed: SealedMarks | None = None,
+) -> CheckedRun:
+    """What is to say of the rows of one id, at least one. `sealed`: the rows of the ledger that known seals prove."""
+    rows, run_id = [fact.row for fact in facts], facts[0].run_id
     found = [finding for fact in facts for finding in judge_run(fact)]
     if len(rows) > len({row["topic"] for row in rows}):  # each topic is a namespace of its own
         found.append(Finding(Kind.RUN_EQUIVOCATES, f"is stored {len(rows)} times", {"run_id": run_id}))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import duckdb
 
@@ -16,18 +18,23 @@ from skillaudit.proof.verify.acts import check_acts
 from skillaudit.proof.verify.catalog import EarlierSchemaError, check_catalog
 from skillaudit.proof.verify.cuts import NO_CUTS, find_cuts
 from skillaudit.proof.verify.engine import Engine, VerifyStoppedError, told_where_not
+from skillaudit.proof.verify.facts import Mark, read_facts
 from skillaudit.proof.verify.journal import JournalState, check_journal, leaves_agree
 from skillaudit.proof.verify.ledger import check_ledger
 from skillaudit.proof.verify.report import Report
 from skillaudit.proof.verify.request import Depth, VerifyRequest
-from skillaudit.proof.verify.runs import RunsCheck, RunTotals, unsettled_runs
-from skillaudit.proof.verify.seals import KnownSeals
-from skillaudit.proof.verify.single import CheckedRun, check_run
+from skillaudit.proof.verify.runs import RunsCheck, RunTotals, rows_of_run, unsettled_runs
+from skillaudit.proof.verify.seals import KnownSeals, SealedMarks, known_marks
+from skillaudit.proof.verify.single import CheckedRun, check_run, check_stored
 from skillaudit.proof.verify.sources import check_sources
 from skillaudit.proof.verify.tip import JournalTip
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 Progress = Callable[[str, int, int], None]
 _OF_THE_LEDGER: Final = frozenset({Kind.LEDGER_ALTERED, Kind.LEDGER_ENTRY_MISSING, Kind.SEAL_GAP})
+_DOUBTS: Final = (Severity.VIOLATION, Severity.INCOMPLETE, Severity.UNCHECKED)
+"""What is looked at again before it is said."""
 JournalLook = Callable[[Engine, VerifyRequest, Findings, int], JournalState | None]
 
 
@@ -40,6 +47,15 @@ class Memory:
         self.catalog: tuple[Finding, ...] | None = None
         self.tip = JournalTip()
         self.seals = KnownSeals()
+        self.beside = ThreadPoolExecutor(1, "skillaudit-verify-ledger")
+        """For what is read beside; its thread begins with the first of it, and ends when nobody holds this any more."""
+
+
+class _LedgerSide(NamedTuple):
+    """What the journal and the ledger say of a run."""
+
+    journal: JournalState
+    sealed: SealedMarks
 
 
 class Verifier:
@@ -138,7 +154,10 @@ class Verifier:
             findings.add(Finding(Kind.LEDGER_UNSEALED, says, {"partition": partition}))
 
     def _check_run(self, request: VerifyRequest, run_id: str, now_us: int) -> Report:
-        """The quick look where that says yes, else the thorough one, in one snapshot."""
+        """The looks that only say yes, the quickest first; else the thorough one."""
+        report = self._look_twice_at_once(request, run_id, now_us)
+        if report is not None:
+            return report
         with self._engine.snapshot():
             report = self._look(request, run_id, now_us, self._memory.tip.prove) or self._look(
                 request, run_id, now_us, check_journal
@@ -146,6 +165,52 @@ class Verifier:
         if report is None:
             raise RuntimeError("a thorough look ends with a report or an error")
         return report
+
+    def _look_twice_at_once(self, request: VerifyRequest, run_id: str, now_us: int) -> Report | None:
+        """The run's own rows and, beside them, the ledger's under known seals. In no snapshot: what leads to an anchored root does
+        so whenever each was read. None where anything is missing, off or in doubt, or acts are to be judged.
+        """
+        if not self._memory.seals:
+            return None
+        engine, findings, totals = self._engine, Findings(), RunTotals()
+        findings.add_all(self._memory.catalog or ())
+        with (
+            engine.beside() as other,
+            self._asked(self._ledger_side, other, request, run_id, now_us) as asked,
+        ):
+
+            def marks() -> Sequence[Mark]:
+                side = asked.result()
+                return side.sealed.marks if side else ()
+
+            facts = [read_facts(engine, row, marks) for row in rows_of_run(engine, run_id)]
+            side = asked.result()
+            if side is None or not facts:
+                return None
+            seals = self._memory.seals
+            checked = check_stored(engine, request, findings, totals, side.journal, facts, seals, side.sealed)
+        if findings.of(*_DOUBTS) or Kind.RUN_UNPROVEN in findings.counts or checked.words["redactions"]:
+            return None
+        return self._report_of_run(request, now_us, side.journal, checked, findings, totals)
+
+    @contextlib.contextmanager
+    def _asked(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Generator[Future[_T]]:
+        """Begun in another thread, and over when this is."""
+        asked = self._memory.beside.submit(work, *args, **kwargs)
+        try:
+            yield asked
+        finally:
+            wait([asked])
+
+    def _ledger_side(
+        self, other: Engine, request: VerifyRequest, run_id: str, now_us: int
+    ) -> _LedgerSide | None:
+        """In a thread of its own."""
+        journal = self._memory.tip.prove(other, request, Findings(), now_us)
+        if journal is None or not leaves_agree(other, request.anchors):
+            return None
+        sealed = known_marks(other, run_id, journal, request.policy.grade, self._memory.seals)
+        return None if sealed is None else _LedgerSide(journal, sealed)
 
     def _whole_ledger(self, request: VerifyRequest, journal: JournalState, findings: Findings) -> None:
         """A run that no row of the ledger proves is no worse than unproven only where the ledger is whole: rows that are gone
@@ -165,7 +230,6 @@ class Verifier:
         leaves it did not see.
         """
         engine, findings, totals = self._engine, Findings(), RunTotals()
-        report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
         journal = look(engine, request, findings, now_us)
         if journal is None or (journal.holds and not leaves_agree(engine, request.anchors)):
             return None
@@ -180,6 +244,18 @@ class Verifier:
             checked = _not_found(run_id, findings)
         if journal.holds and findings.of(Severity.VIOLATION):
             return None
+        return self._report_of_run(request, now_us, journal, checked, findings, totals)
+
+    def _report_of_run(
+        self,
+        request: VerifyRequest,
+        now_us: int,
+        journal: JournalState,
+        checked: CheckedRun,
+        findings: Findings,
+        totals: RunTotals,
+    ) -> Report:
+        report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
         report.runs, report.events = totals.runs, totals.events
         report.altered, report.incomplete = totals.altered, totals.incomplete
         report.run = checked.words
