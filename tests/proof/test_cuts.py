@@ -31,6 +31,7 @@ from tests.attacks.world import (
 )
 
 from skillaudit.consumer.acts import accept_history_loss
+from skillaudit.consumer.materializer import Materializer
 from skillaudit.contract.errors import RunNotFoundError
 from skillaudit.contract.records import SkillRun
 from skillaudit.producer import Sink
@@ -39,7 +40,7 @@ from skillaudit.proof.acts import act_line
 from skillaudit.proof.anchors import open_anchor
 from skillaudit.proof.cuts import Around, Cut, Trial, beginning, cut_act, end_empty, name_cuts
 from skillaudit.proof.decided import FileCuts, check_decided, decide, decide_trial
-from skillaudit.proof.errors import SigningRefusedError
+from skillaudit.proof.errors import KeyNeededError, SigningRefusedError
 from skillaudit.proof.findings import Findings
 from skillaudit.proof.leaves import encode_act, leaf_kind, parse_seal
 from skillaudit.proof.policy import AnchorPolicy, KnownCuts, parse_policy, policy_members
@@ -582,6 +583,46 @@ def test_what_was_decided_is_kept_outside_until_it_is_signed(again, world, part)
     it.seal()
     assert it.is_met()
     assert it.store.cuts.read() == {}
+
+
+@contextlib.contextmanager
+def keyless(it):
+    """A consumer of the same database that does not sign, as a command that reads is."""
+    it.store.materializer.close()
+    materializer = Materializer(it.store.database, identity="attacks")
+    try:
+        yield materializer
+    finally:
+        materializer.close()
+        it.store.materializer = Materializer(it.store.database, identity="attacks", cuts=it.store.cuts)
+
+
+def test_who_does_not_sign_decides_no_cut(again, world, part):
+    """He is told whom it takes, nothing is stored of what he read, and the one who signs goes on."""
+    _, begin = place_in(world, part, 1)
+    it = again({part: begin})
+    with keyless(it) as materializer, pytest.raises(KeyNeededError, match=f"{part}.*seal_key_file"):
+        materializer.apply(it.left())
+    assert cuts_of(it.store) == rows(it.store, "SELECT * FROM ledger") == []
+    it.take(40)
+    it.seal()
+    check_goes_on(it, world)
+
+
+def test_who_does_not_sign_settles_no_trial(again, world, part):
+    """A trial that another began: as above."""
+    second, begin = place_in(world, part, 1)
+    it = again({part: begin})
+    of_seal = [r for r in it.left() if r.partition == part and r.offset < second.next_offset]
+    it.store.materializer.apply(of_seal[:1])
+    tried = it.store.cuts.read()
+    assert tried[part].trial is not None
+    with keyless(it) as materializer, pytest.raises(KeyNeededError, match=part):
+        materializer.apply(it.left())
+    assert it.store.cuts.read() == tried
+    it.take(40)
+    it.seal()
+    check_goes_on(it, world)
 
 
 def test_decided_cuts_are_kept_in_a_file(tmp_path):

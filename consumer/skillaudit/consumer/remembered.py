@@ -36,7 +36,7 @@ class Remembered:
         decided: CutState | None = None,
     ) -> None:
         """`known`: of an earlier one over the same database, to be gone on with. `decided`: where cuts are kept for the
-        sealer; None where nothing is signed.
+        sealer; None where nothing is signed, and no cut can be decided.
         """
         self.decided = decided
         self.known = known or KnownHashes()

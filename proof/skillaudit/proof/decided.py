@@ -19,7 +19,7 @@ import orjson
 from skillaudit.contract.errors import RetryableError
 from skillaudit.contract.outbox.files import read_optional, write_atomically
 from skillaudit.proof.cuts import Cut, Trial, cuts_in
-from skillaudit.proof.errors import SigningRefusedError
+from skillaudit.proof.errors import KeyNeededError, SigningRefusedError
 
 FORMAT: Final = 1
 TOLD_MAX: Final = 3
@@ -28,7 +28,11 @@ _REMEDY: Final = (
     " cuts are kept. Look with `skillaudit verify`; restore a backup, or move the database away and have it made again"
 )
 
-
+_KEYLESS: Final = (
+    "this database is being made again, and of the ledger of {} not all that was sealed is left. Whoever signs has to find that"
+    " out, or nothing will be signed here any more: set seal_key_file (and seal_state_file) as `skillaudit consume` has them,"
+    " or let that one go on first"
+)
 _WHAT: Final = "what a database made again lacks"
 
 
@@ -88,20 +92,22 @@ class FileCuts:
 
 
 def decide(state: CutState | None, cuts: Sequence[Cut]) -> None:
-    """Keep what was decided, before the database holds it."""
-    if state is not None and cuts:
-        state.write({**state.read(), **{cut.partition: cut for cut in cuts}})
+    """Keep what was decided, before the database holds it; `KeyNeededError` where there is nowhere to keep it."""
+    if cuts:
+        kept = _required(state, cuts[0])
+        kept.write({**kept.read(), **{cut.partition: cut for cut in cuts}})
 
 
 def decide_trial(state: CutState | None, tried: Cut, settled: Cut | None) -> None:
-    """Keep what became of a trial, if it was decided here that there is one; None: nothing is missing."""
-    if state is None:
+    """Keep what became of a trial, if it was decided here that there is one; None: nothing is missing. Raises as `decide`."""
+    if state is None and settled is None:  # a cut that nobody signs is in nobody's way
         return
-    known = dict(state.read())
+    kept = _required(state, tried)
+    known = dict(kept.read())
     if known.get(tried.partition) != tried:
         return
     del known[tried.partition]
-    state.write(known if settled is None else {**known, settled.partition: settled})
+    kept.write(known if settled is None else {**known, settled.partition: settled})
 
 
 def forget_decided(state: CutState | None) -> None:
@@ -126,6 +132,12 @@ def check_decided(state: CutState | None, cuts: Iterable[Cut]) -> None:
 def check_leaves(state: CutState | None, leaves: Iterable[bytes]) -> None:
     """The same of what is about to be signed, whoever appended it to the journal."""
     check_decided(state, [cut for leaf in leaves for cut in cuts_in(leaf)])
+
+
+def _required(state: CutState | None, cut: Cut) -> CutState:
+    if state is None:
+        raise KeyNeededError(_KEYLESS.format(cut.partition))
+    return state
 
 
 def _row(cut: Cut) -> list[Any]:

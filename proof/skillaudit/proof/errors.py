@@ -17,6 +17,12 @@ class SigningRefusedError(StopError):
     """
 
 
+class KeyNeededError(StopError):
+    """A database is made again from less than was signed: only who has the sealer's key can say what it lacks."""
+
+    exit_code = 2
+
+
 class AnchorConflictError(StopError):
     """An anchor holds something else than what is to be published there: another log, a fork, or a longer journal."""
 
