@@ -25,12 +25,13 @@ from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.planning import Planner, plan_erase, plan_purge, plan_redact
 from skillaudit.consumer.sealing import SealState
 from skillaudit.consumer.service import ConsumerService
-from skillaudit.contract.settings import Settings
 from skillaudit.proof.acts import ActKind
 from skillaudit.proof.verify import Verifier, VerifyRequest
 
 SECRET = "Rosebud-47-11"
 MOVER = "mover"
+MOVERS = (MOVER, "skillaudit-sealer")
+"""Threads that move: the tests' and the service's."""
 EVER_US = 4_000_000_000_000_000
 
 
@@ -62,7 +63,7 @@ class StoppedMove:
 
     def cursor(self) -> Any:
         cursor = self._database.cursor()
-        mine = threading.current_thread().name.startswith(MOVER)
+        mine = threading.current_thread().name.startswith(MOVERS)
         return StoppingCursor(cursor, self._stop) if mine else cursor
 
     def _stop(self) -> None:
@@ -217,14 +218,11 @@ def _check(database: Database, writer: Materializer, name: str) -> None:
 class HeldMove(ConsumerService):
     """A service whose hot table is moved when it is told to."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.moving, self.go_on = asyncio.Event(), asyncio.Event()
+    stopped: StoppedMove
 
-    async def _move(self) -> None:
-        self.moving.set()
-        await self.go_on.wait()
-        await super()._move()
+    def make_materializer(self, database: Database) -> Materializer:
+        self.stopped = StoppedMove(database)
+        return super().make_materializer(self.stopped)
 
 
 ORDERS: dict[str, Callable[[], Planner]] = {
@@ -245,11 +243,11 @@ async def test_an_order_given_to_a_service_that_seals_waits_and_holds(tmp_path: 
     try:
         await asyncio.wait_for(service.caught_up.wait(), 30)
         assert await asyncio.to_thread(service.materializer.sealer.swap)
-        await asyncio.wait_for(service.moving.wait(), 30)
+        await until(service.stopped.copied.is_set)
         order = asyncio.ensure_future(service.order(ORDERS[name]()))
         await until(lambda: any(map(waits_for_the_seal, sys._current_frames())))
         assert not order.done()
-        service.go_on.set()
+        service.stopped.go_on.set()
         report = await asyncio.wait_for(order, 30)
         assert report.runs == (1 if name == "redact" else 2)
         await record(settings, "c")
@@ -259,7 +257,7 @@ async def test_an_order_given_to_a_service_that_seals_waits_and_holds(tmp_path: 
         await asyncio.to_thread(service.materializer.sealer.seal)
         told = verified(service.database)
     finally:
-        service.go_on.set()
+        service.stopped.go_on.set()
         stop.set()
         await running
     assert ("REDACTED" in told) is (name in {"redact", "erase"})

@@ -281,12 +281,13 @@ class Bench:
         return bool(found[0])
 
     def _run_of(self, table: str, rowid: int) -> str | None:
-        """The run whose own rows are changed, or the ledger's of it."""
+        """The run whose own rows are changed, or the ledger's of its start or finish, which are what proves it."""
         if table == "runs":
             return self.connection.execute(f"SELECT id FROM store.runs WHERE rowid = {rowid}").fetchone()[0]
         if table == "ledger":
             found = self.connection.execute(
-                f"SELECT id FROM store.runs WHERE id = (SELECT run_id FROM store.ledger WHERE rowid = {rowid})"
+                f"SELECT id FROM store.runs WHERE id ="
+                f" (SELECT run_id FROM store.ledger WHERE rowid = {rowid} AND kind IN ('start', 'finish'))"
             ).fetchone()
             return None if found is None else found[0]
         if not table.startswith("events"):

@@ -14,7 +14,7 @@ from skillaudit.cli.consume import lag_text, progress_text
 from skillaudit.cli.running import ProgressLine
 from skillaudit.cli.verify import _check
 from skillaudit.consumer.figures import HostFigures, StoredFigures
-from skillaudit.consumer.service import ServiceState, ServiceStatus
+from skillaudit.consumer.status import ServiceState, ServiceStatus
 from skillaudit.contract.memory import MemoryStorage
 from skillaudit.proof.verify import VerifyRequest
 from skillaudit.query.server import HttpServer, create_app

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.consumer.test_service import ListSource, rows, running, start_record
 
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.errors import HistoryLostError, UnreachableError
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import StoredPosition

@@ -14,7 +14,8 @@ from tests.proof.support import sealing
 from tests.support.waiting import until
 
 from skillaudit.consumer.notary import NotaryState
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.outbox.segments import archived_path, archived_segments
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import OUTBOX_TOPIC

@@ -19,7 +19,8 @@ from tests.support.waiting import until
 from skillaudit.consumer.database import open_database
 from skillaudit.consumer.metrics import make_registry
 from skillaudit.consumer.notary import NotaryState, NotaryStatus, rest_s
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.errors import SettingsError, SkillauditError
 from skillaudit.contract.settings import Settings
 from skillaudit.producer import Sink, SkillRun

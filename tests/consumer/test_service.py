@@ -13,9 +13,10 @@ import pytest
 from tests.support.waiting import until
 
 from skillaudit.consumer.acts import record_stop
-from skillaudit.consumer.database import open_database
+from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.clock import to_us, uuid7
 from skillaudit.contract.errors import DatabaseError, HistoryLostError, LockedError, RetryableError
 from skillaudit.contract.events import encode_storage_start
@@ -190,9 +191,8 @@ class BusyService(ConsumerService):
 
     refusals: list[str]
 
-    @property
-    def materializer(self) -> Any:
-        return BusyMaterializer(super().materializer, self.refusals)
+    def make_materializer(self, database: Database) -> Any:
+        return BusyMaterializer(super().make_materializer(database), self.refusals)
 
 
 async def test_a_batch_that_cannot_be_taken_now_is_taken_later(settings: Settings) -> None:

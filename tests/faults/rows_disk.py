@@ -8,7 +8,7 @@ import json
 import random
 import signal
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.conformance.compositions import settings_at
 from tests.faults.oracle import BrokenError, must
@@ -17,7 +17,11 @@ from tests.faults.stage import DRAIN_S, Agents, check, consume_all, consuming, d
 from tests.support.small_fs import MIB, SmallFs, small_fs
 from tests.support.waiting import until
 
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.database import Database
+from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
+from skillaudit.consumer.writing import WriterThread
 from skillaudit.contract.errors import DiskFullError
 from skillaudit.contract.settings import Settings
 
@@ -169,16 +173,24 @@ class CountingService(ConsumerService):
 
     opened = 0
 
-    def _open_database(self) -> None:
+    def make_materializer(self, database: Database) -> Materializer:
         self.opened += 1
-        super()._open_database()
+        return super().make_materializer(database)
+
+
+class ImpatientWriter(WriterThread):
+    """Does everything once."""
+
+    async def retry(self, work: Callable[[Materializer], T]) -> T:
+        return await self.run(work)
 
 
 class ImpatientService(CountingService):
     """Gives up at a full disk."""
 
-    async def _retry(self, work: Callable[[], T]) -> T:
-        return await self._in_writer(work)
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(settings, **options)
+        self._writer.__class__ = ImpatientWriter
 
 
 @row(

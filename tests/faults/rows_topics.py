@@ -39,7 +39,8 @@ from tests.support.mock_cluster import MockCluster
 from tests.support.waiting import until
 
 from skillaudit.consumer.kafka_source import KafkaSource
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.errors import HistoryLostError
 from skillaudit.contract.outbox.directory import list_source_dirs
 from skillaudit.contract.settings import Settings

@@ -17,7 +17,7 @@ from tests.faults.serving import as_it_is, consume_through, replay_all
 from tests.faults.stage import check, database, embedded, is_drained, shared_broker, through_kafka
 from tests.support.waiting import until
 
-from skillaudit.consumer.database import open_database
+from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
 from skillaudit.consumer.service import ConsumerService
 from skillaudit.consumer.staging import Parse, parse_value
@@ -88,9 +88,10 @@ class OtherRelease(ConsumerService):
 
     parse: Parse
 
-    def _open_database(self) -> None:
-        super()._open_database()
-        self.materializer.parse = self.parse
+    def make_materializer(self, database: Database) -> Materializer:
+        made = super().make_materializer(database)
+        made.parse = self.parse
+        return made
 
 
 class NewerConsumer(OtherRelease):

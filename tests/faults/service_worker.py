@@ -13,7 +13,7 @@ from typing import Any
 from tests.faults.dying_notary import DyingNotary, Points
 from tests.faults.notes import Notebook
 
-from skillaudit.consumer.notary import WriterAccess
+from skillaudit.consumer.notary import Notary, WriterAccess
 from skillaudit.consumer.service import ConsumerService, make_source
 from skillaudit.contract.outbox.directory import CONSUMER_LOCK_NAME
 from skillaudit.contract.settings import Settings
@@ -74,11 +74,9 @@ class PointedService(ConsumerService):
     points: Points
     off: str = ""
 
-    def _open_notary(self) -> None:
-        if self._notary is None:
-            access = WriterAccess(lambda: self.materializer)
-            self._notary = DyingNotary(self.settings, access, self._clock, self.points, self.off)
-        super()._open_notary()
+    def make_notary(self) -> Notary:
+        access = WriterAccess(lambda: self.materializer)
+        return DyingNotary(self.settings, access, self._clock, self.points, self.off)
 
 
 class CommitOnPoll:

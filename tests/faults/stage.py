@@ -21,7 +21,8 @@ from tests.faults.rows import Case
 from tests.pipeline.support import Process
 from tests.support.waiting import until
 
-from skillaudit.consumer.service import ConsumerService, ServiceState
+from skillaudit.consumer.service import ConsumerService
+from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.errors import SkillauditError
 from skillaudit.contract.outbox.directory import list_sources
 from skillaudit.contract.settings import Settings

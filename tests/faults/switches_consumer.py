@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from skillaudit.consumer.books import Book
+from skillaudit.consumer.database import Database
 from skillaudit.consumer.materializer import ApplyReport, Materializer
 from skillaudit.consumer.remembered import Remembered
 from skillaudit.consumer.service import ConsumerService
@@ -28,12 +29,11 @@ class NumbersForgotten(Remembered):
 class _Replaced(ConsumerService):
     remembered: type[Remembered]
 
-    def _open_database(self) -> None:
-        super()._open_database()
-        self.materializer.__class__ = type(
-            "Replaced", (Materializer,), {"forget": lambda it: _put(it, self.remembered)}
-        )
-        self.materializer.forget()
+    def make_materializer(self, database: Database) -> Materializer:
+        made = super().make_materializer(database)
+        made.__class__ = type("Replaced", (Materializer,), {"forget": lambda it: _put(it, self.remembered)})
+        made.forget()
+        return made
 
 
 def _put(materializer: Materializer, kind: type[Remembered]) -> None:
@@ -71,7 +71,8 @@ class _HighWaterMark(Materializer):
 class WithHighWaterMark(ConsumerService):
     """What was received is remembered as one number a run; whatever comes below it counts as delivered before."""
 
-    def _open_database(self) -> None:
-        super()._open_database()
-        self.materializer.__class__ = _HighWaterMark
-        self.materializer.marks = {}
+    def make_materializer(self, database: Database) -> Materializer:
+        made = super().make_materializer(database)
+        made.__class__ = _HighWaterMark
+        made.marks = {}
+        return made

@@ -19,7 +19,7 @@ from skillaudit.contract.words import counted
 
 if TYPE_CHECKING:
     from skillaudit.consumer.figures import StoredFigures
-    from skillaudit.consumer.service import ServiceStatus
+    from skillaudit.consumer.status import ServiceStatus
 
 T = TypeVar("T")
 
