@@ -21,6 +21,8 @@ AIOKAFKA_ADAPTERS = {
     "producer/skillaudit/producer/kafka.py",
     "consumer/skillaudit/consumer/kafka_source.py",
     "consumer/skillaudit/consumer/control_kafka.py",
+    "proof/skillaudit/proof/kafka.py",
+    "proof/skillaudit/proof/kafka_records.py",
     "proof/skillaudit/proof/anchors/kafka.py",
 }
 HEAVY = ("pydantic", "aiokafka", "duckdb", "pyarrow", "click", "rich", "asyncio", "httpx")

@@ -5,10 +5,9 @@ fuzz to its full count.
 """
 
 import os
-import shutil
 
 import pytest
-from tests.attacks.world import Tampered, build
+from tests.attacks.world import build, copy_of
 
 ALL = os.environ.get("SKILLAUDIT_ATTACKS") == "all"
 ALWAYS = (
@@ -43,8 +42,5 @@ def world(tmp_path_factory):
 @pytest.fixture
 def attacked(world, tmp_path):
     """A copy of the database with plain SQL."""
-    path = tmp_path / "copy.duckdb"
-    shutil.copy(world.path, path)
-    tampered = Tampered(world, path)
-    yield tampered
-    tampered.close()
+    with copy_of(world, tmp_path) as tampered:
+        yield tampered

@@ -288,6 +288,15 @@ class Tampered:
         self.connection.close()
 
 
+@contextlib.contextmanager
+def copy_of(world: World, directory: Path) -> Iterator[Tampered]:
+    """A copy of the record of one's own."""
+    path = directory / "copy.duckdb"
+    shutil.copy(world.path, path)
+    with contextlib.closing(Tampered(world, path)) as tampered:
+        yield tampered
+
+
 def names(report: Report) -> set[str]:
     return set(report.counts)
 
@@ -300,4 +309,4 @@ def told(report: Report) -> str:
     return "\n".join(sentence(finding) for finding in report.findings)
 
 
-__all__ = ["Depth", "Kind", "Tampered", "World", "build", "names", "told", "violations"]
+__all__ = ["Depth", "Kind", "Tampered", "World", "build", "copy_of", "names", "told", "violations"]

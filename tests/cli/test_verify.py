@@ -133,6 +133,18 @@ def test_bad_arguments_are_usage(verify, words):
     assert said.err
 
 
+def test_kafka_out_of_reach_is_told_with_what_was_checked(verify, command, recorded):
+    """7, with cause and remedy; and 2, naming the setting, where there is no Kafka in the settings at all."""
+    said = verify("--all", "--against-kafka")
+    assert said.code == 2
+    assert "kafka_bootstrap_servers" in said.err
+    away = replace(recorded.settings, db_file=verify.path, kafka_bootstrap_servers="127.0.0.1:1")
+    said = command("verify", "--all", "--against-kafka", settings=away)
+    assert (said.code, said.out.splitlines()[3].split()[:2]) == (7, ["kafka", "part"])
+    assert "NOT_CHECKED: could not check the records that Kafka holds: can't ask for the ends" in said.out
+    assert "check that it runs" in said.out
+
+
 def test_the_embedded_default_reads_in_what_waits(command):
     """With nothing named, as any reading command: the record of this machine's agents. Its source is open or bare: 6."""
     said = command("verify", "--all")

@@ -3,25 +3,28 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
-from tests.attacks.world import Tampered, build
+from tests.attacks.world import build, copy_of
+from tests.support.records import MemoryRecords
 from tests.support.waiting import until
 
-from skillaudit.contract.errors import RunNotFoundError, UnreachableError
+from skillaudit.contract.errors import RejectedError, RunNotFoundError, UnreachableError
 from skillaudit.contract.memory import MemoryStorage
 from skillaudit.contract.settings import Settings
-from skillaudit.proof.verify import Report, VerifyRequest
+from skillaudit.proof.verify import Report, VerifyRequest, sentence
 from skillaudit.proof.verify.engine import VerifyStoppedError
 from skillaudit.proof.verify.wire import request_members
 from skillaudit.proof.verify.witness import read_anchors
 from skillaudit.query.checking import HttpVerifier
 from skillaudit.query.server import HttpServer, create_app
 from skillaudit.query.verifying import BusyError, Checks
+from skillaudit.storage.records import OWNER, records_opener
+from skillaudit.storage.verifying import verify
 
 HERE = Settings(http_listen="127.0.0.1:0")
 
@@ -33,15 +36,13 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def copy(world, tmp_path):
-    path = tmp_path / "copy.duckdb"
-    shutil.copy(world.path, path)
-    with contextlib.closing(Tampered(world, path)) as tampered:
+    with copy_of(world, tmp_path) as tampered:
         yield tampered
 
 
 @contextlib.asynccontextmanager
-async def served(copy, factory=None):
-    checks = Checks(factory or copy.connection.cursor)
+async def served(copy, factory=None, records=None, checks=Checks):
+    checks = checks(factory or copy.connection.cursor, records=records)
     async with (
         HttpServer(create_app(MemoryStorage(), checks=checks), HERE) as server,
         HttpVerifier(server.url) as http,
@@ -58,6 +59,46 @@ async def test_a_check_over_http_says_what_one_here_says(world, copy):
         copy.events("UPDATE {events} SET tag = 0 WHERE run_key = 5 AND sequence = 3")
         report = await http.verify(request)
         assert (report.exit_code, set(report.counts)) == (5, {"EVENT_ALTERED", "RUN_ABANDONED"})
+
+
+async def test_records_are_read_by_who_has_the_database(world, copy):
+    """The owner's reader, with its settings; the report names the cluster, and who read it."""
+    copy.events("UPDATE {events} SET tag = tag + 1 WHERE run_key = 5 AND sequence = 3")
+    request = VerifyRequest(against_kafka=True)
+    read = MemoryRecords(world.topic.records, world.topic.ends)
+    async with served(copy, records=lambda: read) as http:
+        report = await http.verify(request)
+    assert (report.kafka["by"], report.kafka["cluster"], report.kafka["violations"]) == (
+        "a test",
+        "attacks",
+        1,
+    )
+    assert read.closed
+
+
+@pytest.mark.parametrize(
+    "records", [None, records_opener(Settings(), OWNER)], ids=["no reader", "no Kafka in its settings"]
+)
+async def test_an_owner_without_kafka_says_so(copy, records):
+    """It is not checked in part, and nobody is told that all is well."""
+    async with served(copy, records=records) as http:
+        with pytest.raises(RejectedError, match="Kafka"):
+            await http.verify(VerifyRequest(against_kafka=True))
+
+
+class Earlier(Checks):
+    """Of a release that passes over what it does not know."""
+
+    def run(self, request, *args):
+        return super().run(replace(request, against_kafka=False), *args)
+
+
+async def test_an_owner_of_an_earlier_release_is_told(copy):
+    """What was asked for and not done is a part that was not checked."""
+    async with served(copy, checks=Earlier) as http:
+        settings = Settings(url=http._connection.url)
+        report = await verify(settings, VerifyRequest(against_kafka=True))
+    assert (report.exit_code, "earlier release" in sentence(report.findings[0])) == (7, True)
 
 
 async def test_an_unknown_run_is_not_found(copy):
@@ -207,6 +248,7 @@ def test_the_request_is_plain_json(world):
         "content_from",
         "database",
         "unsettled",
+        "against_kafka",
         "policy",
         "anchors",
         "control",

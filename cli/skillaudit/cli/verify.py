@@ -26,7 +26,7 @@ from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.state import read_state, write_state
 
 _PATH = click.Path(path_type=Path)
-_LATER = "is not there yet: this release checks a database against its anchors"
+_LATER = "is not there yet"
 
 
 @click.command()
@@ -57,6 +57,11 @@ _LATER = "is not there yet: this release checks a database against its anchors"
     help="Hold the acts against the control log that the settings name, read here.",
 )
 @click.option(
+    "--against-kafka",
+    is_flag=True,
+    help="Hold the events against the records that Kafka still holds: it is read by whoever has the database open.",
+)
+@click.option(
     "--incremental",
     "state_file",
     type=_PATH,
@@ -64,7 +69,6 @@ _LATER = "is not there yet: this release checks a database against its anchors"
     help="With --all: go on where the last check with this FILE stood; kept by the verifier, on his side.",
 )
 @click.option("--explain", is_flag=True, help="Print what cannot be detected, and end.")
-@click.option("--against-kafka", is_flag=True, hidden=True)
 @click.option("--source", "source_dir", hidden=True)
 @click.option("--bundle", hidden=True)
 @with_settings
@@ -101,11 +105,12 @@ def verify(  # noqa: PLR0913  what there is to choose
       skillaudit verify --all --policy audit.toml
       skillaudit verify --all --quick --anchor file:/mnt/worm/audit
       skillaudit verify --all --db copy.duckdb
+      skillaudit verify --all --against-kafka
     """
     if explain:
         click.echo(explanation(), nl=False)
         return
-    for given, name in ((against_kafka, "--against-kafka"), (source_dir, "--source"), (bundle, "--bundle")):
+    for given, name in ((source_dir, "--source"), (bundle, "--bundle")):
         if given:
             raise click.UsageError(f"{name} {_LATER}")
     if len(run_ids) > 1:
@@ -121,6 +126,7 @@ def verify(  # noqa: PLR0913  what there is to choose
         depth=_depth(quick=quick, full=full, sample=sample),
         sample=sample or 0,
         seed=secrets.randbits(32),
+        against_kafka=against_kafka,
         policy=_policy(settings, policy_file, anchors, control_log=control_log),
     )
     try:

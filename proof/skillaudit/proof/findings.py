@@ -144,12 +144,12 @@ SEVERITIES: Final[Mapping[Kind, Severity]] = {
 
 
 MEANINGS: Final[Mapping[Kind, str]] = {
-    Kind.EVENT_ALTERED: "content, time, type or tag of one event does not fit its digest; or something stands in the place of a redaction",
-    Kind.EVENT_MISSING: "an event that the run's row says was stored is not there",
-    Kind.EVENT_EXTRA: "an event after the finish, a number twice, or events of no run",
+    Kind.EVENT_ALTERED: "content, time, type or tag of one event does not fit its digest, or its record in Kafka; or something stands in the place of a redaction",
+    Kind.EVENT_MISSING: "an event that the run's row says was stored, or that a record in Kafka brought, is not there",
+    Kind.EVENT_EXTRA: "an event after the finish, a number twice, events of no run, or one that no record in Kafka brought",
     Kind.RUN_REWRITTEN: "tags agree, and the head is not the ledger's: the run was rewritten with its tags",
     Kind.RUN_TRUNCATED: "the ledger speaks of more events than there are",
-    Kind.RUN_MISSING: "a record of it was received, as the ledger says, it is not stored, and no act purged it",
+    Kind.RUN_MISSING: "a record of it was received, as the ledger or Kafka says, it is not stored, and no act purged it",
     Kind.RUN_UNLISTED: "it is stored, and no record brought it",
     Kind.RUN_EQUIVOCATES: "two different statements about one run",
     Kind.COLUMN_ALTERED: "a column that can be computed is not what its records say, or salts are kept that should not be",
@@ -282,6 +282,14 @@ class Findings:
         """Some more."""
         for finding in findings:
             self.add(finding)
+
+    def take(self, others: Findings) -> None:
+        """All that others found, counts included."""
+        for kind, kept in others._kept.items():
+            self.add_all(kept)
+            self.count(kind, others.counts[kind] - len(kept))
+        for kind in others.counts.keys() - others._kept.keys():
+            self.count(kind, others.counts[kind])
 
     def count(self, kind: Kind, number: int) -> None:
         """Some that are only counted."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from skillaudit.contract.errors import RetryableError
 from skillaudit.proof.verify import Memory, Report, Verifier, VerifyRequest
+from skillaudit.proof.verify.records import OpenRecords
 from skillaudit.query.execution import CursorFactory
 
 CHECKS_MAX: Final = 1
@@ -41,9 +42,18 @@ class Progress:
 class Checks:
     """Checks of one database. Belongs to one event loop."""
 
-    def __init__(self, cursor_factory: CursorFactory, *, checks_max: int = CHECKS_MAX) -> None:
-        """`cursor_factory` makes a cursor of the open database; it is called in worker threads."""
+    def __init__(
+        self,
+        cursor_factory: CursorFactory,
+        *,
+        records: OpenRecords | None = None,
+        checks_max: int = CHECKS_MAX,
+    ) -> None:
+        """`cursor_factory` makes a cursor of the open database, `records` a reader of Kafka's records, for a check that is to
+        hold events against these; both are called in worker threads.
+        """
         self._factory = cursor_factory
+        self._records = records
         self._free = [Memory() for _ in range(checks_max)]
         """Of those that may begin, what each may use of what earlier ones read."""
 
@@ -56,7 +66,7 @@ class Checks:
         if not self._free:
             raise BusyError("another check runs; ask again when it is done")
         memory = self._free.pop()
-        check = _Check(self._factory, request, now_us, memory)
+        check = _Check(self._factory, request, now_us, memory, self._records)
         try:
             async for progress in check.watched():
                 yield progress
@@ -75,9 +85,15 @@ class _Check:
     """One check in its thread."""
 
     def __init__(
-        self, factory: CursorFactory, request: VerifyRequest, now_us: Callable[[], int], memory: Memory
+        self,
+        factory: CursorFactory,
+        request: VerifyRequest,
+        now_us: Callable[[], int],
+        memory: Memory,
+        records: OpenRecords | None,
     ) -> None:
         self._factory = factory
+        self._records = records
         self._request = request
         self._memory = memory
         self._now_us = now_us
@@ -120,7 +136,7 @@ class _Check:
         cursor = self._factory()
         try:
             with self._guard:
-                self._verifier = verifier = Verifier(cursor, self._tell, self._memory)
+                self._verifier = verifier = Verifier(cursor, self._tell, self._memory, self._records)
                 if self._stopped:
                     verifier.stop()
             return verifier.check(self._request, self._now_us())

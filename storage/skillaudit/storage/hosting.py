@@ -111,6 +111,7 @@ async def _surface(
     from skillaudit.query.server import HttpServer, ReadyReport, create_app
     from skillaudit.query.verifying import Checks
     from skillaudit.storage.operations import ServiceOperations
+    from skillaudit.storage.records import OWNER, records_opener
 
     def ready() -> ReadyReport:
         state = service.status.state
@@ -125,7 +126,7 @@ async def _surface(
         reader,
         purge=service.purge_older_than,
         operations=ServiceOperations(service),
-        checks=Checks(service.database.cursor),
+        checks=Checks(service.database.cursor, records=records_opener(settings, OWNER)),
         scratch_dir=settings.database.absolute().parent,
         ready=ready,
         token=read_token(settings.token_file),

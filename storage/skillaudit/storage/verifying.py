@@ -8,13 +8,16 @@ from collections.abc import AsyncGenerator, Callable
 
 from skillaudit.contract.errors import SkillauditError
 from skillaudit.contract.settings import Settings
+from skillaudit.proof.findings import Finding, Findings, Kind
 from skillaudit.proof.verify import Report, VerifyRequest
 from skillaudit.proof.verify.logged import ControlReading, LoggedAct, logged_act
 from skillaudit.query.verifying import Checks, Progress
 from skillaudit.storage.locating import owner_url, reads_outbox
 from skillaudit.storage.opening import caught_up, patiently
+from skillaudit.storage.records import records_opener, require_kafka
 
 Tell = Callable[[str, int, int], None]
+HERE = "this process"
 
 
 async def verify(settings: Settings, request: VerifyRequest, tell: Tell | None = None) -> Report:
@@ -63,11 +66,24 @@ async def _open(
 
         remote = HttpVerifier(url, token=read_token(settings.token_file))
         async with remote:
-            return await remote.verify(request, tell)
+            report = await remote.verify(request, tell)
+        if request.against_kafka and report.kafka is None:
+            report.hold_against(_not_asked(url), None)
+        return report
+    if request.against_kafka:
+        require_kafka(settings, HERE)
     if not reads_outbox(settings):
         return await resources.enter_async_context(_file(settings))
     hosted = await resources.enter_async_context(caught_up(settings))
-    return Checks(hosted.service.database.cursor)
+    return Checks(hosted.service.database.cursor, records=records_opener(settings, HERE))
+
+
+def _not_asked(url: str) -> Findings:
+    """An earlier release passes over what it does not know."""
+    found = Findings()
+    says = f"could not check records against Kafka: {url} is an earlier release, which does not do it; upgrade it, or check a copy here"
+    found.add(Finding(Kind.NOT_CHECKED, says))
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -76,7 +92,7 @@ async def _file(settings: Settings) -> AsyncGenerator[Checks]:
 
     connection = await asyncio.to_thread(open_file, settings.database)
     try:
-        yield Checks(connection.cursor)
+        yield Checks(connection.cursor, records=records_opener(settings, HERE))
     finally:
         await asyncio.to_thread(connection.close)
 

@@ -1,5 +1,5 @@
 """An anchor in a Kafka topic: one partition, no deletion, no compaction, and rights that the database's administrator
-should not have. The one module of this part that imports aiokafka.
+should not have.
 
 Each call connects, does its work within a bound, and disconnects: an anchor is written once a minute at most.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, Final
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.protocol.metadata import MetadataRequest
 
 from skillaudit.contract.errors import SettingsError, UnreachableError
 from skillaudit.contract.kafka_options import connection_options
@@ -30,12 +29,12 @@ from skillaudit.proof.anchors.base import (
     told_us,
 )
 from skillaudit.proof.errors import NewestUnknownError
+from skillaudit.proof.kafka import cluster_metadata, mapped_errors, stopped
 
 PUBLISH_TIMEOUT_S: Final = 10.0
 """For all that one `publish` sends."""
 READ_TIMEOUT_S: Final = 30.0
 """For one portion of a reading."""
-CLOSE_TIMEOUT_S: Final = 2.0
 NEWEST_RECORDS: Final = 16
 """How many records at the end are looked through first for the newest object: an older one may have been repeated there."""
 NEWEST_RECORDS_MAX: Final = 10_000
@@ -106,7 +105,7 @@ class KafkaAnchor:
                         for content in objects
                     ]
             finally:
-                await _stopped(producer)
+                await stopped(producer)
         return [Receipt(int(s.timestamp or 0) * 1000, f"{self._topic}/0#{s.offset}") for s in sent]
 
     async def _newest(self) -> StoredObject | None:
@@ -217,12 +216,10 @@ class KafkaAnchor:
                     consumer.assign([self._partition])
                     yield consumer
             finally:
-                await _stopped(consumer)
+                await stopped(consumer)
 
     async def _check_topic(self, client: Any) -> None:
-        """Asked by hand: the client's own request would create a missing topic with the broker's defaults."""
-        request = MetadataRequest([self._topic], allow_auto_topic_creation=False)
-        answer = (await client.send(client.get_random_node(), request)).to_object()["topics"][0]
+        answer = (await cluster_metadata(client, [self._topic]))["topics"][0]
         error = kafka_errors.for_code(answer["error_code"])
         if error is kafka_errors.UnknownTopicOrPartitionError:
             raise UnreachableError(
@@ -235,17 +232,5 @@ class KafkaAnchor:
                 f"the topic {self._topic} must have one partition to be an anchor, it has more"
             )
 
-    @contextlib.contextmanager
-    def _mapped(self, doing: str) -> Generator[None]:
-        """What aiokafka raises becomes ours where it enters."""
-        try:
-            yield
-        except (kafka_errors.KafkaError, OSError, TimeoutError) as exc:
-            where = f"{self._topic} at {self._settings.kafka_bootstrap_servers}"
-            raise UnreachableError(f"can't {doing} {where}: {str(exc) or type(exc).__name__}") from exc
-
-
-async def _stopped(client: Any) -> None:
-    with contextlib.suppress(kafka_errors.KafkaError, OSError, TimeoutError):  # thrown away either way
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await client.stop()
+    def _mapped(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return mapped_errors(doing, f"{self._topic} at {self._settings.kafka_bootstrap_servers}")

@@ -23,7 +23,8 @@ It honestly cannot detect:
    by whoever writes the database (grade `self`), or by whoever does and holds the key (grade `signed`); to put an
    older copy in its place takes no key;
 5. which event was changed, when all tags and heads were recomputed and no second copy exists: the run, or the batch, is
-   still named;
+   still named. As long as Kafka holds the records `--against-kafka` names the event, unless whoever did it can write
+   there, too;
 6. whether an event that the run's own row calls missing never arrived, or was deleted and the row edited to say so: both
    are incomplete, exit code 4; or, called refused by the broker, declared lost, exit code 6. The head of such a run
    can't be computed: what else was changed in it together with its tags is not seen;

@@ -77,7 +77,7 @@ def _bare(facts: RunFacts) -> Iterator[Finding]:
 def _events(facts: RunFacts) -> Iterator[Finding]:
     intact = facts.finished and facts.head == facts.row["head"] and facts.head in _heads_of(facts, "finish")
     for it in facts.altered:
-        when = f"({it.event_type[:_TIME_TYPE_MAX]}, {_time(it.at_us)})"
+        when = f"({it.event_type[:_TIME_TYPE_MAX]}, {shown_time(it.at_us)})"
         if it.unsalted:
             says = f"{when} its salt is gone, and no redaction stands in its place"
         elif intact:
@@ -98,7 +98,7 @@ def _clock(facts: RunFacts) -> Iterator[Finding]:
         yield _of(
             facts,
             Kind.CLOCK_JUMP,
-            f"is dated {_time(facts.row['started_us'])} and was received at {_time(min(received))}: the host's clock was ahead",
+            f"is dated {shown_time(facts.row['started_us'])} and was received at {shown_time(min(received))}: the host's clock was ahead",
         )
 
 
@@ -397,7 +397,8 @@ def _of(facts: RunFacts, kind: Kind, says: str, **where: Any) -> Finding:
     return Finding(kind, says, {"run_id": facts.run_id, **where})
 
 
-def _time(at_us: int) -> str:
+def shown_time(at_us: int) -> str:
+    """A time for people; the number of a year that nobody lives in."""
     try:
         return from_us(at_us).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, InvalidRecordError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from skillaudit.contract.clock import from_us
 from skillaudit.contract.words import counted
-from skillaudit.proof.findings import SEVERITIES, Findings, Kind, Severity, finding_line
+from skillaudit.proof.findings import PRECEDENCE, SEVERITIES, Findings, Kind, Severity, finding_line
 from skillaudit.proof.policy import Grade
 
 FORMAT: Final = 1
@@ -54,6 +55,8 @@ class Report:
     """Which one it was: not proven, and enough to tell another one."""
     unsettled: Sequence[int] = ()
     """Keys of finished runs below `content_to` that lacked something: what still comes of them makes no row of the ledger."""
+    kafka: Mapping[str, Any] | None = None
+    """Where it was asked for: what was held against Kafka's records, of which cluster, read by whom (`against.Compared`)."""
     run: Mapping[str, Any] | None = None
     """Of a check of one run: its own words and what proves it."""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -65,6 +68,26 @@ class Report:
         self.counts = {str(kind): number for kind, number in sorted(findings.counts.items())}
         self.findings = [finding.json() for finding in findings.kept()]
         self.exit_code = findings.exit_code()
+
+    def hold_against(self, found: Findings, kafka: Mapping[str, Any] | None) -> None:
+        """Add what a comparison with Kafka's records found to the closed report."""
+        known = {it.get("run_id") for it in self.findings if it["severity"] == "violation"}
+        wrong = {
+            it.subject["run_id"] for it in found.kept() if it.severity is Severity.VIOLATION if it.subject
+        }
+        more = [finding.json() for finding in found.kept()]
+        order = {severity.name.lower(): place for place, severity in enumerate((*PRECEDENCE, Severity.NOTE))}
+        self.findings = sorted([*self.findings, *more], key=lambda it: order[it["severity"]])
+        counts = Counter(self.counts) + Counter({str(kind): n for kind, n in found.counts.items()})
+        self.counts = dict(sorted(counts.items()))
+        self.altered += len(wrong - known)
+        self.kafka = kafka
+        if found.of(Severity.VIOLATION, Severity.UNCHECKED):
+            self.grade = Grade.SELF.value
+            codes = {self.exit_code, found.exit_code()}
+            self.exit_code = next(int(it.value) for it in PRECEDENCE if it.value in codes)
+        if self.run is not None and wrong:
+            self.run = {**self.run, "integrity": "altered"}
 
     def json(self) -> dict[str, Any]:
         """As it travels and is printed."""
@@ -93,6 +116,8 @@ class Report:
         yield f"integrity     {self._integrity() if self.run is None else self._integrity_of_run(self.run)}"
         yield f"completeness  {self._completeness() if self.run is None else self._completeness_of_run(self.run)}"
         yield f"proof         {self._proof()}"
+        if self.kafka is not None:
+            yield f"kafka         {self._kafka(self.kafka)}"
 
     def _word(self, severity: Severity) -> str:
         """How a verdict begins; nothing is ok of which a part was not looked at."""
@@ -141,6 +166,19 @@ class Report:
             return f"no    nothing as a whole, since {why} ({self.asked} was asked for); {self._journal()}"
         word = "ok    " if reached.strength >= asked.strength else "no    "
         return f"{word}grade {self.grade} ({wish}): {self._journal()}{self._doubt()}"
+
+    def _kafka(self, kafka: Mapping[str, Any]) -> str:
+        runs, compared, partly = kafka["runs"], kafka["compared"], kafka["partly"]
+        older = runs - compared - partly
+        word = "FAIL  " if kafka["violations"] else "part  " if kafka["unchecked"] else "ok    "
+        if word == "ok    " and runs and not compared + partly:
+            word = "none  "
+        parts = [f"{compared:,} of {counted(runs, 'run')} compared"]
+        parts += [f"{partly:,} in part"] if partly else []
+        parts += [f"{older:,} older than Kafka keeps"] if older and not kafka["unchecked"] else []
+        cluster = kafka["cluster"] or "a cluster out of reach"
+        parts += [f"{counted(kafka['records'], 'record')} of {cluster}, read by {kafka['by']}"]
+        return word + "; ".join(parts)
 
     def _journal(self) -> str:
         if not self.journal:

@@ -49,5 +49,7 @@ class VerifyRequest:
     policy: Policy = field(default_factory=Policy)
     anchors: tuple[AnchorReading, ...] = ()
     """What the verifier read from the anchors by itself."""
+    against_kafka: bool = False
+    """Stored events are held against the records that Kafka still holds, read by the process that has the database."""
     control: ControlReading | None = None
     """What it read from the control log by itself; None: the acts are not held against it."""

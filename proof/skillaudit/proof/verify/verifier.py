@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import duckdb
 
-from skillaudit.contract.errors import DatabaseError, RunNotFoundError
+from skillaudit.contract.errors import DatabaseError, RunNotFoundError, SettingsError
 from skillaudit.contract.words import counted
 from skillaudit.proof.findings import Finding, Findings, Kind, Severity
 from skillaudit.proof.policy import Grade
 from skillaudit.proof.verify.acts import check_acts
+from skillaudit.proof.verify.against import AgainstCheck
 from skillaudit.proof.verify.catalog import EarlierSchemaError, check_catalog
 from skillaudit.proof.verify.cuts import NO_CUTS, find_cuts
 from skillaudit.proof.verify.engine import Engine, VerifyStoppedError, told_where_not
 from skillaudit.proof.verify.facts import Mark, read_facts
 from skillaudit.proof.verify.journal import JournalState, check_journal, leaves_agree
 from skillaudit.proof.verify.ledger import check_ledger
+from skillaudit.proof.verify.records import OpenRecords
 from skillaudit.proof.verify.report import Report
 from skillaudit.proof.verify.request import Depth, VerifyRequest
 from skillaudit.proof.verify.runs import RunsCheck, RunTotals, rows_of_run, unsettled_runs
@@ -66,22 +68,48 @@ class Verifier:
         cursor: duckdb.DuckDBPyConnection,
         progress: Progress | None = None,
         memory: Memory | None = None,
+        records: OpenRecords | None = None,
     ) -> None:
-        """`memory`: of earlier checks of the same open database, none of which runs now."""
+        """`memory`: of earlier checks of the same open database, none of which runs now. `records`: how Kafka is read."""
         self._engine = Engine(cursor, progress)
         self._memory = memory or Memory()
+        self._records = records
 
     def stop(self) -> None:
         """End a check: it raises `VerifyStoppedError`. Repeat until it has."""
         self._engine.stop()
 
     def check(self, request: VerifyRequest, now_us: int) -> Report:
-        """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`."""
+        """Run it. Raises `RunNotFoundError` for a run of which nothing is or was stored, `DatabaseError`; `SettingsError` where
+        records are to be held against Kafka, and none is configured here.
+        """
         if self._memory.catalog is None:
             self._memory.catalog = self._check_schema()
-        if request.run_id is None:
-            return self._check_all(request, now_us)
-        return self._check_run(request, request.run_id, now_us)
+        against = self._held_against_kafka(request) if request.against_kafka else None
+        try:
+            if request.run_id is None:
+                report = self._check_all(request, now_us)
+            else:
+                report = self._check_run(request, request.run_id, now_us)
+        except RunNotFoundError:
+            if against is None or not against.findings.counts:
+                raise
+            report = Report(scope=_scope(request), asked=request.policy.grade.value, checked_at_us=now_us)
+            report.run = {"run_id": request.run_id, "completeness": "incomplete", "integrity": "unchecked"}
+        if against is not None:
+            report.hold_against(against.findings, asdict(against.totals))
+        return report
+
+    def _held_against_kafka(self, request: VerifyRequest) -> AgainstCheck:
+        if self._records is None:
+            raise SettingsError("whoever has this database open can't read Kafka")
+        records = self._records()
+        try:
+            against = AgainstCheck(self._engine, request, records)
+            against.check()
+        finally:
+            records.close()
+        return against
 
     def _check_schema(self) -> tuple[Finding, ...]:
         """Once: a file has one owner, in whose process the next check is asked for."""
