@@ -449,6 +449,24 @@ def test_what_came_before_the_start_is_the_runs_too(fleet):
     lawful(fleet, runs=1, compared=1)
 
 
+def test_records_of_a_run_delivered_to_another_partition_too_are_lawful(fleet):
+    """Some tool copied a part of it there: what is not there is where it belongs."""
+    fleet.record(3)
+    fleet.sink.close()
+    fleet.take()
+    run = fleet.ids()[0]
+    own = [it for it in fleet.topic.records if it.key == run.encode()]
+    there = next(name for name in fleet.topic.ends if name != own[0].partition)
+    again = []
+    for it in own[:3]:
+        at = fleet.topic.ends[there]
+        again.append(it._replace(partition=there, offset=at, next_offset=at + 1))
+        fleet.topic.ends[there] = at + 1
+    fleet.topic.records += again
+    fleet.opened().take(fleet.topic, again)
+    lawful(fleet, runs=3, compared=3)
+
+
 def test_a_record_that_was_altered_in_kafka_is_named(fleet):
     """Its content does not match the tag that it carries; the database holds what came."""
     fleet.record(1)

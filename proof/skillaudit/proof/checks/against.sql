@@ -77,7 +77,8 @@ SELECT run_hash, run_id, max(started_us) AS started_us FROM copied_runs GROUP BY
 -- name: make_compared
 -- The runs of the partition, as the database or Kafka says. `held`: Kafka has the start, from $first on, and so all that came
 -- of the run.
--- What is joined is not the row's own hash: that one may have been altered.
+-- What is joined is not the row's own hash: that one may have been altered. `own`: it is not another partition's, of which some
+-- records were delivered here, too; all of it is there, then.
 CREATE OR REPLACE TEMP TABLE compared AS
 WITH names AS ({copied_names}),
 kept AS (
@@ -85,18 +86,23 @@ kept AS (
 ),
 said AS (
     SELECT run_id, max(idx) AS idx FROM ledger WHERE partition = $partition AND kind = 'start' GROUP BY run_id
+),
+others AS (
+    SELECT DISTINCT run_id, partition FROM ledger
+    WHERE partition <> $partition AND kind = 'start' AND run_id IN (SELECT run_id FROM names)
 )
 SELECT
     r.run_key, r.id AS run_id, ('0x' || left(sha256(r.id), 16))::UBIGINT AS run_hash, r.by_storage, r.start_tag, r.finish_seq,
     r.finish_tag, epoch_us(r.started_at) AS started_us, epoch_us(r.finished_at) AS finished_us,
     ('0x' || left(sha256(r.source_id), 16))::UBIGINT AS source,
-    coalesce(k.held, false) AS held, coalesce(k.records, 0) AS records,
+    o.run_id IS NULL AS own, o.run_id IS NULL AND coalesce(k.held, false) AS held, coalesce(k.records, 0) AS records,
     r.partition = $partition AND r.record_offset >= $first AND r.record_offset < $position
         AND coalesce(s.idx >= $history, true) AS within
 FROM runs AS r
 LEFT JOIN names AS n ON n.run_id = r.id
 LEFT JOIN kept AS k ON k.run_hash = n.run_hash
 LEFT JOIN said AS s ON s.run_id = r.id
+LEFT JOIN others AS o ON o.run_id = r.id AND o.partition = r.partition
 WHERE r.topic = $topic AND (r.partition = $partition OR n.run_id IS NOT NULL)
     AND ($run_id::VARCHAR IS NULL OR r.id = $run_id::VARCHAR)
     AND (({in_time}) OR coalesce({in_time_of_record}, false))
@@ -136,7 +142,7 @@ FROM wrong AS w JOIN compared AS c ON w.run_hash = c.run_hash
 SELECT count(*) FROM differing
 
 -- name: totals
-SELECT count(*), count(*) FILTER (held), count(*) FILTER (NOT held AND records > 0) FROM compared
+SELECT count(*), count(*) FILTER (held), count(*) FILTER (NOT held AND records > 0) FROM compared WHERE own
 
 -- name: unlisted
 -- Runs that are said to have begun in what Kafka holds, and of which it has no start.
@@ -159,7 +165,7 @@ HAVING bool_or(k.what IN (0, 10)) OR g.run_id NOT IN (SELECT id FROM orphans WHE
 ORDER BY min(k.record_offset)
 
 -- name: purged_run
-SELECT count(*) FROM tombstones WHERE id = $run_id
+SELECT count(*) FROM tombstones WHERE id = $run_id AND id NOT IN (SELECT id FROM runs)
 
 -- fragment: chunk
 SELECT run_key, run_hash, seq FROM differing WHERE place >= $first AND place < $first + $numbers
