@@ -9,7 +9,7 @@ import pytest
 from tests.attacks.forging import forge_checkpoints, forge_ledger, forge_run, forge_seals
 from tests.attacks.test_attacks import forge_new_run, remove_run
 from tests.attacks.test_lawful import Fleet
-from tests.attacks.world import TOPIC, Topic, build, copy_of
+from tests.attacks.world import PARTITIONS, TOPIC, Topic, build, copy_of
 from tests.support.records import MemoryRecords
 
 from skillaudit.consumer.acts import accept_history_loss
@@ -214,6 +214,10 @@ def test_a_salt_made_anew_with_all_tags_alters_every_event(attacked, world):
     whole, _ = both(attacked, world)
     last = attacked.one("SELECT finish_seq FROM store.runs WHERE run_key = 5")
     assert [it[2] for it in told(whole)] == list(range(last + 1)), says(whole)
+    for it in world.topic.records:
+        event = parse_record(it.value)
+        if isinstance(event, RunLog) and event.run_id == run_id(attacked):
+            assert f"{it.partition}@{it.offset} brought: that one's tag is {event.tag:016x}" in says(whole)
 
 
 # What retention took.
@@ -398,6 +402,32 @@ def test_orphans_and_dead_letters_are_lawful(fleet):
     lawful(fleet, runs=2, compared=2)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["replayed first", "replayed last"])
+def test_a_dead_letter_comes_when_it_is_replayed(fleet, first):
+    """Another record claims its number, before or after that: whichever was a record first holds it."""
+    fleet.record(1)
+    fleet.sink.close()
+    key, value = logs_of(fleet)[0]
+    dead, claim = orjson.dumps(orjson.loads(value) | {"v": 2}), (key, other(value))
+    fleet.take([(key, dead if it == value else it) for key, it in fleet.fresh()])
+    if not first:
+        fleet.take([claim])
+    with fleet.opened().transaction("repair") as cursor:
+        cursor.execute("UPDATE store.dead_letters SET record = ?", [value])
+    [letter] = list_dead_letters(fleet.opened().database, None, 10)
+    replay_dead_letters(fleet.opened().materializer, [letter.id])
+    if first:
+        fleet.take([claim])
+    fleet.topic.records = [
+        it._replace(value=value if it.value == dead else it.value) for it in fleet.topic.records
+    ]
+    with contextlib.closing(fleet.opened().cursor()) as cursor:
+        check = compared(cursor, memory(fleet.topic))
+    # The other's content is not that of its tag, which is told of what is stored, and not that it is another's.
+    wrong = [] if first else [("EVENT_ALTERED", key.decode(), parse_record(value).seq)]
+    assert (told(check), "is not what Kafka's record" in says(check)) == (wrong, False), says(check)
+
+
 def test_a_bare_storages_records_are_lawful(fleet):
     """Nothing proves them, but a run that is gone is gone."""
     fleet.record(1)
@@ -499,16 +529,16 @@ def test_records_that_are_not_consumed_yet_are_no_findings(fleet):
 
 def test_a_consumer_that_goes_on_meanwhile_accuses_nobody(fleet):
     """Whatever it takes between the reading and the snapshot is read, too."""
-    fleet.record(3)
     writer = fleet.sink.start_run(SkillRun(skill_id="open"))
     writer.step("one")
     fleet.take()
+    assert len({it.partition for it in fleet.topic.records}) < PARTITIONS
     records = memory(fleet.topic)
 
     def go_on():
         writer.step("two")
         writer.finish(output="done")
-        fleet.record(3)
+        fleet.record(9)
         fleet.sink.close()
         fleet.take()
 
@@ -517,7 +547,7 @@ def test_a_consumer_that_goes_on_meanwhile_accuses_nobody(fleet):
         check = compared(cursor, records)
     assert told(check) == [], says(check)
     assert check.totals.beyond == 0
-    assert (check.totals.runs, check.totals.compared) == (7, 7), "and what came is compared"
+    assert (check.totals.runs, check.totals.compared) == (10, 10), "and what came is compared"
 
 
 def only_unchecked(check, text):

@@ -54,10 +54,6 @@ SELECT
 INSERT INTO copied_runs
 SELECT unnest($run_hashes::UBIGINT[]), unnest($run_ids::VARCHAR[]), unnest($started_us::BIGINT[])
 
--- name: forget_before
--- Retention took a part while it was read: what came before it is not all there any more.
-DELETE FROM copied WHERE record_offset < $first
-
 -- name: forget_dead
 -- Records that are dead letters: they are kept aside, and told elsewhere.
 DELETE FROM copied

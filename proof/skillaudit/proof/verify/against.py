@@ -261,8 +261,7 @@ class AgainstCheck:
             return
         for portion in self._records.read(reading.partition, reading.at, end):
             if portion.first > reading.at:
-                reading.begin = portion.first
-                self._engine.run(FILE, "forget_before", first=portion.first)
+                reading.begin = portion.first  # what was read before is not all that there was
             copied = reading.copier.take(portion.records)
             self._keep(copied)
             if reading.content is not None:
