@@ -26,6 +26,7 @@ MODULES = {
     "ledger": ("digest_1kb_us, ledger_cost, proof_bytes_share", False),
     "beside": ("sealed_freshness_p99_ms, sealed_rate, seal_catch_up_ms", False),
     "verify": ("verify_run_ms, verify_full_us, verify_full_1m_runs_s, verify_quick_1m_runs_s", False),
+    "against": ("against_kafka_rate, against_kafka_cpu_us", True),
     "freshness": ("freshness_p50_ms, freshness_p99_ms", True),
 }
 
