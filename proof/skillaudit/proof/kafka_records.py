@@ -62,7 +62,7 @@ class KafkaRecords:
 
     def read(self, partition: str, first: int, end: int) -> Iterator[Portion]:
         """As `Records.read`."""
-        where, at, found = _parsed(partition), first, Portion(first, first, ())
+        where, at = _parsed(partition), first
         self._run(f"read {partition}", partial(self._seek, where, at))
         while at < end:
             found = self._run(f"read {partition} from {at} on", partial(self._portion, where, at, end))
