@@ -130,8 +130,9 @@ def state(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         "runs": "SELECT * EXCLUDE (run_key, received_at, liveness) FROM runs ORDER BY topic, id",
         "events": "SELECT r.topic, r.id, e.* EXCLUDE (run_key) FROM events AS e JOIN runs AS r USING (run_key)"
         " ORDER BY 1, 2, sequence",
-        "tombstones": "SELECT topic, id, source_id, source_seq, events_stored, records_dropped, started_at, violates"
-        " FROM tombstones ORDER BY 1, 2",
+        "tombstones": "SELECT topic, id, source_id, source_seq, events_stored, records_dropped, started_at, violates,"
+        " orphan FROM tombstones ORDER BY 1, 2",
+        "orphans": "SELECT * EXCLUDE (run_key, first_received_at, liveness) FROM orphans ORDER BY topic, id",
         "redactions": "SELECT r.id, d.seq, d.field, d.digest, d.act_id FROM redactions AS d JOIN runs AS r"
         " USING (run_key) ORDER BY 1, 2, 3",
         "run_salts": "SELECT r.id, d.seq, d.field, d.salt FROM run_salts AS d JOIN runs AS r USING (run_key)"

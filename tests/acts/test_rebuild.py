@@ -17,8 +17,10 @@ from tests.consumer import streams
 from skillaudit.consumer import planning
 from skillaudit.consumer.database import Database, open_database
 from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.purging import DAY_US
 from skillaudit.consumer.recording import take_acts
 from skillaudit.contract.admin import ActOrder, HoldScope
+from skillaudit.contract.clock import SystemClock
 from skillaudit.contract.errors import HoldNotFoundError, RejectedError
 from skillaudit.contract.sources import SourceRecord
 from skillaudit.proof.acts import act_line
@@ -40,12 +42,17 @@ class Order:
         order, run_id = FORCED if self.force else ADA, WORLD.runs[self.run]
         made = {
             "older": lambda: planning.plan_purge(order, BASE_US + self.number),
-            "retention": lambda: planning.plan_purge(order, BASE_US + self.number, received=True),
+            "old orphans": lambda: planning.plan_purge(order, BASE_US + 1_000 * self.number, orphans=True),
+            "retention": lambda: planning.plan_purge(
+                order, BASE_US + self.number, received=True, orphans=True
+            ),
             "purge": lambda: planning.plan_purge_of(order, [run_id]),
+            "purge old": lambda: planning.plan_purge_of(order, [run_id], min_days=1),
             "redact": lambda: planning.plan_redact(order, run_id, self.number, None),
             "field": lambda: planning.plan_redact(order, run_id, 0, "inputs"),
             "erase": lambda: planning.plan_erase(order, [run_id]),
             "hold": lambda: planning.plan_hold(order, HoldScope(runs=(run_id,))),
+            "hold skill": lambda: planning.plan_hold(order, HoldScope(skill_id=f"s{self.run}")),
             "hold all": lambda: planning.plan_hold(order, HoldScope(everything=True)),
             "release": lambda: planning.plan_release(order, holds[-1] if holds else "none"),
         }
@@ -57,14 +64,17 @@ ORDERS = st.builds(
     st.sampled_from(
         [
             "older",
+            "old orphans",
             "retention",
             "purge",
+            "purge old",
             "redact",
             "redact",
             "field",
             "erase",
             "erase",
             "hold",
+            "hold skill",
             "hold all",
             "release",
         ]
@@ -88,10 +98,18 @@ def histories(draw: st.DrawFn) -> list[list[streams.Draft] | Order]:
     return found
 
 
-class Logs:
-    """What the broker holds: two partitions of events, and the acts."""
+class Yesterday(SystemClock):
+    """A day after the first records: those that are a little younger are too young to be purged."""
 
-    def __init__(self) -> None:
+    def wall_us(self) -> int:
+        return BASE_US + DAY_US + 6
+
+
+class Logs:
+    """What the broker holds, or an outbox, which stamps nothing: two partitions of events, and the acts."""
+
+    def __init__(self, topic: str = "t") -> None:
+        self.topic = topic
         self.events: list[SourceRecord] = []
         self.acts: list[SourceRecord] = []
         self._ends = [0, 0]
@@ -103,8 +121,9 @@ class Logs:
             number = run % 2
             offset = self._ends[number]
             self._ends[number] = offset + 2  # offsets need not be without gaps
-            received_us = BASE_US + len(self.events)
-            new.append(SourceRecord(f"t/{number}", offset, offset + 2, received_us, None, draft.make(WORLD)))
+            received_us = 0 if self.topic == "outbox" else BASE_US + len(self.events)
+            where = (f"{self.topic}/{number}", offset, offset + 2)
+            new.append(SourceRecord(*where, received_us, None, draft.make(WORLD)))
         self.events += new
         return sorted(new, key=lambda record: record.partition)
 
@@ -127,7 +146,7 @@ class Logs:
 @contextlib.contextmanager
 def opened(directory: str, name: str):
     with open_database(Path(directory) / name) as database:
-        materializer = Materializer(database)
+        materializer = Materializer(database, clock=Yesterday())
         try:
             yield database, materializer
         finally:
@@ -158,7 +177,10 @@ def ahead(logs: Logs, directory: str) -> dict[str, Any]:
 def gone(database: Database) -> dict[str, Any]:
     return {
         "runs": rows(database, "SELECT id FROM runs ORDER BY id"),
-        "purged": rows(database, "SELECT id, violates FROM tombstones ORDER BY id"),
+        "orphans": rows(database, "SELECT id FROM orphans ORDER BY id"),
+        "purged": rows(
+            database, "SELECT id, violates, orphan, epoch_us(started_at) FROM tombstones ORDER BY id"
+        ),
         "places": rows(
             database,
             "SELECT DISTINCT r.id, d.seq, d.field FROM redactions AS d JOIN runs AS r USING (run_key)"
@@ -168,11 +190,17 @@ def gone(database: Database) -> dict[str, Any]:
     }
 
 
-@given(history=histories(), cuts=st.lists(st.integers(1, 9), max_size=6))
+@given(
+    history=histories(),
+    cuts=st.lists(st.integers(1, 9), max_size=6),
+    topic=st.sampled_from(["t", "t", "outbox"]),
+)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_a_rebuild_gives_the_same(history: list[list[streams.Draft] | Order], cuts: list[int]) -> None:
-    """Runs, events, ledger, acts and their leaves, redactions, salts, tombstones and their counts, kept copies."""
-    logs = Logs()
+def test_a_rebuild_gives_the_same(
+    history: list[list[streams.Draft] | Order], cuts: list[int], topic: str
+) -> None:
+    """Runs, orphans, events, ledger, acts and their leaves, redactions, salts, tombstones and their counts, kept copies."""
+    logs = Logs(topic)
     with tempfile.TemporaryDirectory() as directory:
         with opened(directory, "first") as (database, materializer):
             for step in history:

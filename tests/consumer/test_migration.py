@@ -82,19 +82,45 @@ def test_a_new_file_is_proven_from_the_beginning(tmp_path: Path) -> None:
         assert rows(database, "SELECT * FROM main.ledger_from") == []
 
 
-def test_rows_of_a_ledger_are_found_by_their_run(tmp_path: Path) -> None:
-    """What the schema before filed by nothing is filed as what comes now."""
-    path = tmp_path / "old.duckdb"
+def make_file(path: Path, version: int, *statements: str) -> None:
+    """A file of that schema, with what these statements put into it."""
     with contextlib.closing(duckdb.connect(str(path))) as old:
         old.execute("CREATE SCHEMA store")
         old.execute("CREATE TABLE store.meta (name VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)")
-        old.execute("INSERT INTO store.meta VALUES ('schema_version', '5'), ('database_id', 'ab')")
-        for number, _, text in migrations():
-            if number <= 5:
-                old.execute(text)
-        old.execute("INSERT INTO store.ledger VALUES ('t/0', 0, 'start', 'old-é', 'aa', 1, 1, NULL, 0, 0)")
-    with open_database(path) as database:
+        old.execute(f"INSERT INTO store.meta VALUES ('schema_version', '{version}'), ('database_id', 'ab')")
+        steps = [text for number, _, text in migrations() if number <= version]
+        for text in (*steps, *statements):
+            old.execute(text)
+
+
+def test_rows_of_a_ledger_are_found_by_their_run(tmp_path: Path) -> None:
+    """What the schema before filed by nothing is filed as what comes now."""
+    row = "INSERT INTO store.ledger VALUES ('t/0', 0, 'start', 'old-é', 'aa', 1, 1, NULL, 0, 0)"
+    make_file(tmp_path / "old.duckdb", 5, row)
+    with open_database(tmp_path / "old.duckdb") as database:
         assert rows(database, "SELECT run_id, run_hash FROM main.ledger") == [("old-é", run_hash("old-é"))]
+
+
+ORPHANS_BEFORE = """
+INSERT INTO store.orphans BY NAME SELECT
+    k AS run_key, k::UBIGINT AS run_hash, id, 't' AS topic, k = 1 AS plain, false AS bare, '' AS source_id,
+    0 AS events_stored, 'incomplete' AS completeness, 'open' AS liveness, '0' AS missing, '' AS lost, 0 AS conflicts,
+    '1' AS received, '{}' AS known, make_timestamptz(3_000) AS first_received_at
+FROM (VALUES (1, 'of logs'), (2, 'of more')) AS o(k, id);
+INSERT INTO store.kept VALUES (1, 2, ''::BLOB, 't/1', 7, 9_000), (2, 2, ''::BLOB, 't/1', 5, 9_000);
+INSERT INTO store.tombstones BY NAME SELECT
+    3 AS run_key, 9::UBIGINT AS run_hash, 'gone' AS id, 't' AS topic, '' AS source_id, 2 AS source_seq, '' AS liveness,
+    0 AS events_stored, '' AS missing, '' AS lost, 0 AS conflicts, 1 AS purge_id, 0 AS records_dropped
+"""
+
+
+def test_orphans_of_before_are_where_their_records_say(tmp_path: Path) -> None:
+    """Of what was kept as it came the partition is known, of plain logs nothing is; and both are as old as their arrival."""
+    make_file(tmp_path / "old.duckdb", 6, ORPHANS_BEFORE)
+    with open_database(tmp_path / "old.duckdb") as database:
+        query = "SELECT id, partition, record_offset, first_us FROM main.orphans ORDER BY run_key"
+        assert rows(database, query) == [("of logs", "", -1, 3_000), ("of more", "t/1", -1, 3_000)]
+        assert rows(database, "SELECT orphan FROM main.tombstones") == [(False,)]
 
 
 def test_a_migrated_file_goes_on(old_file: Path) -> None:

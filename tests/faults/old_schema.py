@@ -38,8 +38,13 @@ MAKES: dict[int, frozenset[str]] = {
     ),
     4: frozenset({"store.ledger_cuts"}),
     5: frozenset(),
-    6: frozenset(
-        {"store.ledger.run_hash", "store.ledger_nodes", "main.ledger_nodes", "main.source_arrivals"}
+    6: frozenset({"store.ledger.run_hash", "store.ledger_nodes"}),
+    7: frozenset(
+        {
+            *("store.orphans.partition", "store.orphans.record_offset", "store.orphans.first_us"),
+            *("store.runs.first_offset", "store.runs.first_us", "store.tombstones.orphan"),
+            *("main.ledger_nodes", "main.source_arrivals"),
+        }
     ),
 }
 """Step -> what only it makes: tables, columns of tables that were there; views are made with the last step, and step 5 asked
@@ -48,6 +53,7 @@ _BACKFILLED = {
     2: "SELECT count(*) FROM store.sources WHERE claimed IS DISTINCT FROM runs_started",
     3: "SELECT count(*) FROM store.runs WHERE partition <> 'old/0' OR record_offset <> -1",
     6: "SELECT count(*) FROM store.ledger WHERE run_hash IS DISTINCT FROM ('0x' || left(sha256(run_id), 16))::UBIGINT",
+    7: "SELECT count(*) FROM store.orphans WHERE (partition, record_offset, first_us) IS DISTINCT FROM ('old/0', -1, 3_000)",
 }
 """Step -> rows that it should have filled in another way."""
 _NAMES = """
@@ -74,6 +80,11 @@ INSERT INTO store.runs BY NAME SELECT
     now() AS received_at, false AS by_storage, 'manual' AS clock, 5::UBIGINT AS start_tag, 0 AS known,
     false AS refused, '0-1' AS received
 FROM range({OLD_RUNS - 1}) t(i);
+INSERT INTO store.orphans BY NAME SELECT
+    50 AS run_key, 13::UBIGINT AS run_hash, 'waits' AS id, 'old' AS topic, false AS plain, false AS bare, '' AS source_id,
+    0 AS events_stored, 'incomplete' AS completeness, 'open' AS liveness, '0' AS missing, '' AS lost, 0 AS conflicts,
+    '1' AS received, '{{}}' AS known, make_timestamptz(3_000) AS first_received_at;
+INSERT INTO store.kept VALUES (1, 50, ''::BLOB, 'old/0', 7, 3_000);
 INSERT INTO store.events_sealed
 SELECT 100 + i, 1, 'step', now(), i::UBIGINT, '{{"n":' || i || '}}' FROM range({OLD_RUNS - 1}) t(i);
 """

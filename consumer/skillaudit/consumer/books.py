@@ -28,8 +28,8 @@ NEVER_US = -1
 class BookKind(Enum):
     """Where a run stands.
 
-    NEW becomes ORPHAN or STARTED with its first record, ORPHAN becomes STARTED with its start, STARTED becomes PURGED
-    by a purge. There is no other way.
+    NEW becomes ORPHAN or STARTED with its first record, ORPHAN becomes STARTED with its start, both become PURGED by a
+    purge. There is no other way.
     """
 
     NEW = "new"
@@ -65,6 +65,11 @@ class Book:
     heard: dict[str, int] = field(default_factory=dict[str, int])
     """Of an orphan: source -> how many events it said the run has."""
     first_received_us: int = 0
+    first_partition: str = ""
+    """Of the run's first record, whatever it is: this and the next two matter while it has no start."""
+    first_offset: int = -1
+    first_us: int = 0
+    """When that arrived, by the broker's time; where there is none, when it was made, by its own. A rebuild finds the same."""
 
     def numbers(self) -> RunNumbers:
         """The run's numbers, for judging them."""
@@ -119,6 +124,12 @@ class RunBatch:
     events: list[tuple[int, RunEvent]] = field(default_factory=list[tuple[int, RunEvent]])
     heard: list[tuple[int, str, int]] = field(default_factory=list[tuple[int, str, int]])
     """(index, source, number of events) of heartbeats that list it."""
+
+    @property
+    def first_own_index(self) -> int:
+        """Of the run's own records, of which there is one; a heartbeat that lists it may come before."""
+        own = [index for index, _ in self.events[:1]]
+        return min(own if self.logs is None else [*own, self.logs.first_index])
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ _START: Final[Columns] = {
     "start_tag": _U64,
     "partition": _TEXT,
     "record_offset": _I64,
+    "first_offset": _I64,
+    "first_us": _I64,
 }
 TABLES: Final[Mapping[str, Columns]] = {
     "new_runs": {**_PROGRESS, **_FINISH, **_START},
@@ -100,6 +102,9 @@ TABLES: Final[Mapping[str, Columns]] = {
         "known": _TEXT,
         "first_received_at": _TIME,
         "last_event_at": _TIME,
+        "partition": _TEXT,
+        "record_offset": _I64,
+        "first_us": _I64,
     },
     "gone_kept": {"run_key": _I64},
     "kept": {
@@ -427,6 +432,7 @@ def _finish_row(finish: RunFinished | None) -> Row:
 
 
 def _start_row(book: Book, start: RunStarted, topic: str, origin: KeptRecord) -> Row:
+    waited = 0 <= book.first_offset < origin.offset
     return (
         book.run_hash,
         book.run_id,
@@ -447,6 +453,8 @@ def _start_row(book: Book, start: RunStarted, topic: str, origin: KeptRecord) ->
         start.tag,
         origin.partition,
         origin.offset,
+        book.first_offset if waited else None,
+        book.first_us if waited else None,
     )
 
 
@@ -471,6 +479,9 @@ def _orphan_row(book: Book, topic: str, gone: frozenset[str]) -> Row:
         orjson.dumps(book.heard).decode(),
         book.first_received_us,
         _time(book.last_us),
+        book.first_partition,
+        book.first_offset,
+        book.first_us,
     )
 
 

@@ -95,6 +95,9 @@ def _orphan(row: Sequence[Any]) -> Book:
         plain=row[13],
         heard=orjson.loads(row[14]),
         first_received_us=row[15],
+        first_partition=row[16],
+        first_offset=row[17],
+        first_us=row[18],
     )
 
 

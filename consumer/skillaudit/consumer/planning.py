@@ -7,7 +7,7 @@ where there is nothing to do. A wish that reaches into very many partitions, or 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -15,6 +15,7 @@ import duckdb
 
 from skillaudit.consumer import purging
 from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.positions import topic_of
 from skillaudit.consumer.redaction import RunRow, find_runs
 from skillaudit.consumer.statements import statements
 from skillaudit.contract.admin import ActOrder, ActReport, HoldScope
@@ -48,11 +49,20 @@ Planner: TypeAlias = Callable[[Materializer], Plan]
 
 
 def plan_purge(
-    order: ActOrder, before_us: int, *, min_days: int = 0, name: str = "requested", received: bool = False
+    order: ActOrder,
+    before_us: int,
+    *,
+    min_days: int = 0,
+    name: str = "requested",
+    received: bool = False,
+    orphans: bool = False,
 ) -> Planner:
     """Delete what started before a time. `received`: and what arrived before it, whatever its host's clock said.
 
-    The minimum age counts from the later of start and arrival; what is younger is not even reached.
+    The minimum age counts from the later of start and arrival; what is younger is not even reached. `orphans`: runs whose
+    start never came, too, by acts that name them: an orphan counts as started when its first record arrived, or, where
+    records carry no broker's time, when that one was made. The plan alone judges its age: what the database knows of it may
+    be another thing tomorrow, or in a rebuild.
     """
 
     def plan(materializer: Materializer) -> Plan:
@@ -74,6 +84,10 @@ def plan_purge(
                 young = purging.count_before(cursor, before_us) - found.runs - found.held
             broken = purging.violations(cursor) if order.force and partitions else []
             last_hold = purging.last_hold(cursor)
+            waiting = Plan()
+            if orphans:
+                times = (before_us, before_us if received else None, youngest_us if min_days else None)
+                waiting = _plan_orphans(materializer, cursor, order, now_us, policy, times)
         acts = [
             _act(
                 ActKind.PURGE,
@@ -89,14 +103,73 @@ def plan_purge(
             for part in _parts(partitions)
         ]
         if order.force:
-            return Plan(acts)
-        return Plan(acts, ActReport(held=found.held, young=young, holds=found.holds))
+            return Plan([*acts, *waiting.acts])
+        kept = ActReport(
+            held=found.held + waiting.kept.held,
+            young=young + (0 if received else waiting.kept.young),
+            holds=tuple(dict.fromkeys((*found.holds, *waiting.kept.holds))),
+        )
+        return Plan([*acts, *waiting.acts], kept)
 
     return plan
 
 
+def _plan_orphans(
+    materializer: Materializer,
+    cursor: duckdb.DuckDBPyConnection,
+    order: ActOrder,
+    now_us: int,
+    policy: Mapping[str, Any],
+    times: tuple[int, int | None, int | None],
+) -> Plan:
+    """Delete those that are old enough: started before, arrived before, and too young from when on. Topic by topic: the
+    same id may be a run of another one.
+    """
+    before_us, received_us, young_us = times
+    acts: list[Act] = []
+    kept = purging.Purged()
+    for topic in purging.topics_of_orphans(cursor):
+        found = purging.choose_old_orphans(
+            cursor, topic, before_us, received_us=received_us, young_us=young_us
+        )
+        reach = _all_positions(materializer)
+        acts += _named_purges(cursor, order, now_us, policy, reach, found.holds)
+        kept = purging.Purged(
+            held=kept.held + found.held, young=kept.young + found.young, holds=(*kept.holds, *found.holds)
+        )
+    return Plan(acts, ActReport(held=kept.held, young=kept.young, holds=kept.holds))
+
+
+def _named_purges(
+    cursor: duckdb.DuckDBPyConnection,
+    order: ActOrder,
+    now_us: int,
+    policy: Mapping[str, Any],
+    reach: Mapping[str, int],
+    holds: Sequence[str],
+) -> list[Act]:
+    """Of the chosen runs that may go, by their ids."""
+    acts: list[Act] = []
+    last_hold = purging.last_hold(cursor)
+    free = purging.free_runs(cursor, force=order.force)
+    for ids, partitions in _named_parts(_placed(free, reach)):
+        over = purging.violations(cursor, ids) if order.force else []
+        violates = _violates(order, over, holds, last_hold)
+        positions = _positions_of(reach, partitions)
+        acts.append(_act(ActKind.PURGE, order, now_us, {"runs": ids}, {**policy, **violates}, positions))
+    return acts
+
+
+def _placed(free: Iterable[purging.FreeRun], reach: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Run ids with each partition that they may be in."""
+    for run in free:
+        yield run.id, run.partition
+        if run.topic is not None:  # a rebuild knows in which of them it is
+            yield from ((run.id, name) for name in reach if topic_of(name) == run.topic)
+
+
 def plan_purge_of(order: ActOrder, run_ids: Sequence[str], *, min_days: int = 0) -> Planner:
-    """Delete these runs; those that a hold or the minimum age keeps are left out."""
+    """Delete these runs, orphans among them; those that a hold or the minimum age keeps are left out."""
 
     def plan(materializer: Materializer) -> Plan:
         now_us = materializer.clock.wall_us()
@@ -104,23 +177,12 @@ def plan_purge_of(order: ActOrder, run_ids: Sequence[str], *, min_days: int = 0)
         act = _act(ActKind.PURGE, order, now_us, {"runs": list(run_ids)}, policy, {})
         with _reading(materializer) as cursor:
             reach = _all_positions(materializer)
-            _find(cursor, run_ids, reach)
             purging.register_reach(cursor, reach)
             found = purging.choose(cursor, act, planned=True)
-            parts = _named_parts(purging.free_runs(cursor, force=order.force))
-            broken = [purging.violations(cursor, ids) if order.force else [] for ids, _ in parts]
-            last_hold = purging.last_hold(cursor)
-        acts = [
-            _act(
-                ActKind.PURGE,
-                order,
-                now_us,
-                {"runs": ids},
-                policy | _violates(order, over, found.holds, last_hold),
-                _positions_of(reach, partitions),
-            )
-            for (ids, partitions), over in zip(parts, broken, strict=True)
-        ]
+            missing = set(run_ids) - purging.chosen_ids(cursor)
+            if missing:
+                raise RunNotFoundError(min(missing))
+            acts = _named_purges(cursor, order, now_us, policy, reach, found.holds)
         if order.force:
             return Plan(acts)
         return Plan(acts, ActReport(held=found.held, young=found.young, holds=found.holds))
@@ -256,8 +318,15 @@ def _find(
     purging.register_reach(cursor, reach)
     runs = find_runs(cursor, run_ids)
     missing = set(run_ids) - {run.id for run in runs}
-    if missing:
-        raise RunNotFoundError(min(missing))
+    waiting = purging.orphans_of_ids(cursor, sorted(missing)) if missing else set[str]()
+    if missing - waiting:
+        raise RunNotFoundError(min(missing - waiting))
+    if waiting:
+        orphan = min(waiting)
+        raise RejectedError(
+            f"nothing was done: the start of run {orphan!r} was never received, so there is no salt with which digests could "
+            f"stay in the place of its content; `skillaudit purge {orphan}` deletes all that is stored of it"
+        )
     return runs
 
 

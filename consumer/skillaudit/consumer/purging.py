@@ -1,4 +1,9 @@
-"""Deleting runs by an act. What is left of each is a tombstone, so that a record delivered again is counted, not stored."""
+"""Deleting runs by an act. What is left of each is a tombstone, so that a record delivered again is counted, not stored.
+
+An orphan, of which no start has come, goes by its id alone, and is reached by where its first record stands: a purge by age
+names those that it takes. It counts as started when that record arrived, by the broker's time, or, where records carry none,
+when it was made; and as everybody's where holds are concerned, since its skill is not known.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +55,36 @@ def choose(cursor: duckdb.DuckDBPyConnection, act: Act, *, planned: bool = False
         choose_named(cursor, act.runs)
     else:
         cursor.execute(_SQL["choose_older"], {"before_us": act.scope["started_before"]})
-    holds = mark_held(cursor, "" if planned else act.act_id, None if planned else act.last_hold)
     days = int(act.policy.get("min_retention_days", 0))
-    if days:
-        cursor.execute(_SQL["young"], {"limit_us": act.at_us - days * DAY_US})
+    young_us = act.at_us - days * DAY_US if days else None
+    return _mark(cursor, "" if planned else act.act_id, None if planned else act.last_hold, young_us)
+
+
+def _mark(
+    cursor: duckdb.DuckDBPyConnection, act_id: str, last_hold: str | None, young_us: int | None
+) -> Purged:
+    holds = mark_held(cursor, act_id, last_hold)
+    if young_us is not None:
+        cursor.execute(_SQL["young"], {"limit_us": young_us})
     free, held, young = cursor.execute(_SQL["counts"]).fetchall()[0]
     return Purged(runs=free, held=held, young=young, holds=holds)
+
+
+def choose_old_orphans(
+    cursor: duckdb.DuckDBPyConnection,
+    topic: str,
+    before_us: int,
+    *,
+    received_us: int | None,
+    young_us: int | None,
+) -> Purged:
+    """Fill `chosen` with the topic's orphans that count as started before a time, and arrived before `received_us`; as
+    `choose` for an act that is planned. `young_us`: from when on they are too young to go.
+    """
+    cursor.execute(
+        _SQL["choose_old_orphans"], {"topic": topic, "before_us": before_us, "received_us": received_us}
+    )
+    return _mark(cursor, "", None, young_us)
 
 
 def choose_named(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> None:
@@ -100,9 +129,33 @@ def free_partitions(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[s
     return [row[0] for row in cursor.execute(_SQL["free_partitions"], {"force": force}).fetchall()]
 
 
-def free_runs(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[tuple[str, str]]:
-    """(id, partition) of the chosen runs that may go."""
-    return cursor.execute(_SQL["free_runs"], {"force": force}).fetchall()
+class FreeRun(NamedTuple):
+    """A chosen run that may go."""
+
+    id: str
+    partition: str
+    topic: str | None
+    """Of an orphan of which an earlier release did not store the partition: it is in one of the topic's."""
+
+
+def free_runs(cursor: duckdb.DuckDBPyConnection, *, force: bool) -> list[FreeRun]:
+    """The chosen runs that may go, in order of arrival."""
+    return [FreeRun(*row) for row in cursor.execute(_SQL["free_runs"], {"force": force}).fetchall()]
+
+
+def chosen_ids(cursor: duckdb.DuckDBPyConnection) -> set[str]:
+    """The ids of the chosen runs."""
+    return {row[0] for row in cursor.execute(_SQL["chosen_ids"]).fetchall()}
+
+
+def topics_of_orphans(cursor: duckdb.DuckDBPyConnection) -> list[str]:
+    """Topics in which there are orphans."""
+    return [row[0] for row in cursor.execute(_SQL["topics_of_orphans"]).fetchall()]
+
+
+def orphans_of_ids(cursor: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> set[str]:
+    """Those of these ids that orphans have."""
+    return {row[0] for row in cursor.execute(_SQL["orphans_of_ids"], _ids(run_ids)).fetchall()}
 
 
 class Violation(NamedTuple):
@@ -113,7 +166,9 @@ class Violation(NamedTuple):
     partition: str
     first: int
     last: int
-    """Positions of the starts of the first and the last of them; of the chosen runs between them all are."""
+    """Positions of the starts of the first and the last of them, of an orphan that of its first record; of the chosen runs
+    between them all are.
+    """
     runs: int
 
 

@@ -222,8 +222,20 @@ class TopicTaker:
 
     def _number(self, book: Book, batch: RunBatch) -> None:
         if book.kind is BookKind.NEW:
+            first = batch.first_own_index
+            record = self._records[first]
             book.run_key = self._remembered.take_run_key()
-            book.first_received_us = self._received_us(batch.first_index)
+            book.first_received_us = self._received_us(first)
+            book.first_partition, book.first_offset = record.partition, record.offset
+            book.first_us = record.received_us or self._made_us(batch, first)
+
+    def _made_us(self, batch: RunBatch, index: int) -> int:
+        """When a record of the run was made, as it says itself."""
+        rows = batch.logs.rows[:1] if batch.logs is not None else ()
+        said = next((event.at_us for at, event in (*batch.events[:1], *rows) if at == index), None)
+        if said is None:  # a plain log of a large batch
+            said = int(self._cursor.execute(_STAGING["made"], {"idx": index}).fetchall()[0][0])
+        return said
 
     def _hear(self, book: Book, batch: RunBatch) -> None:
         """A heartbeat lists a run of which this batch holds nothing; it counts if anything of it is stored."""

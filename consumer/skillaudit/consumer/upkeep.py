@@ -191,7 +191,9 @@ class Retention:
         days = self._settings.retention_days
         before_us = self._clock.wall_us() - days * DAY_US
         minimum = self._settings.min_retention_days
-        plan = plan_purge(RETENTION_ORDER, before_us, min_days=minimum, name="retention", received=True)
+        plan = plan_purge(
+            RETENTION_ORDER, before_us, min_days=minimum, name="retention", received=True, orphans=True
+        )
         try:
             report = await self._order(plan)
         except RetryableError as exc:

@@ -6,7 +6,7 @@ from typing import Final
 
 from skillaudit.contract.statements import sql_text
 
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 """The schema whose views these are. A change of a view asks for a step of the schema, else no database gets it."""
 
 

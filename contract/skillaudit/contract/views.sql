@@ -16,7 +16,7 @@ SELECT run_key, sequence, event_type, payload, created_at, tag FROM store.events
 
 CREATE OR REPLACE VIEW main.orphans AS
 SELECT run_key, id, run_hash, events_stored, first_received_at, last_event_at, topic, received, lost, conflicts,
-       completeness, liveness, missing, source_id
+       completeness, liveness, missing, source_id, partition, record_offset, first_us
 FROM store.orphans;
 
 CREATE OR REPLACE VIEW main.sources AS
@@ -46,7 +46,7 @@ SELECT id, purged_at, cutoff, policy, runs, events, act_id FROM store.purges;
 
 CREATE OR REPLACE VIEW main.tombstones AS
 SELECT run_key, run_hash, id, topic, source_id, source_seq, purge_id, records_dropped, liveness, events_stored, missing,
-       lost, conflicts, last_event_at, started_at, received_at, violates
+       lost, conflicts, last_event_at, started_at, received_at, violates, orphan
 FROM store.tombstones;
 
 CREATE OR REPLACE VIEW main.incidents AS
@@ -92,7 +92,8 @@ CREATE OR REPLACE VIEW main.holds AS
 SELECT act_id, scope, placed_us, released_by FROM store.holds;
 
 -- Numbers of runs of which a start or a finish arrived: by the ledger, and of what was stored without a row there, before
--- there was a ledger or by a dead letter replayed later, by the run or by what is left of it. `verify` asks it, too: what counts as arrived is one rule.
+-- there was a ledger or by a dead letter replayed later, by the run or by what is left of it. And of which other events arrived
+-- that were purged, where their source lists them. `verify` asks it, too: what counts as arrived is one rule.
 CREATE OR REPLACE VIEW main.source_arrivals AS
 WITH old AS (
     SELECT regexp_replace(partition, '/[^/]*$', '') AS topic, max(run_key) AS first_listed FROM store.ledger_from GROUP BY ALL
@@ -107,7 +108,11 @@ WHERE r.source_id <> ''
 UNION
 SELECT r.source_id, r.source_seq FROM store.runs AS r
 JOIN store.dead_letters AS d ON d.state = 'replayed' AND d.partition = r.partition AND d.record_offset = r.record_offset
-WHERE r.source_id <> '';
+WHERE r.source_id <> ''
+UNION
+SELECT l.source_id, l.source_seq FROM store.ledger AS l
+JOIN store.tombstones AS t ON l.run_hash = t.run_hash AND l.run_id = t.id AND regexp_replace(l.partition, '/[^/]*$', '') = t.topic
+WHERE t.orphan AND l.source_seq > 0;
 
 -- Numbers of runs that their source counted, that are due, and of which neither start nor finish ever arrived: as ranges,
 -- so that no number a source claims makes this large.

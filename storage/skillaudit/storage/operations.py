@@ -57,7 +57,9 @@ class _LocalOperations:
 
     async def purge_older_than(self, t: datetime) -> int:
         """As `StorageAdmin.purge_older_than`."""
-        return (await self.purge(STORAGE_ORDER, before=t)).runs
+        return (
+            await self.perform(planning.plan_purge(STORAGE_ORDER, to_us(t), min_days=self._min_days))
+        ).runs
 
     async def purge(
         self, order: ActOrder, *, before: datetime | None = None, runs: Sequence[str] = ()
@@ -67,7 +69,8 @@ class _LocalOperations:
             return await self.perform(planning.plan_purge_of(order, runs, min_days=self._min_days))
         if before is None:
             raise RejectedError("a purge names runs, or a time before which they started")
-        return await self.perform(planning.plan_purge(order, to_us(before), min_days=self._min_days))
+        plan = planning.plan_purge(order, to_us(before), min_days=self._min_days, orphans=True)
+        return await self.perform(plan)
 
     async def redact(self, order: ActOrder, run_id: str, seq: int, field: str | None = None) -> ActReport:
         """As `Operations.redact`."""

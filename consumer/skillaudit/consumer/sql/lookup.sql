@@ -10,7 +10,8 @@ WHERE rowid IN (SELECT rowid FROM store.runs WHERE run_hash IN (SELECT unnest($h
 
 -- name: orphans
 SELECT id, topic, run_key, run_hash, bare, source_id, received, lost, events_stored, conflicts,
-       epoch_us(last_event_at), events_expected IS NOT NULL, events_expected, plain, known, epoch_us(first_received_at)
+       epoch_us(last_event_at), events_expected IS NOT NULL, events_expected, plain, known, epoch_us(first_received_at),
+       partition, record_offset, first_us
 FROM store.orphans
 WHERE rowid IN (SELECT rowid FROM store.orphans WHERE run_hash IN (SELECT unnest($hashes::UBIGINT[])))
 

@@ -19,6 +19,9 @@ SELECT idx FROM staged WHERE NOT ok ORDER BY idx
 -- name: by_run
 SELECT run_id, list(sequence), max(epoch_us(created_at)), min(idx) FROM staged WHERE ok GROUP BY run_id ORDER BY min(idx)
 
+-- name: made
+SELECT epoch_us(created_at) FROM staged WHERE idx = $idx
+
 -- name: logs_of_runs
 -- The logs of runs that need judging one by one.
 SELECT s.idx, s.run_id, s.sequence, epoch_us(s.created_at), s.event_type, s.tag

@@ -39,12 +39,14 @@ ORDER BY 1
 
 -- name: tombstones
 -- Purged runs, with the act that is named for each, and where their start stands in the ledger: the first, for it may be
--- delivered again after the purge.
+-- delivered again after the purge, or, of an orphan, for the first time.
 SELECT
     t.id, coalesce(p.act_id, '') AS act_id, epoch_us(t.started_at) AS started_us, t.violates,
     l.partition, l.record_offset, l.received_us, t.run_key < coalesce(f.run_key, 0) AS before_ledger,
-    t.run_hash = TRY_CAST('0x' || left(sha256(t.id), 16) AS UBIGINT)
-        AND (l.run_id IS NULL OR (t.source_id = l.source_id AND t.source_seq = l.source_seq)) AS sound
+    t.run_hash = TRY_CAST('0x' || left(sha256(t.id), 16) AS UBIGINT) AND CASE
+        WHEN t.orphan THEN t.source_id = '' AND t.source_seq = 0
+        ELSE t.orphan IS NOT NULL AND (l.run_id IS NULL OR (t.source_id = l.source_id AND t.source_seq = l.source_seq))
+    END AS sound, t.orphan
 FROM tombstones AS t
 LEFT JOIN (SELECT id, any_value(act_id) AS act_id FROM purges GROUP BY id) AS p ON t.purge_id = p.id
 LEFT JOIN (
@@ -62,16 +64,27 @@ ORDER BY t.run_key
 
 -- name: kept_young
 -- Runs that a forced purge reached, that were younger than their minimum age, and that are stored: a hold that it did not know
--- of covers them, and none that it did. As the consumer says who is young.
+-- of covers them, and none that it did. As the consumer says who is young, and whom a hold of a skill covers. Orphans go by
+-- their ids alone.
 SELECT count(*)
-FROM runs AS r
+FROM (
+    SELECT id, skill_id, topic, partition, record_offset, epoch_us(started_at) AS started_us, epoch_us(received_at) AS received_us,
+        FALSE AS orphan
+    FROM runs
+    UNION ALL
+    SELECT id, NULL, topic, partition, record_offset, first_us, first_us, TRUE FROM orphans WHERE $before_us::BIGINT IS NULL
+) AS r
 JOIN (SELECT unnest($partitions::VARCHAR[]) AS partition, unnest($positions::BIGINT[]) AS position) AS a
     ON r.partition = a.partition AND r.record_offset < a.position
-WHERE (epoch_us(r.started_at) >= $limit_us OR (epoch_us(r.received_at) >= $limit_us AND r.topic NOT IN ('outbox', 'direct')))
-    AND ($before_us::BIGINT IS NULL OR epoch_us(r.started_at) < $before_us::BIGINT)
+WHERE (r.started_us >= $limit_us OR (r.received_us >= $limit_us AND r.topic NOT IN ('outbox', 'direct')))
+    AND ($before_us::BIGINT IS NULL OR r.started_us < $before_us::BIGINT)
     AND ($ids::VARCHAR[] IS NULL OR list_contains($ids::VARCHAR[], r.id))
-    AND ($unseen_all OR list_contains($unseen_runs::VARCHAR[], r.id) OR list_contains($unseen_skills::VARCHAR[], r.skill_id))
-    AND NOT ($seen_all OR list_contains($seen_runs::VARCHAR[], r.id) OR list_contains($seen_skills::VARCHAR[], r.skill_id))
+    AND ($unseen_all OR list_contains($unseen_runs::VARCHAR[], r.id) OR CASE
+        WHEN r.orphan THEN len($unseen_skills::VARCHAR[]) > 0 ELSE list_contains($unseen_skills::VARCHAR[], r.skill_id)
+    END)
+    AND NOT ($seen_all OR list_contains($seen_runs::VARCHAR[], r.id) OR CASE
+        WHEN r.orphan THEN len($seen_skills::VARCHAR[]) > 0 ELSE list_contains($seen_skills::VARCHAR[], r.skill_id)
+    END)
 
 -- name: redactions
 -- What was taken out, by run and act: which places, and what the act may say of them.

@@ -209,7 +209,7 @@ def _json(text: str) -> Any:
 def _purged(
     row: Sequence[Any], applied: _Applied, runs_of: Mapping[str, frozenset[str]], minimum_days: int
 ) -> Iterator[Finding]:
-    run_id, act_id, started_us, violates, partition, offset, received_us, before_ledger, sound = row
+    run_id, act_id, started_us, violates, partition, offset, received_us, before_ledger, sound, orphan = row
     where = {"run_id": run_id}
     if not sound or violates not in {"", *VIOLATIONS}:
         says = "the row that is left of it is not what the ledger says"
@@ -225,9 +225,19 @@ def _purged(
         return
     where = {**where, "act_id": act_id}
     named = run_id in runs_of[act_id] or (
-        "started_before" in act.scope and started_us is not None and started_us < act.scope["started_before"]
+        not orphan
+        and "started_before" in act.scope
+        and started_us is not None
+        and started_us < act.scope["started_before"]
     )
     reached = partition is None or offset < act.positions.get(partition, 0)
+    if orphan and partition is not None:
+        if reached:
+            says = "is said to have had no start when it was purged, and that was received before"
+            yield Finding(Kind.COLUMN_ALTERED, says, where)
+        # Its start came later, if to the same place, and says nothing of what was purged.
+        reached = not act.positions.keys().isdisjoint({partition, ""})
+        partition, received_us = None, None
     if not named or not reached:
         yield Finding(Kind.RUN_MISSING, "is said to be purged by an act that does not reach it", where)
         return
