@@ -9,13 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.acts.support import Run
 from tests.conformance.compositions import settings_at
 
 from skillaudit.contract.admin import ActOrder, HoldScope, Operations
 from skillaudit.contract.errors import HeldError, HoldNotFoundError, RejectedError, RunNotFoundError
-from skillaudit.contract.records import SkillRun
+from skillaudit.contract.eventlog import RecordKind
+from skillaudit.contract.records import Completeness, SkillRun
 from skillaudit.contract.settings import Settings
 from skillaudit.producer import Sink
+from skillaudit.producer.outbox import OutboxLog
 from skillaudit.storage import open_operations, open_reader
 from skillaudit.storage.hosting import host_consumer
 
@@ -89,6 +92,28 @@ async def test_every_order(tmp_path: Path, served: bool) -> None:
         (log,) = await reader.list_logs_by_run("a")
         assert (run.caller_id, run.output) == ("[redacted]", "[redacted]")
         assert list(run.inputs) == list(log.payload) == ["_redacted"]
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["file", "http"])
+async def test_runs_whose_start_never_came(tmp_path: Path, served: bool) -> None:
+    """An operator purges them, by id and by age; what else is asked says so. A `Storage` purges runs that have a start."""
+    settings = settings_at(tmp_path)
+    log = OutboxLog(settings)
+    for run in (Run("r"), Run("q", number=2)):
+        for record in run.whole({"a": 1})[1:]:
+            log.append(run.id, record, RecordKind.LOG, wait_ms=0)
+    log.close(0)
+    async with operations(settings, served=served) as ops:
+        for order in (ops.erase(ORDER, ["r"]), ops.redact(ORDER, "r", 1)):
+            with pytest.raises(RejectedError, match="skillaudit purge r"):
+                await order
+        assert await ops.purge_older_than(datetime.now(UTC)) == 0
+        assert (await ops.purge(ORDER, runs=["r"])).runs == 1
+        assert (await ops.purge(ORDER, before=datetime.now(UTC))).runs == 1
+    async with open_reader(settings) as reader:
+        states = await reader.list_run_states(["r", "q"])
+        assert {state.completeness for state in states.values()} == {Completeness.PURGED}
+        assert await reader.list_orphans(1) == []
 
 
 async def test_the_minimum_age_keeps_young_runs(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ COVERED: dict[str, tuple[str, ...]] = {
     "redactions": ("run_key", "seq", "field", "digest", "act_id"),
     "run_salts": ("run_key", "seq", "field", "salt"),
     "holds": ("act_id", "scope", "placed_us", "released_by"),
-    "tombstones": ("run_hash", "id", "topic", "source_id", "source_seq", "purge_id", "violates"),
+    "tombstones": ("run_hash", "id", "topic", "source_id", "source_seq", "purge_id", "violates", "orphan"),
     "purges": ("id", "act_id"),
     "sources": ("source_id", "runs_started", "claimed"),
 }  # fmt: skip
@@ -102,6 +102,8 @@ UNCOVERED: dict[str, str] = {
     "runs.known": "a cache of the ledger's listings",
     "runs.refused": "a cache",
     "runs.received": "a cache of the events' numbers",
+    "runs.first_offset": "where acts find it that came before its start",
+    "runs.first_us": "how old it counted as before its start came",
     "positions.*": "how far Kafka was read: read again and compared at the next start",
     "journal.at_us": "for lists; the leaf has the time",
     "checkpoints.signed_us": "for lists",

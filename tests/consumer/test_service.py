@@ -19,8 +19,8 @@ from skillaudit.consumer.service import ConsumerService
 from skillaudit.consumer.status import ServiceState
 from skillaudit.contract.clock import to_us, uuid7
 from skillaudit.contract.errors import DatabaseError, HistoryLostError, LockedError, RetryableError
-from skillaudit.contract.events import encode_storage_start
-from skillaudit.contract.records import SkillRun
+from skillaudit.contract.events import encode_storage_log, encode_storage_start
+from skillaudit.contract.records import SkillRun, SkillRunLog
 from skillaudit.contract.settings import Settings
 from skillaudit.contract.sources import RecordBatch, SourceRecord, StoredPosition
 
@@ -141,19 +141,30 @@ async def test_another_kind_of_source_may_feed_the_same_database(settings: Setti
     assert rows(settings, "SELECT id FROM runs ORDER BY id") == [("a",), ("b",)]
 
 
+def orphan_record(run_id: str, made_at: datetime, *, offset: int, received_us: int) -> SourceRecord:
+    log = SkillRunLog(run_id=run_id, sequence=1, event_type="step", payload={}, created_at=made_at)
+    value = encode_storage_log(log, to_us(made_at), uuid7())
+    return SourceRecord("t/0", offset, offset + 1, received_us, None, value)
+
+
 async def test_retention_counts_from_the_later_of_start_and_arrival(tmp_path: Path) -> None:
-    """`retention_days` deletes what began and arrived before; a host's wrong clock must not delete its evidence."""
+    """`retention_days` deletes what began and arrived before; a host's wrong clock must not delete its evidence. Of runs
+    whose start never came the first record counts.
+    """
     old = datetime.now(UTC) - timedelta(days=40)
     records = [
         start_record("old", old, offset=0, received_us=to_us(old)),
         start_record("arrived now", old, offset=1, received_us=to_us(datetime.now(UTC))),
         start_record("embedded, arrived now", old, offset=2),
+        orphan_record("old orphan", datetime.now(UTC), offset=3, received_us=to_us(old)),
+        orphan_record("orphan of now", old, offset=4, received_us=to_us(datetime.now(UTC))),
     ]
     keeping = Settings(data=tmp_path, retention_days=30)
     async with running(keeping, ListSource(records)):
         pass
     assert rows(keeping, "SELECT id FROM runs ORDER BY id") == [("arrived now",), ("embedded, arrived now",)]
-    assert rows(keeping, "SELECT policy, runs FROM purges") == [("retention", 1)]
+    assert rows(keeping, "SELECT id FROM orphans") == [("orphan of now",)]
+    assert rows(keeping, "SELECT policy, runs FROM purges") == [("retention", 1)] * 2
 
 
 def test_what_stopped_it_is_kept_again_after_something_else(settings: Settings) -> None:

@@ -71,6 +71,8 @@ NOT_COVERED: Final[Mapping[str, tuple[str, ...]]] = {
         "runs.known",
         "runs.refused",
         "runs.received",
+        "runs.first_offset",
+        "runs.first_us",
         "meta",
     ),
 }
