@@ -30,7 +30,8 @@ def purge(
 ) -> None:
     """Delete runs and their events. Their rows in the ledger and a tombstone each stay, and the act that says so.
 
-    Every consumer of the same topics deletes them, and a rebuilt database deletes them again. The topic, the outbox's
+    Runs whose start never came go, too: they count as started when their first record arrived or, without a broker's
+    time, was made. Every consumer of the same topics deletes them, and a rebuilt database deletes them again. The topic, the outbox's
     archive and backups hold their copies until their own retention. What a hold or the minimum age keeps stays, and is
     told; of runs that are named, exit code 1 where all are kept, 4 where some are.
 

@@ -128,13 +128,16 @@ class Operations(Protocol):
     async def purge(
         self, order: ActOrder, *, before: datetime | None = None, runs: Sequence[str] = ()
     ) -> ActReport:
-        """Delete runs that started before a time, or these runs; `RunNotFoundError` where one is not stored."""
+        """Delete runs that started before a time, or these runs; `RunNotFoundError` where one is not stored. A run whose start
+        never came counts as started when its first record arrived or, without a broker's time, was made.
+        """
         ...
 
     async def redact(self, order: ActOrder, run_id: str, seq: int, field: str | None = None) -> ActReport:
         """Take out one event's payload, or one field of the start or finish; without `field`, all fields of these.
 
-        Raises `RunNotFoundError`, `HeldError`, and `RejectedError` for a place that the run does not have.
+        Raises `RunNotFoundError`, `HeldError`, and `RejectedError` for a place that the run does not have, or a run whose
+        start never came: it can be purged.
         """
         ...
 

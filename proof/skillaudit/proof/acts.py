@@ -10,7 +10,8 @@ Members, in this order: `act_id`, `kind`, `actor`, `at` (UTC, integer microsecon
 `positions`. Members that are not named here are refused, not ignored: ignoring one could make an act reach further than
 was meant. What `scope` holds, by kind:
 
-    purge     {"runs": [id, ...]} or {"started_before": us}; policy {"name", "min_retention_days", "force", "violates"}
+    purge     {"runs": [id, ...]} or {"started_before": us}; policy {"name", "min_retention_days", "force", "violates"};
+              runs of which no start has come only where they are named
     redact    {"run": id, "seq": n} with "field" where only one of a start or finish is meant; policy {"force"}
     erase     {"runs": [id, ...]}; policy {"force"}
     hold      {"runs": [id, ...]}, {"skill_id": text} or {"all": true}
@@ -21,7 +22,7 @@ was meant. What `scope` holds, by kind:
 
 A forced purge says in `violates` what it went over, as far as was known when it was ordered: {"hold": {"runs": n, "at":
 {partition: "5-9,22"}, "by": [hold, ...]}, "minimum": {"runs": n, "at": ...}}. `runs` is how many; `at` the positions of their
-starts, each range from one run to another with no other purged one between them, as many as there was room for; `by` the
+starts, of a run without one of its first record, each range from one run to another with no other purged one between them, as many as there was room for; `by` the
 holds of the whole order that stood in its way, 16 at most. Empty: nothing. A purge without it is an earlier release's.
 And it says in `last_hold` which hold was the newest then, "" where there was none: of the runs that no hold up to that one
 covers it leaves those that a later one does, for it came into the log before the purge and was not known to it.

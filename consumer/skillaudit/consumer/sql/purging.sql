@@ -131,18 +131,19 @@ SELECT count(*), coalesce(sum(events_stored), 0)::BIGINT FROM ({chosen_places})
 -- name: tombstones
 -- Of an orphan: its start is what says of which source it is, as which number.
 INSERT INTO store.tombstones BY NAME
-SELECT t.*, $purge_id::BIGINT AS purge_id, 0::BIGINT AS records_dropped,
-       CASE WHEN c.held THEN 'hold' WHEN c.young THEN 'minimum' ELSE '' END AS violates, c.orphan
-FROM (
-    SELECT r.run_key, run_hash, id, topic, CASE WHEN c.orphan THEN '' ELSE source_id END AS source_id,
-           CASE WHEN c.orphan THEN 0 ELSE source_seq END AS source_seq, liveness, events_stored, missing, lost, conflicts,
-           last_event_at, CASE WHEN c.orphan THEN make_timestamptz(first_us) ELSE started_at END AS started_at, received_at
-    FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key
-    UNION ALL
-    SELECT o.run_key, run_hash, id, topic, '', 0, liveness, events_stored, missing, lost, conflicts,
-           last_event_at, make_timestamptz(first_us), first_received_at
-    FROM store.orphans AS o JOIN chosen AS c ON o.run_key = c.run_key
-) AS t JOIN chosen AS c ON t.run_key = c.run_key
+SELECT r.run_key, run_hash, id, topic, CASE WHEN c.orphan THEN '' ELSE source_id END AS source_id,
+       CASE WHEN c.orphan THEN 0 ELSE source_seq END AS source_seq, liveness, events_stored, missing, lost, conflicts,
+       last_event_at, CASE WHEN c.orphan THEN make_timestamptz(first_us) ELSE started_at END AS started_at, received_at,
+       {said_of_it}
+FROM store.runs AS r JOIN chosen AS c ON r.run_key = c.run_key
+UNION ALL BY NAME
+SELECT o.run_key, run_hash, id, topic, '' AS source_id, 0::BIGINT AS source_seq, liveness, events_stored, missing, lost, conflicts,
+       last_event_at, make_timestamptz(first_us) AS started_at, first_received_at AS received_at, {said_of_it}
+FROM store.orphans AS o JOIN chosen AS c ON o.run_key = c.run_key
+
+-- fragment: said_of_it
+$purge_id::BIGINT AS purge_id, 0::BIGINT AS records_dropped,
+CASE WHEN c.held THEN 'hold' WHEN c.young THEN 'minimum' ELSE '' END AS violates, c.orphan AS orphan
 
 -- name: purge_of
 SELECT id FROM store.purges WHERE act_id = $act_id

@@ -30,7 +30,8 @@ It honestly cannot detect:
    can't be computed: what else was changed in it together with its tags is not seen;
 7. what a redacted or purged record said, or that it was harmless; whether a purged run was held by its skill where the
    act doesn't say so (a forced purge says what it goes over, and stands in the journal), and whether it was really as old
-   as a purge by age asks for: its skill and its date are gone with it;
+   as a purge by age asks for, or, of one whose start never came, as the minimum age does: its skill and its date are gone
+   with it;
 8. true time: only that a run came before the first anchor that covers it, and after what its broker received before;
 9. the deletion of everything, anchors included: somebody must expect a checkpoint and miss it (the policy's
    `anchor_age_s_max` makes verify do so);
