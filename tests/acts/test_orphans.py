@@ -133,7 +133,10 @@ def test_it_is_reached_by_its_first_record(
     assert (left(database), tombstones(database)) == ([("t/1",), ("t/2",)], [("t/0", True, "", 0)])
 
 
-def test_its_place_is_that_of_a_record_of_its_own(database: Database, writer: Materializer) -> None:
+@pytest.mark.parametrize("begins", [0, 2], ids=["with a log", "with its finish"])
+def test_its_place_is_that_of_a_record_of_its_own(
+    database: Database, writer: Materializer, begins: int
+) -> None:
     """A heartbeat that lists it may stand before it in the same batch: place and age are what they are in any other batch."""
     counts = SourceCounts(
         runs_started=1, runs_finished=0, open=[OpenRun(run_id="r", source_seq=1, events=2, head="ef" * 32)]
@@ -141,7 +144,10 @@ def test_its_place_is_that_of_a_record_of_its_own(database: Database, writer: Ma
     said = encode_heartbeat("ab" * 16, BASE_US, 1, counts)
     batch = [
         SourceRecord("t/0", 3, 4, BASE_US + 1, None, said),
-        *(SourceRecord("t/1", 7 + n, 8 + n, BASE_US + 2 + n, None, value) for n, value in enumerate(tail())),
+        *(
+            SourceRecord("t/1", 7 + n, 8 + n, BASE_US + 2 + n, None, value)
+            for n, value in enumerate(tail()[begins:])
+        ),
     ]
     writer.apply(batch)
     query = "SELECT partition, record_offset, first_us, epoch_us(first_received_at) FROM orphans"

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 from tests.attacks.test_lawful import SELF, Fleet, Later
-from tests.attacks.world import DAY_US, Depth, names, told, violations
+from tests.attacks.world import DAY_US, TOPIC, Depth, names, told, violations
 
 from skillaudit.consumer.planning import plan_hold, plan_purge, plan_purge_of
 from skillaudit.consumer.recording import perform, record_acts
@@ -52,6 +52,14 @@ def make_orphan(fleet, has="a finish"):
     return run_id, start
 
 
+def purge_old(fleet):
+    """By age: the orphan is old, and no run is."""
+    materializer = fleet.opened().materializer
+    with materializer.transaction("make it old") as cursor:
+        cursor.execute("UPDATE store.orphans SET first_us = 1_000_000")
+    assert perform(materializer, plan_purge(OPS, 2_000_000, orphans=True)).runs == 1
+
+
 def assert_lawful(fleet, run_id, policy=None):
     for depth in (Depth.FULL, Depth.QUICK):
         report = fleet.verify(policy, depth=depth)
@@ -61,20 +69,17 @@ def assert_lawful(fleet, run_id, policy=None):
     assert (alone.run["completeness"], alone.run["integrity"]) == ("purged", "unchecked")
 
 
-@pytest.mark.parametrize("has", LEDGERS)
-@pytest.mark.parametrize("by_age", [False, True], ids=["named", "by age"])
+@pytest.mark.parametrize(("has", "by_age"), [*((has, False) for has in LEDGERS), ("a finish", True)], ids=str)
 def test_purged_by_an_act_it_is_lawful(fleet, tmp_path, has, by_age):
     """Whatever the ledger has of it; also when its start comes then, and in a database made again of the same records."""
     run_id, start = make_orphan(fleet, has)
     fleet.seal()
     report = fleet.verify()
     assert (report.exit_code, "RUN_INCOMPLETE" in names(report)) == (4, True), told(report)
-    materializer = fleet.opened().materializer
-    plan = plan_purge(OPS, 2_000_000, orphans=True) if by_age else plan_purge_of(OPS, [run_id])
-    if by_age:  # as old as that, and no run is
-        with materializer.transaction("make it old") as cursor:
-            cursor.execute("UPDATE store.orphans SET first_us = 1_000_000")
-    assert perform(materializer, plan).runs == 1
+    if by_age:
+        purge_old(fleet)
+    else:
+        perform(fleet.opened().materializer, plan_purge_of(OPS, [run_id]))
     fleet.seal()
     assert_lawful(fleet, run_id)
     fleet.take([start])
@@ -117,9 +122,24 @@ def test_a_number_that_no_listing_explains_is_still_missed(fleet):
     assert (report.exit_code, names(report), report.purged) == (4, {"RUN_NEVER_ARRIVED"}, 1), told(report)
 
 
+def forge(fleet, table, run_id, topic=TOPIC):
+    """Its rows deleted by hand, and a tombstone in their place that names the first purge."""
+    row = f"FROM store.{table} WHERE id = ? AND topic = ?"
+    with fleet.opened().materializer.transaction("forge") as cursor:
+        for events in ("store.events_hot_a", "store.events_hot_b", "store.kept"):
+            cursor.execute(f"DELETE FROM {events} WHERE run_key = (SELECT run_key {row})", [run_id, topic])
+        cursor.execute(
+            "INSERT INTO store.tombstones BY NAME SELECT run_key, run_hash, id, topic, '' AS source_id, 0 AS source_seq,"
+            " liveness, events_stored, missing, lost, conflicts, last_event_at, make_timestamptz(1) AS started_at,"
+            f" 1 AS purge_id, 0 AS records_dropped, '' AS violates, TRUE AS orphan {row}",
+            [run_id, topic],
+        )
+        cursor.execute(f"DELETE {row}", [run_id, topic])
+
+
 @pytest.mark.parametrize("has", LEDGERS)
 @pytest.mark.parametrize("act", ["none", "of another run", "of an age"])
-def test_a_forged_tombstone_of_one_is_never_zero(fleet, has, act):
+def test_a_forged_tombstone_of_one_is_a_finding(fleet, has, act):
     """Its rows deleted by hand, and a tombstone that names an act that does not name it: a purge by age names whom it takes."""
     run_id, start = make_orphan(fleet, has)
     other = fleet.ids()[0]
@@ -130,18 +150,7 @@ def test_a_forged_tombstone_of_one_is_never_zero(fleet, has, act):
         )
     fleet.take([start] if act == "of an age" else [])
     fleet.seal()
-    table = "runs" if act == "of an age" else "orphans"
-    with fleet.opened().materializer.transaction("forge") as cursor:
-        for events in ("store.events_hot_a", "store.events_hot_b"):
-            cursor.execute(f"DELETE FROM {events} WHERE run_key = (SELECT run_key FROM store.{table} WHERE id = ?)", [run_id])  # fmt: skip
-        cursor.execute(
-            "INSERT INTO store.tombstones BY NAME SELECT run_key, run_hash, id, topic, '' AS source_id, 0 AS source_seq,"
-            " liveness, events_stored, missing, lost, conflicts, last_event_at, make_timestamptz(1) AS started_at,"
-            f" 1 AS purge_id, 0 AS records_dropped, '' AS violates, TRUE AS orphan FROM store.{table} WHERE id = ?",
-            [run_id],
-        )
-        cursor.execute(f"DELETE FROM store.{table} WHERE id = ?", [run_id])
-        cursor.execute("DELETE FROM store.kept")
+    forge(fleet, "runs" if act == "of an age" else "orphans", run_id)
     for options in ({}, {"run_id": run_id}):
         report = fleet.verify(**options)
         assert report.exit_code == 5, told(report)
@@ -149,8 +158,25 @@ def test_a_forged_tombstone_of_one_is_never_zero(fleet, has, act):
         assert run_id in told(report)
 
 
+def test_one_that_was_purged_excuses_nobody_elsewhere(fleet):
+    """The same id in another topic is another run, and the act does not reach it there."""
+    run_id, start = make_orphan(fleet)
+    mirror = [it._replace(partition=it.partition.replace(TOPIC, "mirror")) for it in fleet.topic.records]
+    behind = next(it for it in reversed(mirror) if it.key == start[0])
+    late = {"offset": behind.offset + 100, "next_offset": behind.offset + 101, "value": start[1]}
+    materializer = fleet.opened().materializer
+    materializer.apply(mirror)
+    materializer.apply([behind._replace(**late)])
+    purge_old(fleet)
+    fleet.seal()
+    assert query(fleet, "SELECT topic FROM runs WHERE id = ?", run_id) == [("mirror",)]
+    forge(fleet, "runs", run_id, "mirror")
+    report = fleet.verify()
+    assert (report.exit_code, "RUN_MISSING" in violations(report)) == (5, True), told(report)
+
+
 @pytest.mark.parametrize("change", ["orphan = FALSE", "orphan = NULL", "source_seq = 4", "source_id = 'x'"])
-def test_what_is_left_of_one_says_what_it_was_never_zero(fleet, change):
+def test_what_is_left_of_one_says_what_it_was(fleet, change):
     """A tombstone of a run that had a start is another thing."""
     run_id, start = make_orphan(fleet)
     perform(fleet.opened().materializer, plan_purge_of(OPS, [run_id]))
@@ -163,7 +189,7 @@ def test_what_is_left_of_one_says_what_it_was_never_zero(fleet, change):
         assert (report.exit_code, "COLUMN_ALTERED" in violations(report)) == (5, True), told(report)
 
 
-def test_a_run_that_had_a_start_was_none_never_zero(fleet):
+def test_a_run_that_had_a_start_was_none(fleet):
     """The ledger has its start below where the purge reached: whoever marks its tombstone contradicts that."""
     fleet.record()
     fleet.sink.close()
