@@ -67,6 +67,7 @@ def assert_lawful(fleet, run_id, policy=None):
     alone = fleet.verify(policy, run_id=run_id)
     assert (alone.exit_code, names(alone)) == (0, {"PURGED"}), told(alone)
     assert (alone.run["completeness"], alone.run["integrity"]) == ("purged", "unchecked")
+    return told(alone)
 
 
 @pytest.mark.parametrize(("has", "by_age"), [*((has, False) for has in LEDGERS), ("a finish", True)], ids=str)
@@ -81,10 +82,10 @@ def test_purged_by_an_act_it_is_lawful(fleet, tmp_path, has, by_age):
     else:
         perform(fleet.opened().materializer, plan_purge_of(OPS, [run_id]))
     fleet.seal()
-    assert_lawful(fleet, run_id)
+    assert ("has nothing of it" in assert_lawful(fleet, run_id)) is (has == "nothing")
     fleet.take([start])
     fleet.seal()
-    assert_lawful(fleet, run_id)
+    assert "still lists it" in assert_lawful(fleet, run_id)
     assert query(fleet, "SELECT id, orphan, records_dropped FROM tombstones") == [(run_id, True, 1)]
     assert_rebuilt(fleet, tmp_path / "again", run_id)
 
@@ -141,10 +142,11 @@ def forge(fleet, table, run_id, topic=TOPIC):
 @pytest.mark.parametrize("act", ["none", "of another run", "of an age"])
 def test_a_forged_tombstone_of_one_is_a_finding(fleet, has, act):
     """Its rows deleted by hand, and a tombstone that names an act that does not name it: a purge by age names whom it takes."""
+    fleet.record(9)  # so that the purge by age reaches into its partition
     run_id, start = make_orphan(fleet, has)
     other = fleet.ids()[0]
     if act != "none":
-        by_age = plan_purge(OPS, query(fleet, "SELECT epoch_us(min(started_at)) + 1 FROM runs")[0][0])
+        by_age = plan_purge(OPS, query(fleet, "SELECT epoch_us(max(started_at)) + 1 FROM runs")[0][0])
         perform(
             fleet.opened().materializer, plan_purge_of(OPS, [other]) if act == "of another run" else by_age
         )
@@ -180,7 +182,8 @@ def test_what_is_left_of_one_says_what_it_was(fleet, change):
     """A tombstone of a run that had a start is another thing."""
     run_id, start = make_orphan(fleet)
     perform(fleet.opened().materializer, plan_purge_of(OPS, [run_id]))
-    fleet.take([start])
+    if change != "orphan = NULL":
+        fleet.take([start])
     fleet.seal()
     with fleet.opened().materializer.transaction("change") as cursor:
         cursor.execute(f"UPDATE store.tombstones SET {change}")

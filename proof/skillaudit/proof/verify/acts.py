@@ -237,7 +237,7 @@ def _purged(
             yield Finding(Kind.COLUMN_ALTERED, says, where)
         # Its start came later, if to the same place, and says nothing of what was purged.
         reached = not act.positions.keys().isdisjoint({partition, ""})
-        partition, received_us = None, None
+        received_us = None
     if not named or not reached:
         yield Finding(Kind.RUN_MISSING, "is said to be purged by an act that does not reach it", where)
         return

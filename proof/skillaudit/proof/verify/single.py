@@ -126,7 +126,8 @@ def _absent(
     marks = marks_of_run(engine, run_id)
     tombstones = engine.rows("one.sql", "tombstones_of_hash", **key)
     if tombstones:
-        return _purged(engine, request, findings, journal, run_id, {row[-1] for row in tombstones})
+        act_ids = {row[-1] for row in tombstones}
+        return _purged(engine, request, findings, journal, run_id, act_ids, listed=bool(marks))
     orphans = engine.rows("one.sql", "orphans_of_hash", **key)
     if _is_cut(engine, run_id, marks, waits=bool(orphans), vouched=journal.vouched(request)):
         known = run_id in request.policy.cuts.runs
@@ -172,13 +173,17 @@ def _purged(
     journal: JournalState,
     run_id: str,
     act_ids: Collection[str | None],
+    *,
+    listed: bool,
 ) -> CheckedRun:
-    """Of a run that a tombstone stands for. `act_ids`: the acts that it names; None where it names none."""
+    """Of a run that a tombstone stands for. `act_ids`: the acts that it names; None where it names none. `listed`: whether
+    the ledger has rows of it.
+    """
     acts = {it for it in act_ids if it is not None}
     found = _lawful(engine, request, journal, run_id, acts)
     findings.add_all(found.kept())
     if not found.counts.keys() - {Kind.ACT_UNPROVEN}:
-        says = "was purged by an act; the ledger still lists it"
+        says = "was purged by an act; the ledger " + ("still lists it" if listed else "has nothing of it")
         findings.add(Finding(Kind.PURGED, says, {"run_id": run_id}))
     words = {
         "run_id": run_id,
