@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 from skillaudit.consumer.control import OPEN_WAIT_S, POLL_TIMEOUT_MS, ControlLog, read_whole
 from skillaudit.consumer.materializer import Materializer
+from skillaudit.consumer.patience import RETRY_PAUSE_S, longer
 from skillaudit.consumer.planning import Plan, Planner
 from skillaudit.consumer.recording import deferred_acts, journal_acts, report_of, take_acts
 from skillaudit.contract.admin import ActReport
@@ -26,8 +27,6 @@ T = TypeVar("T")
 
 REQUEST_WAIT_S: Final = 150.0
 """How long an order waits until it is applied here: longer than the writer waits for a seal."""
-RETRY_PAUSE_S: Final = 0.2
-RETRY_PAUSE_S_MAX: Final = 5.0
 
 _log = logging.getLogger("skillaudit.consumer")
 
@@ -103,7 +102,7 @@ class ControlFollower:
             except RetryableError as exc:
                 _log.info("acts are applied later: %s", exc)
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RETRY_PAUSE_S_MAX)
+                pause_s = longer(pause_s)
             else:
                 pause_s = RETRY_PAUSE_S
 

@@ -20,6 +20,7 @@ from skillaudit.consumer.patience import RETRY_PAUSE_S, Patience
 from skillaudit.consumer.planning import Planner, plan_purge
 from skillaudit.consumer.positions import topic_of
 from skillaudit.consumer.progress import Progress
+from skillaudit.consumer.purging import DAY_US
 from skillaudit.consumer.sealing import SealState
 from skillaudit.consumer.writing import WriterThread
 from skillaudit.contract.admin import ActOrder, ActReport
@@ -33,7 +34,6 @@ TICK_INTERVAL_S: Final = 1.0
 RETENTION_INTERVAL_S: Final = 3_600.0
 CLOSE_WAIT_S: Final = 5.0
 """How long a retention under way may still take when the service ends."""
-DAY_US: Final = 86_400_000_000
 RETENTION_ORDER: Final = ActOrder(actor="retention")
 
 _log = logging.getLogger("skillaudit.consumer")

@@ -251,7 +251,7 @@ class _Line(NamedTuple):
 def read_facts(
     engine: Engine, row: Mapping[str, Any], sealed: Callable[[], Sequence[Mark]] = tuple[Mark, ...]
 ) -> RunFacts:
-    """All facts of the run of this row of `runs`, in the engine's snapshot. `sealed`: asked for the ledger's rows of runs of this
+    """All facts of the run of this row of `runs`, as the engine sees them: in its snapshot, where there is one. `sealed`: asked for the ledger's rows of runs of this
     id, as late as possible; they are read here unless it gives both ends of the run.
     """
     key = {"run_key": row["run_key"]}
